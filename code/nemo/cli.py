@@ -1,0 +1,99 @@
+"""What all entry points share: arguments that are checked, errors in one sentence, progress bars."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from nemo.settings import CATEGORIES
+
+T = TypeVar("T")
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run an entry point; what a user can cause is told in one sentence on stderr, with exit status 1."""
+    try:
+        main()
+    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("NEMO_TRACEBACK"):
+            raise
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; finished work is kept, run the same command to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """A tqdm bar on stderr; quiet lines instead of a moving bar where stderr is a file."""
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        iterable,
+        desc=description,
+        total=total,
+        mininterval=0.5 if interactive else 30.0,
+        dynamic_ncols=interactive,
+        file=sys.stderr,
+        unit=" images",
+    )
+
+
+def boolean(text: str) -> bool:
+    """argparse type of true/false, so that "False" is not true."""
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no", ""):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def positive(text: str) -> int:
+    """argparse type of an integer > 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def words(text: str) -> tuple[str, ...]:
+    """argparse type of a list with spaces or commas in it."""
+    return tuple(text.replace(",", " ").split())
+
+
+def add_categories(parser: argparse.ArgumentParser) -> None:
+    """Add --categories, the 12 of PASCAL3D+ unless told."""
+    parser.add_argument("--categories", type=words, default=tuple(CATEGORIES), help="names, separated by spaces")
+
+
+def require_folder(path: Path, what: str, remedy: str) -> Path:
+    """`path` if it is a folder, else FileNotFoundError with what was expected there and what to do."""
+    if not Path(path).is_dir():
+        raise FileNotFoundError(f"{what} not found: {path} is not a folder; {remedy}")
+    return Path(path)
+
+
+def count(n: int, noun: str) -> str:
+    """`1 image`, `2 images`, `2 categories`."""
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n:,} {noun[:-1] + 'ies' if noun.endswith('y') else noun + 's'}"
+
+
+def worker_count(workers: int) -> int:
+    """Number of worker processes: `workers`, or all cores that this process may use when it is 0."""
+    return workers if workers > 0 else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def as_json(value: object) -> str:
+    """JSON text with sorted keys, two spaces and a last newline."""
+    return json.dumps(value, indent=2, sort_keys=True, default=str) + "\n"

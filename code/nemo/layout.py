@@ -1,0 +1,147 @@
+"""Where everything lies. Every path of the project is made here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MESH_DIMENSIONS = ("single", "multi")
+
+
+@dataclass(frozen=True)
+class RawPascal3D:
+    """PASCAL3D+_release1.1, ImageNet part."""
+
+    root: Path
+
+    def image(self, category: str, name: str) -> Path:
+        return self.root / "Images" / f"{category}_imagenet" / f"{name}.JPEG"
+
+    def annotation(self, category: str, name: str) -> Path:
+        return self.root / "Annotations" / f"{category}_imagenet" / f"{name}.mat"
+
+    def subset_pickle(self, category: str, split: str) -> Path:
+        return self.root / "Image_subsets" / f"{category}_imagenet_{split}.pkl"
+
+    def image_set(self, category: str, split: str) -> Path:
+        """split: train, val or subtype."""
+        return self.root / "Image_sets" / f"{category}_imagenet_{split}.txt"
+
+    def cad_folder(self, category: str) -> Path:
+        return self.root / "CAD" / category
+
+    def cads(self, category: str) -> list[Path]:
+        """The CAD models 01.off, 02.off, ... that the folder holds; FileNotFoundError when there is none."""
+        return numbered_meshes(self.cad_folder(category))
+
+    def cuboid_folder(self, mesh_d: str, category: str) -> Path:
+        return self.root / f"CAD_{mesh_d}" / category
+
+    def cuboids(self, mesh_d: str, category: str) -> list[Path]:
+        """The cuboid meshes of a category; FileNotFoundError when there is none."""
+        return numbered_meshes(self.cuboid_folder(mesh_d, category))
+
+
+def numbered_meshes(folder: Path) -> list[Path]:
+    """NN.off in a folder, 01 upwards without a gap; other files are ignored.
+
+    Raises FileNotFoundError when there is none, ValueError when a number is missing.
+    """
+    found = sorted(p for p in Path(folder).glob("*.off") if p.stem.isdigit() and len(p.stem) <= 3)
+    if not found:
+        raise FileNotFoundError(f"no meshes: {folder} holds no 01.off, 02.off, ...; run PrepareData.sh")
+    for i, path in enumerate(found, start=1):
+        if int(path.stem) != i:
+            raise ValueError(f"meshes in {folder} are numbered with a gap: {i:02d}.off is missing")
+    return found
+
+
+@dataclass(frozen=True)
+class RawOccluded:
+    """OccludedPASCAL3D: original-size images with occluders, one folder per category and level."""
+
+    root: Path
+
+    def folder(self, category: str, level: str) -> Path:
+        return self.root / "images" / f"{category}{level}"
+
+    def image(self, category: str, level: str, name: str) -> Path:
+        return self.folder(category, level) / f"{name}.JPEG"
+
+    def annotation(self, category: str, level: str, name: str) -> Path:
+        return self.root / "annotations" / f"{category}{level}" / f"{name}.npz"
+
+    def names(self, category: str, level: str) -> list[str]:
+        return sorted(p.stem for p in self.folder(category, level).glob("*.JPEG"))
+
+
+@dataclass(frozen=True)
+class PreparedSet:
+    """A training or test set as the scripts prepare it. `subset` = category, plus the occlusion level if any."""
+
+    root: Path
+
+    def image(self, subset: str, name: str) -> Path:
+        return self.root / "images" / subset / f"{name}.JPEG"
+
+    def annotation(self, subset: str, name: str) -> Path:
+        return self.root / "annotations" / subset / f"{name}.npz"
+
+    def vertex_annotation(self, mesh_d: str, subset: str, name: str) -> Path:
+        return self.root / f"annotations3D_{mesh_d}" / subset / f"{name}.npz"
+
+    def lists(self, subset: str) -> Path:
+        return self.root / "lists" / subset
+
+    def source(self, subset: str) -> Path:
+        """What the subset was prepared from, and how."""
+        return self.lists(subset) / "SOURCE.json"
+
+    def skipped(self, subset: str) -> Path:
+        """Which images were left out, and why."""
+        return self.lists(subset) / "SKIPPED.txt"
+
+    def vertex_lists(self, mesh_d: str, subset: str) -> Path:
+        return self.root / f"lists3D_{mesh_d}" / subset
+
+    def mesh_list(self, mesh_d: str, subset: str, mesh: int) -> Path:
+        """Names of the images of mesh 1, 2, ... (single: all)."""
+        return self.vertex_lists(mesh_d, subset) / f"mesh{mesh:02d}.txt"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Results below EXPROOT, for one kind of mesh."""
+
+    root: Path
+    mesh_d: str
+
+    @property
+    def network_folder(self) -> Path:
+        return self.root / f"NeMo_{self.mesh_d}"
+
+    def features(self, category: str, level: str = "") -> Path:
+        """Feature maps, with the reference's names."""
+        name = f"saved_feature_{category}_{self.mesh_d}.npz"
+        folder = self.root / f"Features_{self.mesh_d}"
+        return folder / f"{category}_occ" / f"{level}_{name}" if level else folder / category / name
+
+    def poses(self, category: str, level: str = "") -> Path:
+        return self.root / f"Poses_{self.mesh_d}" / f"{category}{level}.npz"
+
+    def accuracy_folder(self, level: str = "") -> Path:
+        return self.root / f"Accuracy_{self.mesh_d}" / (level or "clean")
+
+    def report_folder(self, level: str = "") -> Path:
+        return self.root / f"Report_{self.mesh_d}" / (level or "clean")
+
+
+def checkpoint_path(folder: Path, file_name: str, category: str) -> Path:
+    """LOAD_FILE_NAME with its %s replaced by the category."""
+    return Path(folder) / (file_name.replace("%s", category))
+
+
+def read_list(path: Path) -> list[str]:
+    """Image names of a list file, one per line, `.JPEG` taken off, blank lines dropped."""
+    names = [line.strip() for line in Path(path).read_text().splitlines()]
+    return [n.removesuffix(".JPEG") for n in names if n]

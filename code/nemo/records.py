@@ -1,0 +1,227 @@
+"""The files that pass between stages: Annotation -> VertexAnnotation, FeatureSet, PoseSet. No file holds pickled objects."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nemo.files import atomic_path, write_text
+
+
+def load_npz(path: Path, required: Sequence[str]) -> dict[str, NDArray]:
+    """All arrays of an npz file; ValueError, naming file and key, when it is broken, pickled or incomplete."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"not found: {path}")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+        raise ValueError(f"{path}: cannot be read as npz without pickled objects ({error})") from error
+    missing = [key for key in required if key not in arrays]
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}")
+    return arrays
+
+
+def save_npz(path: Path, arrays: Mapping[str, object]) -> None:
+    """Write arrays as npz, whole or not at all, with the same bytes for the same content."""
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for key, value in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.ascontiguousarray(value).reshape(np.shape(value)), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The pose of one object and its crop, with the reference's keys. Angles in radians.
+
+    box, box_ori, box_obj: (row0, row1, col0, col1, height, width), see nemo.boxes. principal (x, y), height, width,
+    bbox (x0, y0, x1, y1) and distance belong to the original image. crop = crop_scale * original + crop_offset, on
+    (row, col), is the map that the pixels follow; both and `geometry` are additions to the reference's keys.
+    occ_mask, bool [height, width] in the original image, is there only for occluded images.
+    """
+
+    name: str
+    box: NDArray
+    box_ori: NDArray
+    box_obj: NDArray
+    cropped_kp_list: NDArray  # [K, 2] (row, col) in the crop
+    visible: NDArray  # [K]
+    azimuth: float
+    elevation: float
+    theta: float
+    distance: float
+    focal: float
+    viewport: float
+    principal: NDArray
+    height: int
+    width: int
+    cad_index: int
+    bbox: NDArray
+    geometry: str
+    crop_scale: float
+    crop_offset: NDArray
+    occ_mask: NDArray | None = None
+
+    @property
+    def crop_hw(self) -> tuple[int, int]:
+        return int(self.box_obj[4]), int(self.box_obj[5])
+
+
+@dataclass(frozen=True)
+class VertexAnnotation(Annotation):
+    """An annotation whose key points are the vertices of a mesh: positions in the crop [V, 2], seen or not [V]."""
+
+    kp_weights: NDArray | None = None  # [V]
+
+
+_TEXT = ("name", "geometry")
+_WHOLE = ("height", "width", "cad_index")
+_OPTIONAL = ("occ_mask",)
+_SHAPES = {"box": (6,), "box_ori": (6,), "box_obj": (6,), "principal": (2,), "bbox": (4,), "crop_offset": (2,)}
+
+
+def save_annotation(path: Path, annotation: Annotation) -> None:
+    """Write an annotation of either kind."""
+    values = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
+    save_npz(path, {key: value for key, value in values.items() if value is not None})
+
+
+def load_annotation(path: Path, kind: type[Annotation] = Annotation) -> Annotation:
+    """Read an annotation; ValueError, naming file and key, when a value is missing or of the wrong shape."""
+    names = [field.name for field in fields(kind)]
+    arrays = load_npz(path, [name for name in names if name not in _OPTIONAL])
+    values: dict[str, object] = {}
+    for name in names:
+        value = arrays.get(name)
+        if value is None:
+            continue
+        if name in _SHAPES and value.shape != _SHAPES[name]:
+            raise ValueError(f"{path}: {name} has shape {value.shape}, expected {_SHAPES[name]}")
+        if value.ndim == 0:
+            value = str(value) if name in _TEXT else int(value) if name in _WHOLE else float(value)
+            if isinstance(value, float) and not np.isfinite(value):
+                raise ValueError(f"{path}: {name} is not finite")
+        values[name] = value
+    return kind(**values)
+
+
+@dataclass(frozen=True)
+class PoseSet:
+    """Predicted poses of one category: names [B] and, per image, radians, distance, loss and chosen start.
+
+    config: everything that led to them (solver settings, checkpoint fingerprint), as plain JSON values.
+    """
+
+    category: str
+    level: str
+    names: NDArray  # [B] str
+    azimuth: NDArray
+    elevation: NDArray
+    theta: NDArray
+    distance: NDArray
+    loss: NDArray
+    start: NDArray  # [B] index into the start grid
+    mesh: NDArray  # [B] 1-based
+    config: dict
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """One mapping per image, angles in degrees."""
+        for i in range(len(self)):
+            yield {
+                "name": str(self.names[i]),
+                "azimuth_deg": round(float(np.rad2deg(self.azimuth[i])), 4),
+                "elevation_deg": round(float(np.rad2deg(self.elevation[i])), 4),
+                "theta_deg": round(float(np.rad2deg(self.theta[i])), 4),
+                "distance": round(float(self.distance[i]), 5),
+                "loss": round(float(self.loss[i]), 6),
+                "start": int(self.start[i]),
+                "mesh": int(self.mesh[i]),
+            }
+
+
+_POSE_ARRAYS = ("names", "azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")
+
+
+def save_poses(path: Path, poses: PoseSet, with_csv: bool = True) -> None:
+    """Write poses as npz and, for reading by eye, as csv (degrees) beside it."""
+    arrays = {key: getattr(poses, key) for key in _POSE_ARRAYS}
+    header = {"category": poses.category, "level": poses.level, "config": json.dumps(poses.config, sort_keys=True)}
+    save_npz(path, {**header, **arrays})
+    if with_csv:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["name", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "loss", "start", "mesh"],
+                                lineterminator="\n")  # fmt: skip
+        writer.writeheader()
+        writer.writerows(poses.rows())
+        write_text(Path(path).with_suffix(".csv"), text.getvalue())
+
+
+def load_poses(path: Path) -> PoseSet:
+    """Read poses; ValueError when the arrays do not belong together."""
+    arrays = load_npz(path, ["category", "level", "config", *_POSE_ARRAYS])
+    lengths = {key: len(arrays[key]) for key in _POSE_ARRAYS}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"{path}: arrays of different lengths {lengths}")
+    try:
+        config = json.loads(str(arrays["config"]))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: config is not JSON ({error})") from None
+    return PoseSet(str(arrays["category"]), str(arrays["level"]), *(arrays[key] for key in _POSE_ARRAYS), config=config)
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Feature maps of one category with the bank that they are compared with, in the reference's keys.
+
+    maps: name -> [C, H, W]. vertex_banks and clutter_banks: mesh number -> [V, C] and [N, C]. names: mesh number ->
+    the images that are compared with it.
+    """
+
+    maps: dict[str, NDArray]
+    vertex_banks: dict[int, NDArray]
+    clutter_banks: dict[int, NDArray]
+    names: dict[int, list[str]]
+    config: dict
+
+
+def save_features(path: Path, features: FeatureSet) -> None:
+    """Write feature maps with the reference's keys, and `config`."""
+    arrays: dict[str, object] = {"config": json.dumps(features.config, sort_keys=True)}
+    for mesh, bank in features.vertex_banks.items():
+        arrays[f"memory_mesh{mesh:02d}"] = bank
+        arrays[f"clutter_mesh{mesh:02d}"] = features.clutter_banks[mesh]
+        arrays[f"names_mesh{mesh:02d}"] = np.array(features.names[mesh], dtype=str)
+    save_npz(path, {**arrays, **features.maps})
+
+
+def load_features(path: Path) -> FeatureSet:
+    """Read feature maps, ours or the reference's."""
+    arrays = load_npz(path, [])
+    meshes = sorted(int(key.removeprefix("memory_mesh")) for key in arrays if key.startswith("memory_mesh"))
+    if not meshes:
+        raise ValueError(f"{path}: holds no memory_mesh01, it is not a feature file")
+    names = {mesh: [str(n) for n in arrays[f"names_mesh{mesh:02d}"]] for mesh in meshes}
+    missing = [n for group in names.values() for n in group if n not in arrays]
+    if missing:
+        raise ValueError(f"{path}: names {len(missing)} images without a feature map, {missing[0]} first")
+    return FeatureSet(
+        {n: arrays[n] for group in names.values() for n in group},
+        {mesh: arrays[f"memory_mesh{mesh:02d}"] for mesh in meshes},
+        {mesh: arrays[f"clutter_mesh{mesh:02d}"] for mesh in meshes},
+        names,
+        json.loads(str(arrays["config"])) if "config" in arrays else {},
+    )

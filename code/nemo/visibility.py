@@ -1,0 +1,76 @@
+"""Which vertices of a mesh a camera sees."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nemo.meshes import Mesh
+
+ON_SIDE = 1e-6  # share of the longest side within which a vertex lies on a side of the box
+
+
+def sides_of_vertices(mesh: Mesh) -> NDArray[np.bool_] | None:
+    """Which sides (x min, x max, y min, .. z max) of its bounding box each vertex lies on [V, 6]; None if not a cuboid."""
+    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
+    near = ON_SIDE * (high - low).max()
+    on_side = np.stack([abs(mesh.vertices - low) <= near, abs(mesh.vertices - high) <= near], axis=-1).reshape(-1, 6)
+    faces_on_a_side = (on_side[mesh.faces[:, 0]] & on_side[mesh.faces[:, 1]] & on_side[mesh.faces[:, 2]]).any(1)
+    return on_side if on_side.any(1).all() and faces_on_a_side.all() else None
+
+
+def sides_facing(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
+    """Which sides of the bounding box face cameras at [..., 3], as [..., 6] in the order of `sides_of_vertices`."""
+    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
+    beyond = np.stack([centre_object < low, centre_object > high], axis=-1)
+    return beyond.reshape(*beyond.shape[:-2], 6)
+
+
+def visible_vertices(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
+    """Whether each vertex is seen from a camera at [3], by the object alone: [V].
+
+    Exact. On a cuboid a vertex is seen when a side that contains its position faces the camera (edge copies count);
+    on another mesh when no triangle cuts the segment between vertex and camera.
+    """
+    on_side = sides_of_vertices(mesh)
+    if on_side is not None:
+        return (on_side & sides_facing(mesh, np.asarray(centre_object))).any(1)
+    return ~_segments_blocked(mesh, np.asarray(centre_object, dtype=np.float64))
+
+
+def _segments_blocked(mesh: Mesh, centre: NDArray, block: int = 256, slack: float = 1e-6) -> NDArray[np.bool_]:
+    """Moeller-Trumbore: whether a triangle lies strictly between the camera and each vertex [V]."""
+    corner = mesh.vertices[mesh.faces[:, 0]]
+    edge1, edge2 = mesh.vertices[mesh.faces[:, 1]] - corner, mesh.vertices[mesh.faces[:, 2]] - corner
+    from_camera = centre - corner
+    q = np.cross(from_camera, edge1)  # [F, 3]
+    along = (edge2 * q).sum(-1)
+    blocked = np.zeros(len(mesh.vertices), bool)
+    for first in range(0, len(mesh.vertices), block):
+        direction = mesh.vertices[first : first + block] - centre  # [b, 3]
+        p = np.cross(direction[:, None], edge2[None])  # [b, F, 3]
+        determinant = np.einsum("bfc,fc->bf", p, edge1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u = np.einsum("bfc,fc->bf", p, from_camera) / determinant
+            v = direction @ q.T / determinant
+            t = along / determinant
+        hit = (u >= -slack) & (v >= -slack) & (u + v <= 1 + slack) & (t > 0) & (t < 1 - slack)
+        blocked[first : first + block] = hit.any(1)
+    return blocked
+
+
+def facing_weights(mesh: Mesh, centre_object: NDArray) -> NDArray[np.float64]:
+    """|cosine| between each vertex's outward direction and its line of sight [V] (the reference's `kp_weights`).
+
+    The reference fits spheres through neighbours, which is degenerate on a plane; this is the mean direction of the
+    triangles around a vertex. Stored for its readers, unused in training, as in the reference.
+    """
+    corners = mesh.vertices[mesh.faces]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    outward = normal * np.sign((normal * (corners.mean(1) - mesh.vertices.mean(0))).sum(-1, keepdims=True))
+    summed = np.zeros_like(mesh.vertices)
+    for corner in range(3):
+        np.add.at(summed, mesh.faces[:, corner], outward)
+    sight = np.asarray(centre_object) - mesh.vertices
+    lengths = np.linalg.norm(summed, axis=-1) * np.linalg.norm(sight, axis=-1)
+    return abs((summed * sight).sum(-1)) / np.maximum(lengths, 1e-12)
