@@ -10,17 +10,13 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nemo import cli
-from nemo.boxes import crop_geometry
-from nemo.cameras import camera_centre, project
+from nemo.cameras import camera_centre
 from nemo.files import atomic_path, write_text
 from nemo.layout import MESH_DIMENSIONS, PreparedSet, RawPascal3D, read_list
 from nemo.meshes import Mesh, read_off
-from nemo.records import Annotation, VertexAnnotation, load_annotation, save_annotation
-from nemo.visibility import facing_weights, visible_vertices
+from nemo.records import VertexAnnotation, load_annotation, save_annotation
+from nemo.visibility import facing_weights, vertices_in_crop
 
 
 @dataclass(frozen=True)
@@ -32,30 +28,6 @@ class Job:
     category: str
     meshes: tuple[Mesh, ...]
     overwrite: bool
-
-
-def vertices_in_crop(annotation: Annotation, mesh: Mesh) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Positions of the vertices in the crop as (row, col) [V, 2], clamped into it, and which are seen [V].
-
-    A vertex is seen when the object itself does not hide it and it falls into the annotated box. GEOMETRY=paper
-    truncates the projection to whole pixels and maps it from box to box, as the reference.
-    """
-    pose = annotation.azimuth, annotation.elevation, annotation.theta, annotation.distance
-    pixels_rc = project(mesh.vertices, *pose, annotation.principal, annotation.focal * annotation.viewport)[:, ::-1]
-    seen = visible_vertices(mesh, camera_centre(annotation.azimuth, annotation.elevation, annotation.distance))
-    geometry = crop_geometry(
-        annotation.geometry, (annotation.height, annotation.width), annotation.crop_hw,
-        annotation.bbox, annotation.principal, annotation.distance,
-    )  # fmt: skip
-    if annotation.geometry == "paper":
-        pixels_rc = np.trunc(pixels_rc)
-    low, high = annotation.box_ori[[0, 2]], annotation.box_ori[[1, 3]]
-    seen &= ((pixels_rc >= low) & (pixels_rc < high)).all(1)
-    crop_rc = geometry.map_points(pixels_rc)
-    last = np.array(annotation.crop_hw) - 1
-    if annotation.geometry == "exact":
-        seen &= ((crop_rc >= 0) & (crop_rc < last + 1)).all(1)
-    return np.clip(crop_rc, 0, last), seen
 
 
 def annotate_image(job: Job, name: str) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nemo.boxes import crop_geometry
+from nemo.cameras import camera_centre, project
 from nemo.meshes import Mesh
+from nemo.records import Annotation
 
 ON_SIDE = 1e-6  # share of the longest side within which a vertex lies on a side of the box
 
@@ -57,6 +60,30 @@ def _segments_blocked(mesh: Mesh, centre: NDArray, block: int = 256, slack: floa
         hit = (u >= -slack) & (v >= -slack) & (u + v <= 1 + slack) & (t > 0) & (t < 1 - slack)
         blocked[first : first + block] = hit.any(1)
     return blocked
+
+
+def vertices_in_crop(annotation: Annotation, mesh: Mesh) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Positions of the vertices in the crop as (row, col) [V, 2], clamped into it, and which are seen [V].
+
+    A vertex is seen when the object itself does not hide it and it falls into the annotated box. GEOMETRY=paper
+    truncates the projection to whole pixels and maps it from box to box, as the reference.
+    """
+    pose = annotation.azimuth, annotation.elevation, annotation.theta, annotation.distance
+    pixels_rc = project(mesh.vertices, *pose, annotation.principal, annotation.focal * annotation.viewport)[:, ::-1]
+    seen = visible_vertices(mesh, camera_centre(annotation.azimuth, annotation.elevation, annotation.distance))
+    geometry = crop_geometry(
+        annotation.geometry, (annotation.height, annotation.width), annotation.crop_hw,
+        annotation.bbox, annotation.principal, annotation.distance,
+    )  # fmt: skip
+    if annotation.geometry == "paper":
+        pixels_rc = np.trunc(pixels_rc)
+    low, high = annotation.box_ori[[0, 2]], annotation.box_ori[[1, 3]]
+    seen &= ((pixels_rc >= low) & (pixels_rc < high)).all(1)
+    crop_rc = geometry.map_points(pixels_rc)
+    last = np.array(annotation.crop_hw) - 1
+    if annotation.geometry == "exact":
+        seen &= ((crop_rc >= 0) & (crop_rc < last + 1)).all(1)
+    return np.clip(crop_rc, 0, last), seen
 
 
 def facing_weights(mesh: Mesh, centre_object: NDArray) -> NDArray[np.float64]:

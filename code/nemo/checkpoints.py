@@ -1,0 +1,114 @@
+"""Checkpoints: the reference's four keys, and beside them the meshes and settings that inference needs."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nemo.files import atomic_path
+from nemo.meshes import Mesh
+from nemo.settings import TrainConfig
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained category.
+
+    state: the network's state dict, without DataParallel's prefix. memory: per mesh the vertex features, then the
+    clutter features [V + N, C]. meshes: None in files of the reference, which did not store them.
+    """
+
+    state: dict[str, Tensor]
+    memory: list[Tensor]
+    meshes: list[Mesh] | None
+    config: TrainConfig
+    epoch: int
+    fingerprint: str = ""
+
+    def banks(self, mesh: int) -> tuple[Tensor, Tensor]:
+        """Vertex features [V, C] and clutter features [N, C] of mesh 1, 2, ..."""
+        memory = self.memory[mesh - 1]
+        n_vertices = len(memory) - self.config.num_clutter
+        return memory[:n_vertices], memory[n_vertices:]
+
+    def with_meshes(self, meshes: list[Mesh], where: Path) -> Checkpoint:
+        """This checkpoint with meshes from a folder; ValueError when a bank does not fit its mesh."""
+        if len(meshes) != len(self.memory):
+            raise ValueError(f"the checkpoint has {len(self.memory)} banks but {where} holds {len(meshes)} meshes")
+        for i, (mesh, memory) in enumerate(zip(meshes, self.memory, strict=True), start=1):
+            rows = len(memory) - self.config.num_clutter
+            if rows != len(mesh.vertices):
+                raise ValueError(
+                    f"bank {i} of the checkpoint has {rows} vertices but {where}/{i:02d}.off has {len(mesh.vertices)}: "
+                    "it was trained on another cuboid; make the cuboids from the CAD models it was trained with"
+                )
+        return Checkpoint(self.state, self.memory, meshes, self.config, self.epoch, self.fingerprint)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all; the reference's loader finds its keys and prefix in it."""
+    if checkpoint.meshes is None:
+        raise ValueError("a checkpoint is written with its meshes")
+    content = {
+        "state": {f"module.{key}": value.cpu() for key, value in checkpoint.state.items()},
+        "memory": [memory.cpu() for memory in checkpoint.memory],
+        "timestamp": checkpoint.epoch,
+        "args": asdict(checkpoint.config),
+        "meshes": [
+            {"vertices": torch.from_numpy(mesh.vertices), "faces": torch.from_numpy(mesh.faces)} for mesh in checkpoint.meshes
+        ],
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_torch_file(path: Path) -> dict:
+    """Read a file of torch.save without executing anything in it; ValueError when it is broken or wants to run code."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint not found: {path}; train first, or set LOAD_FILE_NAME")
+    torch.serialization.add_safe_globals([argparse.Namespace])  # the reference stores its arguments as one
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not a checkpoint that can be read safely ({str(error).splitlines()[0][:200]})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of this project or of the reference. ValueError, naming what is wrong, when it is neither."""
+    content = load_torch_file(path)
+    missing = [key for key in ("state", "memory") if key not in content]
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}, it is not a NeMo checkpoint")
+    stored = content.get("args")
+    stored = vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, dict) else {}
+    known = {field.name for field in fields(TrainConfig)}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items() if key in known}
+    memory = content["memory"]
+    memory = [memory] if isinstance(memory, Tensor) else list(memory)
+    meshes = content.get("meshes")
+    return Checkpoint(
+        state={key.removeprefix("module."): value for key, value in content["state"].items()},
+        memory=[bank.float() for bank in memory],
+        meshes=[Mesh(mesh["vertices"].numpy(), mesh["faces"].numpy()) for mesh in meshes] if meshes else None,
+        config=TrainConfig(**values),
+        epoch=int(content.get("timestamp", 0)),
+        fingerprint=_fingerprint(path),
+    )
+
+
+def _fingerprint(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
