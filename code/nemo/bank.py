@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from nemo.settings import FEATURE_CHANNELS, TrainConfig
 
-ROWS_AT_ONCE = 4096  # rows of the similarity product that are held in memory together
+ROWS_AT_ONCE = 2048  # rows of the similarity product that are held in memory together
 
 
 @dataclass
@@ -108,9 +108,10 @@ class _ContrastiveLoss(torch.autograd.Function):
             row = torch.arange(len(rows), device=rows.device)
             close[row, vertex] = False
             logits[:, :vertices].masked_fill_(close, -math.inf)
-            total += (logits.logsumexp(1) - logits[row, vertex]).sum()
+            log_sum = logits.logsumexp(1)
+            total += (log_sum - logits[row, vertex]).sum()
             if gradient is not None:
-                share = logits.softmax(1)
+                share = logits.sub_(log_sum[:, None]).exp_()
                 share[row, vertex] -= 1
                 gradient[chunk][image, vertex] = share @ memory / temperature
         ctx.save_for_backward(gradient, count)

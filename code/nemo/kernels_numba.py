@@ -1,12 +1,22 @@
-"""CPU kernels. The only module that imports numba."""
+"""CPU kernels: a triangle rasteriser, and render-and-compare with its optimiser. The only module that imports numba.
+
+Frames and units as in `rendering`: camera x right, y down, z forward; `rotation` is world_from_cam; the map is measured
+in cells. A pixel's ray is d = ((x - principal_x) / focal, (y - principal_y) / focal, 1) in the camera's frame, so the
+length along a ray is the depth. Sums over pixels run in float64.
+"""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numba import njit
+from numba import njit, prange
 from numpy.typing import NDArray
 
 NEAR = 1e-3  # a triangle with a corner nearer to the camera than this (in CAD units) is not drawn
+ADAM_EPSILON = 1e-8  # torch.optim.Adam's default, which the reference uses
+TINY = 1e-9  # CAD units; keeps the look-at finite on the vertical axis and at the origin
+REASSOCIATE = {"contract", "reassoc", "arcp", "nsz"}  # lets sums be reordered, keeps infinities and NaN
 
 
 @njit(cache=True, fastmath=False)
@@ -15,7 +25,7 @@ def _rasterize(uv, depth, faces, face_of, z_of, bary_of):
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         za, zb, zc = depth[a], depth[b], depth[c]
-        if min(za, zb, zc) < NEAR:
+        if not min(za, zb, zc) >= NEAR:
             continue
         ax, ay, bx, by, cx, cy = uv[a, 0], uv[a, 1], uv[b, 0], uv[b, 1], uv[c, 0], uv[c, 1]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
@@ -66,3 +76,347 @@ def rasterize(
         bary_of,
     )
     return face_of, z_of, bary_of
+
+
+@njit(cache=True)
+def _project(vertices, centre, rotation, intrinsics, uv, depth):
+    """Vertices [V, 3] -> uv [V, 2] in cells and depth [V]; uv of a vertex behind the near plane is not used."""
+    focal, px, py = intrinsics
+    for v in range(vertices.shape[0]):
+        x, y, z = vertices[v, 0] - centre[0], vertices[v, 1] - centre[1], vertices[v, 2] - centre[2]
+        depth[v] = rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z
+        if depth[v] >= NEAR:
+            uv[v, 0] = px + focal * (rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z) / depth[v]
+            uv[v, 1] = py + focal * (rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z) / depth[v]
+
+
+@njit(cache=True)
+def _add_mesh(vertices, faces, centre, rotation, intrinsics, width, scores, clutter, use_clutter, buffers, total):
+    """Any triangle mesh: z-buffer, then per pixel the score and its derivative. See `_evaluate` for `total`."""
+    focal, px, py = intrinsics
+    uv, depth, face_of, z_of, bary_of = buffers
+    _project(vertices, centre, rotation, intrinsics, uv, depth)
+    face_of[:] = -1
+    z_of[:] = np.inf
+    _rasterize(uv, depth, faces, face_of, z_of, bary_of)
+    for p in range(scores.shape[0]):
+        row, col = p // width, p % width
+        if face_of[row, col] < 0:
+            continue
+        a, b, c = faces[face_of[row, col], 0], faces[face_of[row, col], 1], faces[face_of[row, col], 2]
+        sa, sb, sc = np.float64(scores[p, a]), np.float64(scores[p, b]), np.float64(scores[p, c])
+        score = bary_of[row, col, 0] * sa + bary_of[row, col, 1] * sb + bary_of[row, col, 2] * sc
+        if use_clutter:
+            total[0] += max(score - clutter[p], 0.0) - max(-clutter[p], 0.0)
+            if score <= clutter[p]:
+                continue
+        else:
+            total[0] += score
+        dx, dy = (col + 0.5 - px) / focal, (row + 0.5 - py) / focal
+        wx = rotation[0, 0] * dx + rotation[0, 1] * dy + rotation[0, 2]
+        wy = rotation[1, 0] * dx + rotation[1, 1] * dy + rotation[1, 2]
+        wz = rotation[2, 0] * dx + rotation[2, 1] * dy + rotation[2, 2]
+        # q = ((sb - sa) e2 x D + (sc - sa) D x e1) / (e1 . e2 x D) with the edges e1, e2 from corner a
+        e1x, e1y, e1z = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
+        e2x, e2y, e2z = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        kx, ky, kz = e2y * wz - e2z * wy, e2z * wx - e2x * wz, e2x * wy - e2y * wx
+        determinant = e1x * kx + e1y * ky + e1z * kz
+        if determinant == 0.0:
+            continue
+        u, v = (sb - sa) / determinant, (sc - sa) / determinant
+        qx = u * kx + v * (wy * e1z - wz * e1y)
+        qy = u * ky + v * (wz * e1x - wx * e1z)
+        qz = u * kz + v * (wx * e1y - wy * e1x)
+        t = z_of[row, col]
+        for i, q in enumerate((qx, qy, qz)):
+            total[1 + i] += q
+            total[4 + 3 * i] += t * q * dx
+            total[5 + 3 * i] += t * q * dy
+            total[6 + 3 * i] += t * q
+
+
+@njit(cache=True)
+def _corner(i, j, axis, plane, rows, columns, low, high, centre, rotation, intrinsics, out):
+    """Project a corner of a side (i, j: 0 low, 1 high along rows and columns) -> out [3] = x, y in cells, depth."""
+    focal, px, py = intrinsics
+    offset = np.empty(3)
+    offset[axis] = plane - centre[axis]
+    offset[rows] = (high[rows] if i else low[rows]) - centre[rows]
+    offset[columns] = (high[columns] if j else low[columns]) - centre[columns]
+    x, y, z = offset
+    out[2] = rotation[0, 2] * x + rotation[1, 2] * y + rotation[2, 2] * z
+    out[0] = px + focal * (rotation[0, 0] * x + rotation[1, 0] * y + rotation[2, 0] * z) / out[2]
+    out[1] = py + focal * (rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z) / out[2]
+
+
+@njit(cache=True)
+def _span(quad, y, width):
+    """First column and one past the last whose centre a convex quad [4, 2+] covers on the line y.
+
+    Half-open, and a shared edge always gives the same number, so that neighbouring sides never count a pixel twice.
+    """
+    left, right = np.inf, -np.inf
+    for k in range(4):
+        x0, y0, x1, y1 = quad[k, 0], quad[k, 1], quad[(k + 1) % 4, 0], quad[(k + 1) % 4, 1]
+        if y0 > y1:
+            x0, y0, x1, y1 = x1, y1, x0, y0
+        if y0 <= y < y1:
+            x = x0 + (y - y0) * ((x1 - x0) / (y1 - y0))
+            left, right = min(left, x), max(right, x)
+    if not right > left:
+        return 0, 0
+    return int(max(0.0, math.ceil(min(left, width) - 0.5))), int(min(float(width), math.ceil(max(right, 0.0) - 0.5)))
+
+
+@njit(cache=True, fastmath=REASSOCIATE)
+def _add_side(axis, plane, first, quad, low, step, samples, centre, rotation, intrinsics, width, scores, clutter,
+              use_clutter, total):
+    """One side of a cuboid that faces the camera: hit point -> cell -> diagonal -> score and derivative."""
+    focal, px, py = intrinsics
+    rows, columns = (1, 0) if axis == 2 else (2, 0) if axis == 1 else (2, 1)
+    stride = samples[columns]
+    last_r, last_c = samples[rows] - 2, samples[columns] - 2
+    per_r, per_c = 1.0 / step[rows], 1.0 / step[columns]
+    distance, start_r, start_c = plane - centre[axis], centre[rows] - low[rows], centre[columns] - low[columns]
+    ax, ay, az = rotation[axis, 0], rotation[axis, 1], rotation[axis, 2]
+    rx, ry, rz = rotation[rows, 0], rotation[rows, 1], rotation[rows, 2]
+    cx, cy, cz = rotation[columns, 0], rotation[columns, 1], rotation[columns, 2]
+    height = scores.shape[0] // width
+    top, bottom = quad[:, 1].min(), quad[:, 1].max()
+    for row in range(int(max(0.0, math.ceil(top - 0.5))), int(min(height - 1.0, math.floor(bottom - 0.5))) + 1):
+        begin, end = _span(quad, row + 0.5, width)
+        dy = (row + 0.5 - py) / focal
+        a0, r0, c0 = ay * dy + az, ry * dy + rz, cy * dy + cz
+        gain = sum_a = sum_r = sum_c = t_a = t_r = t_c = tx_a = tx_r = tx_c = 0.0
+        for col in range(begin, end):
+            p = row * width + col
+            dx = (col + 0.5 - px) / focal
+            ray_a, ray_r, ray_c = a0 + ax * dx, r0 + rx * dx, c0 + cx * dx
+            per_a = 1.0 / ray_a
+            t = distance * per_a
+            at_r, at_c = (start_r + t * ray_r) * per_r, (start_c + t * ray_c) * per_c
+            i, j = min(max(int(at_r), 0), last_r), min(max(int(at_c), 0), last_c)
+            at_r -= i
+            at_c -= j
+            corner = first + i * stride + j
+            s01, s10 = np.float64(scores[p, corner + 1]), np.float64(scores[p, corner + stride])
+            if at_r + at_c <= 1.0:
+                s00 = np.float64(scores[p, corner])
+                g_r, g_c = s10 - s00, s01 - s00
+                score = s00 + at_r * g_r + at_c * g_c
+            else:
+                s11 = np.float64(scores[p, corner + stride + 1])
+                g_r, g_c = s11 - s01, s11 - s10
+                score = s11 - (1.0 - at_r) * g_r - (1.0 - at_c) * g_c
+            if use_clutter:
+                gain += max(score - clutter[p], 0.0) - max(-clutter[p], 0.0)
+                if score <= clutter[p]:
+                    continue
+            else:
+                gain += score
+            q_r, q_c = g_r * per_r, g_c * per_c
+            q_a = -(q_r * ray_r + q_c * ray_c) * per_a
+            sum_a += q_a
+            sum_r += q_r
+            sum_c += q_c
+            t_a += t * q_a
+            t_r += t * q_r
+            t_c += t * q_c
+            tx_a += t * q_a * dx
+            tx_r += t * q_r * dx
+            tx_c += t * q_c * dx
+        total[0] += gain
+        for i, q, tq, tqx in ((axis, sum_a, t_a, tx_a), (rows, sum_r, t_r, tx_r), (columns, sum_c, t_c, tx_c)):
+            total[1 + i] += q
+            total[4 + 3 * i] += tqx
+            total[5 + 3 * i] += tq * dy
+            total[6 + 3 * i] += tq
+
+
+@njit(cache=True)
+def _add_cuboid(low, high, samples, centre, rotation, intrinsics, width, scores, clutter, use_clutter, total):
+    """A cuboid wholly in front of the camera: the sides that face it tile the silhouette, no z-buffer.
+
+    Returns False, with nothing added, when a corner lies behind the near plane.
+    """
+    for k in range(8):
+        depth = 0.0
+        for i in range(3):
+            depth += rotation[i, 2] * ((high[i] if (k >> i) & 1 else low[i]) - centre[i])
+        if not depth >= NEAR:
+            return False
+    step = (high - low) / (samples - 1)
+    quad = np.empty((4, 3))
+    first = 0
+    for axis in (2, 1, 0):  # the order of the sides in `meshes.cuboid_mesh`
+        rows, columns = (1, 0) if axis == 2 else (2, 0) if axis == 1 else (2, 1)
+        size = samples[rows] * samples[columns]
+        for end in range(2):
+            plane = high[axis] if end else low[axis]
+            if (centre[axis] > plane) if end else (centre[axis] < plane):
+                for k, (i, j) in enumerate(((0, 0), (0, 1), (1, 1), (1, 0))):
+                    _corner(i, j, axis, plane, rows, columns, low, high, centre, rotation, intrinsics, quad[k])
+                _add_side(axis, plane, first, quad, low, step, samples, centre, rotation, intrinsics, width, scores,
+                          clutter, use_clutter, total)
+            first += size
+    return True
+
+
+@njit(cache=True)
+def _evaluate(shape, centre, rotation, intrinsics, width, scores, clutter, use_clutter, background, buffers, total):
+    """Loss of one image; leaves its derivatives in total [13] = (unused, dloss/dcentre [3], dloss/drotation [9]).
+
+    shape: (vertices, faces, low, high, samples, whether it is a cuboid). scores [P, V], clutter [P].
+    background: sum over all pixels of relu(-clutter), what an empty picture scores; covered pixels add the difference.
+    """
+    vertices, faces, low, high, samples, is_cuboid = shape
+    total[:] = 0.0
+    done = False
+    if is_cuboid:
+        done = _add_cuboid(low, high, samples, centre, rotation, intrinsics, width, scores, clutter, use_clutter, total)
+    if not done:
+        _add_mesh(vertices, faces, centre, rotation, intrinsics, width, scores, clutter, use_clutter, buffers, total)
+    pixels = scores.shape[0]
+    loss = 1.0 - (background + total[0]) / pixels
+    total[:] *= -1.0 / pixels
+    return loss
+
+
+@njit(cache=True)
+def _buffers(vertex_count, height, width):
+    return (
+        np.zeros((vertex_count, 2)),
+        np.zeros(vertex_count),
+        np.empty((height, width), np.int32),
+        np.empty((height, width)),
+        np.empty((height, width, 3)),
+    )
+
+
+@njit(cache=True)
+def _background(clutter, use_clutter):
+    total = 0.0
+    if use_clutter:
+        for value in clutter:
+            total += max(-np.float64(value), 0.0)
+    return total
+
+
+@njit(cache=True)
+def _look_at(centre, theta, rotation):
+    """world_from_cam [3, 3] of a camera at `centre` that looks at the origin, turned by theta; as `rendering.look_at`."""
+    x, y, z = centre
+    distance, level = max(math.sqrt(x * x + y * y + z * z), TINY), math.sqrt(x * x + y * y)
+    fx, fy, fz = -x / distance, -y / distance, -z / distance
+    rx, ry = (-y / level, x / level) if level > TINY else (1.0, 0.0)
+    ux, uy, uz = ry * fz, -rx * fz, rx * fy - ry * fx
+    c, s = math.cos(theta), math.sin(theta)
+    for i, (r, u, f) in enumerate(((rx, ux, fx), (ry, uy, fy), (0.0, uz, fz))):
+        rotation[i, 0] = c * r - s * u
+        rotation[i, 1] = -s * r - c * u
+        rotation[i, 2] = f
+
+
+@njit(cache=True)
+def _look_at_backward(centre, theta, rotation, total, gradient):
+    """total [13] of `_evaluate` -> gradient [4] with respect to (centre, theta): the chain rule through `_look_at`."""
+    c, s = math.cos(theta), math.sin(theta)
+    x, y, z = centre
+    distance, level = max(math.sqrt(x * x + y * y + z * z), TINY), math.sqrt(x * x + y * y)
+    grad, f = total[4:].reshape(3, 3), rotation[:, 2].copy()
+    g_r, g_u = c * grad[:, 0] - s * grad[:, 1], -s * grad[:, 0] - c * grad[:, 1]
+    r, u = c * rotation[:, 0] - s * rotation[:, 1], -s * rotation[:, 0] - c * rotation[:, 1]
+    gradient[3] = 0.0
+    for i in range(3):
+        gradient[3] += grad[i, 0] * rotation[i, 1] - grad[i, 1] * rotation[i, 0]
+    # up = right x forward
+    g_rx, g_ry = g_r[0] + f[1] * g_u[2] - f[2] * g_u[1], g_r[1] + f[2] * g_u[0] - f[0] * g_u[2]
+    g_fx = grad[0, 2] + g_u[1] * r[2] - g_u[2] * r[1]
+    g_fy = grad[1, 2] + g_u[2] * r[0] - g_u[0] * r[2]
+    g_fz = grad[2, 2] + g_u[0] * r[1] - g_u[1] * r[0]
+    along = f[0] * g_fx + f[1] * g_fy + f[2] * g_fz
+    gradient[0] = total[1] - (g_fx - f[0] * along) / distance
+    gradient[1] = total[2] - (g_fy - f[1] * along) / distance
+    gradient[2] = total[3] - (g_fz - f[2] * along) / distance
+    if level > TINY:
+        across = r[0] * g_rx + r[1] * g_ry
+        gradient[0] += (g_ry - r[1] * across) / level
+        gradient[1] -= (g_rx - r[0] * across) / level
+
+
+@njit(cache=True, parallel=True)
+def compare(shape, centre, rotation, intrinsics, width, scores, clutter, use_clutter, loss, grad_centre, grad_rotation):
+    """Loss and gradients of B images, one pose each, in parallel.
+
+    shape, intrinsics: see `_evaluate`. centre [B, 3], rotation [B, 3, 3], scores [B, P, V] float32, clutter [B, P].
+    Writes loss [B], grad_centre [B, 3], grad_rotation [B, 3, 3].
+    """
+    height = scores.shape[1] // width
+    for b in prange(scores.shape[0]):
+        buffers = _buffers(shape[0].shape[0], height, width)
+        total = np.empty(13)
+        background = _background(clutter[b], use_clutter)
+        loss[b] = _evaluate(shape, centre[b], rotation[b], intrinsics, width, scores[b], clutter[b], use_clutter,
+                            background, buffers, total)
+        grad_centre[b] = total[1:4]
+        grad_rotation[b] = total[4:].reshape(3, 3)
+
+
+@njit(cache=True, parallel=True)
+def fragments(vertices, faces, centre, rotation, intrinsics, face_of, z_of, bary_of):
+    """Rasterise N poses of one mesh in parallel. Writes face_of [N, H, W], z_of [N, H, W], bary_of [N, H, W, 3]."""
+    for n in prange(centre.shape[0]):
+        uv, depth = np.zeros((vertices.shape[0], 2)), np.zeros(vertices.shape[0])
+        _project(vertices, centre[n], rotation[n], intrinsics, uv, depth)
+        _rasterize(uv, depth, faces, face_of[n], z_of[n], bary_of[n])
+
+
+@njit(cache=True, parallel=True)
+def score_table(corners, bary, scores, clutter, use_clutter, loss):
+    """Loss [B, N] of N pre-rendered pictures for B images, in parallel over images.
+
+    corners [P, N, 3]: the vertices that a pixel sees, bary [P, N, 3]: their weights, all 0 off the mesh. Pixel first,
+    so that the row of scores that all pictures read stays in the cache.
+    """
+    pixels, pictures = corners.shape[0], corners.shape[1]
+    for b in prange(scores.shape[0]):
+        total = np.zeros(pictures)
+        for p in range(pixels):
+            row = scores[b, p]
+            for n in range(pictures):
+                score = np.float64(bary[p, n, 0]) * row[corners[p, n, 0]]
+                score += np.float64(bary[p, n, 1]) * row[corners[p, n, 1]]
+                score += np.float64(bary[p, n, 2]) * row[corners[p, n, 2]]
+                total[n] += max(score - clutter[b, p], 0.0) if use_clutter else score
+        loss[b] = 1.0 - total / pixels
+
+
+@njit(cache=True, parallel=True)
+def descend(shape, poses, intrinsics, width, scores, clutter, use_clutter, rates, beta1, beta2, loss, path):
+    """Adam on (centre, theta) for B images in parallel, `len(rates)` steps (reference `MeshPoseSolveAll`).
+
+    poses [B, 4]: start, overwritten by the last iterate. rates: learning rate of each step. loss [B]: of the last
+    iterate. path [B, steps + 1, 5]: every pose with its loss, or [B, 0, 5] for none.
+    """
+    height = scores.shape[1] // width
+    for b in prange(scores.shape[0]):
+        buffers = _buffers(shape[0].shape[0], height, width)
+        background = _background(clutter[b], use_clutter)
+        total, rotation, gradient = np.empty(13), np.empty((3, 3)), np.empty(4)
+        first, second = np.zeros(4), np.zeros(4)
+        for step in range(len(rates) + 1):
+            centre, theta = poses[b, :3], poses[b, 3]
+            _look_at(centre, theta, rotation)
+            loss[b] = _evaluate(shape, centre, rotation, intrinsics, width, scores[b], clutter[b], use_clutter,
+                                background, buffers, total)
+            if path.shape[1]:
+                path[b, step, :4] = poses[b]
+                path[b, step, 4] = loss[b]
+            if step == len(rates):
+                break
+            _look_at_backward(centre, theta, rotation, total, gradient)
+            correct1, correct2 = 1.0 - beta1 ** (step + 1), math.sqrt(1.0 - beta2 ** (step + 1))
+            for i in range(4):
+                first[i] += (1.0 - beta1) * (gradient[i] - first[i])
+                second[i] += (1.0 - beta2) * (gradient[i] * gradient[i] - second[i])
+                poses[b, i] -= rates[step] / correct1 * first[i] / (math.sqrt(second[i]) / correct2 + ADAM_EPSILON)

@@ -1,0 +1,176 @@
+"""Prepared crops as tensors, for training and for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as image_functional
+
+from nemo.backbone import cells_of
+from nemo.layout import PreparedSet
+from nemo.meshes import Mesh
+from nemo.records import Annotation, VertexAnnotation, load_annotation
+from nemo.settings import FEATURE_STRIDE, IMAGENET_MEAN, IMAGENET_STD, TrainConfig
+from nemo.settings import category as category_settings
+from nemo.visibility import vertices_in_crop
+
+AUGMENTATIONS = ("flip", "color")
+
+
+def read_crop(path: Path, image_scale: float) -> NDArray[np.uint8]:
+    """A prepared crop as RGB [H, W, 3], at full or at half resolution (averaged)."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+    if image_scale == 0.5:
+        image = image.reduce(2)
+    elif image_scale != 1:
+        raise ValueError(f"IMAGE_SCALE is {image_scale}, it can be 1 or 0.5")
+    return np.asarray(image)
+
+
+def map_size(category: str, image_scale: float) -> tuple[int, int]:
+    """(height, width) of the feature map of a category's crops, in cells."""
+    height, width = category_settings(category).crop_hw
+    return int(height * image_scale) // FEATURE_STRIDE, int(width * image_scale) // FEATURE_STRIDE
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] -> float with ImageNet's mean and deviation."""
+    return image_functional.normalize(images.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training image. image uint8 [3, H, W]; positions [V, 2] (row, col); visible [V]; noise cells [n]."""
+
+    image: Tensor
+    positions: Tensor
+    visible: Tensor
+    noise_cells: Tensor
+
+
+class TrainingImages(Dataset):
+    """Crops of one mesh with their vertices. Decoded crops are kept in memory that worker processes share.
+
+    What is random about a sample (clutter cells, augmentation) depends on (seed, epoch, index) alone, so neither the
+    number of workers nor a resumed run changes it.
+    """
+
+    def __init__(self, prepared: PreparedSet, names: Sequence[str], mesh: Mesh, config: TrainConfig):
+        unknown = set(config.augment) - set(AUGMENTATIONS)
+        if unknown:
+            raise ValueError(f"AUGMENT names {', '.join(sorted(unknown))}, it can be {' '.join(AUGMENTATIONS)}")
+        self.paths = [prepared.image(config.category, name) for name in names]
+        self.config = config
+        self.map_hw = map_size(config.category, config.image_scale)
+        self.epoch = 0
+        annotations = [
+            load_annotation(prepared.vertex_annotation(config.mesh_d, config.category, name), VertexAnnotation) for name in names
+        ]
+        for name, annotation in zip(names, annotations, strict=True):
+            if len(annotation.visible) != len(mesh.vertices):
+                raise ValueError(
+                    f"{name} is annotated with {len(annotation.visible)} vertices, the mesh has {len(mesh.vertices)}; "
+                    "run PrepareData.sh with OVERWRITE=true"
+                )
+        self.vertices = _as_tensors([(a.cropped_kp_list, a.visible) for a in annotations], config.image_scale)
+        if "flip" in config.augment:
+            mirrored = [vertices_in_crop(mirror(a), mesh) for a in annotations]
+            self.mirrored_vertices = _as_tensors(mirrored, config.image_scale)
+        height, width = self.map_hw[0] * FEATURE_STRIDE, self.map_hw[1] * FEATURE_STRIDE
+        self.images = torch.zeros(len(names), 3, height, width, dtype=torch.uint8).share_memory_()
+        self.decoded = torch.zeros(len(names), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        random = np.random.default_rng([self.config.seed, self.epoch, index])
+        image, (positions, visible) = self._image(index), (part[index] for part in self.vertices)
+        if "flip" in self.config.augment and random.random() < 0.5:
+            image, (positions, visible) = image.flip(-1), (part[index] for part in self.mirrored_vertices)
+        if "color" in self.config.augment:
+            image = change_colour(image, random)
+        return Sample(image, positions, visible, self._noise_cells(positions, random))
+
+    def _image(self, index: int) -> Tensor:
+        if not self.decoded[index]:
+            crop = torch.from_numpy(read_crop(self.paths[index], self.config.image_scale).copy()).permute(2, 0, 1)
+            if crop.shape != self.images.shape[1:]:
+                raise ValueError(f"{self.paths[index]} is {tuple(crop.shape[1:])}, expected {tuple(self.images.shape[2:])}")
+            self.images[index] = crop
+            self.decoded[index] = True
+        return self.images[index]
+
+    def _noise_cells(self, positions: Tensor, random: np.random.Generator) -> Tensor:
+        """Cells, anywhere in the map, into which no vertex falls, seen or not (reference).
+
+        All different where there are enough of them; the reference stops with an error where there are not.
+        """
+        wanted = self.config.num_clutter_image
+        free = np.ones(self.map_hw[0] * self.map_hw[1], bool)
+        free[cells_of(positions, self.map_hw).numpy()] = False
+        candidates = np.flatnonzero(free) if free.any() else np.arange(len(free))
+        return torch.from_numpy(random.choice(candidates, wanted, replace=len(candidates) < wanted))
+
+
+def _as_tensors(vertices: list[tuple[NDArray, NDArray]], image_scale: float) -> tuple[Tensor, Tensor]:
+    positions = np.stack([points for points, _ in vertices]).astype(np.float32) * np.float32(image_scale)
+    return torch.from_numpy(positions), torch.from_numpy(np.stack([seen for _, seen in vertices]).astype(bool))
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """Stack samples into a batch [B, ...]."""
+    return Sample(*(torch.stack([getattr(s, f) for s in samples]) for f in ("image", "positions", "visible", "noise_cells")))
+
+
+def mirror(annotation: Annotation) -> Annotation:
+    """The annotation of the left-right mirrored image of an object that is symmetric about x = 0."""
+    x0, y0, x1, y1 = annotation.bbox
+    low, high = annotation.box_ori[2:4]
+    box_ori = annotation.box_ori.copy()
+    box_ori[2:4] = annotation.width - high, annotation.width - low
+    return replace(
+        annotation,
+        azimuth=-annotation.azimuth,
+        theta=-annotation.theta,
+        principal=np.array([annotation.width - annotation.principal[0], annotation.principal[1]]),
+        bbox=np.array([annotation.width - x1, y0, annotation.width - x0, y1]),
+        box_ori=box_ori,
+        geometry="exact",  # the mirrored crop is the crop of the mirrored image up to the reference's truncations
+    )
+
+
+def change_colour(image: Tensor, random: np.random.Generator) -> Tensor:
+    """Brightness, contrast and saturation by factors 0.6 .. 1.4 of a uint8 image [3, H, W]."""
+    image = image_functional.adjust_brightness(image, random.uniform(0.6, 1.4))
+    image = image_functional.adjust_contrast(image, random.uniform(0.6, 1.4))
+    return image_functional.adjust_saturation(image, random.uniform(0.6, 1.4))
+
+
+class TestImages(Dataset):
+    """Crops for inference: (index, uint8 [3, H, W]), or (index, message) for an image that cannot be read."""
+
+    def __init__(self, paths: Sequence[Path], map_hw: tuple[int, int], image_scale: float):
+        self.paths, self.image_scale = list(paths), image_scale
+        self.expected = map_hw[0] * FEATURE_STRIDE, map_hw[1] * FEATURE_STRIDE
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        try:
+            crop = read_crop(self.paths[index], self.image_scale)
+        except (OSError, ValueError) as error:
+            return index, f"{self.paths[index]}: {error}"
+        if crop.shape[:2] != self.expected:
+            return index, f"{self.paths[index]}: {crop.shape[:2]}, expected {self.expected}"
+        return index, torch.from_numpy(crop.copy()).permute(2, 0, 1)
