@@ -6,16 +6,15 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from nemo import cli
 from nemo.backbone import BACKBONES
 from nemo.checkpoints import load_checkpoint
+from nemo.devices import gpus_of, place
 from nemo.dataset import TrainingImages
 from nemo.layout import MESH_DIMENSIONS, PreparedSet, RawPascal3D, checkpoint_path, read_list
 from nemo.meshes import read_off
 from nemo.settings import FIXED_RECIPE, TrainConfig
-from nemo.training import Trainer, place
+from nemo.training import Trainer
 
 
 def settings_of(args: argparse.Namespace, category: str) -> TrainConfig:
@@ -49,9 +48,9 @@ def train_category(args: argparse.Namespace, category: str) -> int:
     images = sum(map(len, datasets))
     if not images:
         raise ValueError(f"{category} has no training image in {prepared.root}")
-    devices, sentence = place(args.gpus, torch.cuda.device_count(), args.separate_bank)
-    print(f"{category}: {cli.count(images, 'image')}, {cli.count(len(meshes), 'cuboid')}; {sentence}", flush=True)
-    trainer = Trainer(config, meshes, datasets, devices, args.save_dir, args.workers)
+    placement = place(gpus_of(args.gpus), args.separate_bank)
+    print(f"{category}: {cli.count(images, 'image')}, {cli.count(len(meshes), 'cuboid')}; {placement.sentence}", flush=True)
+    trainer = Trainer(config, meshes, datasets, placement, args.save_dir, args.workers)
     if args.resume and trainer.resume():
         print(f"{category}: going on after epoch {trainer.epoch}", flush=True)
     trainer.fit()
@@ -78,7 +77,7 @@ def main() -> None:
     parser.add_argument("--num-clutter-group", type=cli.positive, default=default.num_clutter_group, help="images in the clutter bank")
     parser.add_argument("--separate-bank", type=cli.boolean, default=False, help="bank alone on the last GPU")
     parser.add_argument("--augment", type=cli.words, default=default.augment, help="any of flip, color")
-    parser.add_argument("--gpus", type=lambda text: [int(word) for word in cli.words(text)], default=[], help="indices; empty: CPU")
+    parser.add_argument("--gpus", default="all", help="all or indices; empty: CPU")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes")
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
     parser.add_argument("--resume", type=cli.boolean, default=True, help="go on with an unfinished training")

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -20,6 +19,7 @@ from nemo.backbone import build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss
 from nemo.checkpoints import Checkpoint, load_torch_file, save_checkpoint
 from nemo.dataset import Sample, TrainingImages, collate, normalise
+from nemo.devices import Placement
 from nemo.files import atomic_path, write_text
 from nemo.meshes import Mesh
 from nemo.settings import TrainConfig
@@ -27,33 +27,6 @@ from nemo.settings import TrainConfig
 REFERENCE_EPOCHS_BETWEEN_SAVES = 200  # the reference writes after 200, 400, ... epochs, numbered 199, 399, ...
 SECONDS_BETWEEN_STATES = 20.0
 WARM_UP = 0.05  # of all epochs, with the cosine schedule
-
-
-@dataclass(frozen=True)
-class Devices:
-    """Where things run: the network on `network` (replicated when there are several), bank and similarities on `bank`."""
-
-    network: tuple[torch.device, ...]
-    bank: torch.device
-
-
-def place(gpus: Sequence[int], available: int, separate_bank: bool) -> tuple[Devices, str]:
-    """Distribute network and bank over GPUs; returns the placement and a sentence for the user.
-
-    gpus: indices, empty for the CPU. available: number of GPUs that there are. separate_bank: put the bank on the last
-    of several GPUs. Raises ValueError for a GPU that does not exist.
-    """
-    if not gpus:
-        return Devices((torch.device("cpu"),), torch.device("cpu")), "training on the CPU"
-    absent = [gpu for gpu in gpus if not 0 <= gpu < available]
-    if absent:
-        raise ValueError(f"GPUS names {absent}, but this machine has {available or 'no'} GPUs that torch can use; GPUS=\"\" uses the CPU")
-    devices = tuple(torch.device("cuda", gpu) for gpu in gpus)
-    if not separate_bank:
-        return Devices(devices, devices[0]), f"network on {len(devices)} GPU(s), bank on GPU {gpus[0]}"
-    if len(devices) == 1:
-        return Devices(devices, devices[0]), f"SEPARATE_BANK needs two GPUs; network and bank share GPU {gpus[0]}"
-    return Devices(devices[:-1], devices[-1]), f"network on {len(devices) - 1} GPU(s), bank alone on GPU {gpus[-1]}"
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:
@@ -101,7 +74,7 @@ class Trainer:
     config: TrainConfig
     meshes: list[Mesh]
     datasets: list[TrainingImages]
-    devices: Devices
+    devices: Placement
     folder: Path
     workers: int = 0
     epoch: int = 0

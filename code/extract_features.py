@@ -1,0 +1,66 @@
+"""A checkpoint and test images -> feature maps on disk, in the reference's format (inference does not need them)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nemo import cli
+from nemo.devices import first_device, gpus_of
+from nemo.inference import Model, load_model, names_by_mesh, read_batches
+from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, checkpoint_path
+from nemo.records import FeatureSet, load_npz, save_features
+
+
+def extract(model: Model, prepared: PreparedSet, mesh_d: str, level: str, batch_size: int, workers: int) -> tuple[FeatureSet, list[str]]:
+    """Feature maps of all test images of a category, and the messages of those that cannot be read."""
+    subset = model.checkpoint.config.category + level
+    names = names_by_mesh(prepared, mesh_d, subset, len(model.checkpoint.memory))
+    todo = [(mesh, group[i : i + batch_size]) for mesh, group in names.items() for i in range(0, len(group), batch_size)]
+    maps, failures = {}, []
+    for _, batch, images in cli.progress(read_batches(prepared, subset, todo, model, workers), f"{subset} features", total=len(todo)):
+        for name, image in zip(batch, images, strict=True):
+            if isinstance(image, str):
+                failures.append(image)
+            else:
+                maps[name] = model.features(image[None])[0].cpu().numpy()
+    kept = {mesh: [name for name in group if name in maps] for mesh, group in names.items()}
+    banks = {mesh: model.checkpoint.banks(mesh) for mesh in names}
+    features = FeatureSet(
+        maps, {m: v.numpy() for m, (v, _) in banks.items()}, {m: c.numpy() for m, (_, c) in banks.items()}, kept,
+        {"checkpoint": model.checkpoint.fingerprint},
+    )  # fmt: skip
+    return features, failures
+
+
+def main() -> None:
+    """Extract category after category."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
+    parser.add_argument("--prepared", type=Path, required=True, help="test set made by PrepareData.sh")
+    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>")
+    parser.add_argument("--load-file-name", default="saved_model_%s_last.pth", help="checkpoint; %%s stands for the category")
+    parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single")
+    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    parser.add_argument("--batch-size", type=cli.positive, default=8)
+    parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
+    parser.add_argument("--workers", type=int, default=0, help="decoding processes")
+    cli.add_categories(parser)
+    args = parser.parse_args()
+    experiment, raw = Experiment(args.exp, args.mesh_d), RawPascal3D(args.raw)
+    device, images, failed = first_device(gpus_of(args.gpus)), 0, 0
+    for category in args.categories:
+        path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
+        model = load_model(path, raw.cuboid_folder(args.mesh_d, category), device)
+        target = experiment.features(category, args.level)
+        if target.is_file() and model.checkpoint.fingerprint in str(load_npz(target, ["config"])["config"]):
+            continue
+        features, failures = extract(model, PreparedSet(args.prepared), args.mesh_d, args.level, args.batch_size, args.workers)
+        save_features(target, features)
+        images, failed = images + len(features.maps), failed + len(failures)
+    print(f"{args.level or 'clean'}: feature maps of {cli.count(images, 'image')} written, {failed} could not be read; in {args.exp}/Features_{args.mesh_d}")
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

@@ -1,0 +1,52 @@
+"""Which GPUs to use, and what runs where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+def gpus_of(text: str) -> list[int]:
+    """GPUS as set by the user -> indices: `all` is every one that torch can use, an empty text is the CPU.
+
+    Raises ValueError when the text is something else or names a GPU that is not there.
+    """
+    available = torch.cuda.device_count()
+    if text.strip() == "all":
+        return list(range(available))
+    words = text.replace(",", " ").split()
+    if not all(word.isdigit() for word in words):
+        raise ValueError(f'GPUS is "{text}", it can be all, indices such as "0 1", or empty for the CPU')
+    gpus = [int(word) for word in words]
+    absent = [gpu for gpu in gpus if gpu >= available]
+    if absent:
+        raise ValueError(f'GPUS names GPU {absent[0]}, but torch can use {available or "none"} on this machine; GPUS="" uses the CPU')
+    return gpus
+
+
+def first_device(gpus: Sequence[int]) -> torch.device:
+    """The first of the GPUs, or the CPU when there is none."""
+    return torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where training runs: the network on `network` (replicated when there are several), bank and similarities on `bank`."""
+
+    network: tuple[torch.device, ...]
+    bank: torch.device
+    sentence: str
+
+
+def place(gpus: Sequence[int], separate_bank: bool) -> Placement:
+    """Distribute network and bank over GPUs, and say so. separate_bank: the bank gets the last of several GPUs."""
+    if not gpus:
+        return Placement((torch.device("cpu"),), torch.device("cpu"), "training on the CPU")
+    devices = tuple(torch.device("cuda", gpu) for gpu in gpus)
+    if not separate_bank:
+        return Placement(devices, devices[0], f"network on {len(devices)} GPU(s), bank on GPU {gpus[0]}")
+    if len(devices) == 1:
+        return Placement(devices, devices[0], f"SEPARATE_BANK needs two GPUs, so network and bank share GPU {gpus[0]}")
+    return Placement(devices[:-1], devices[-1], f"network on {len(devices) - 1} GPU(s), bank alone on GPU {gpus[-1]}")

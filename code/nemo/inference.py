@@ -1,0 +1,235 @@
+"""Images to poses: features, score volumes, starts, refinement, in one stream per category."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, Subset
+
+from nemo.backbone import FeatureNet
+from nemo.checkpoints import Checkpoint, load_checkpoint
+from nemo.dataset import TestImages, map_size, normalise
+from nemo.layout import PreparedSet, numbered_meshes, read_list
+from nemo.meshes import Mesh, read_off
+from nemo.pose import Poses, solve
+from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
+from nemo.rendering import MapCamera, consistent_camera, paper_camera
+from nemo.settings import NORMALISED_DISTANCE, SolveConfig
+from nemo.settings import category as category_settings
+
+SECONDS_BETWEEN_SAVES = 10.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint, ready to turn images into feature maps."""
+
+    checkpoint: Checkpoint
+    network: FeatureNet
+    device: torch.device
+
+    @property
+    def map_hw(self) -> tuple[int, int]:
+        """Size of the feature map of a prepared crop, in cells."""
+        config = self.checkpoint.config
+        return map_size(config.category, config.image_scale)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> unit feature maps [B, C, H/8, W/8], float32."""
+        inputs = normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last)
+        return self.network.feature_map(inputs, self.checkpoint.config.bias_at_test)
+
+    def mesh(self, number: int) -> Mesh:
+        """Mesh 1, 2, ... of the category."""
+        return self.checkpoint.meshes[number - 1]
+
+    def banks(self, number: int) -> tuple[Tensor, Tensor]:
+        """Vertex features [V, C] and the clutter feature [C] (unit mean of the clutter bank) of a mesh."""
+        vertices, clutter = self.checkpoint.banks(number)
+        return vertices.to(self.device), functional.normalize(clutter.mean(0), dim=0).to(self.device)
+
+
+def load_model(path: Path, mesh_folder: Path, device: torch.device | str = "cpu") -> Model:
+    """Load a checkpoint; its meshes come from the file itself or, for one of the reference, from mesh_folder."""
+    checkpoint = load_checkpoint(path)
+    if checkpoint.meshes is None:
+        meshes = [read_off(file) for file in numbered_meshes(mesh_folder)]
+        checkpoint = checkpoint.with_meshes(meshes, mesh_folder)
+    network = FeatureNet(checkpoint.config.backbone)
+    try:
+        network.load_state_dict(checkpoint.state)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights do not fit backbone {checkpoint.config.backbone} ({str(error).splitlines()[0]})") from error
+    return Model(checkpoint, network.to(device, memory_format=torch.channels_last).eval(), torch.device(device))
+
+
+def view_of(category: str, map_hw: tuple[int, int], image_scale: float, solver: str) -> tuple[MapCamera, float]:
+    """Camera and start distance of a solver: the reference's 12 degree trick for `paper`, the true camera otherwise."""
+    if solver == "paper":
+        return paper_camera(map_hw), category_settings(category).paper_distance
+    return consistent_camera(map_hw, image_scale), NORMALISED_DISTANCE
+
+
+def names_by_mesh(prepared: PreparedSet, mesh_d: str, subset: str, meshes: int) -> dict[int, list[str]]:
+    """Which test images are compared with which mesh, from the lists (multi: the annotated subtype, as the paper)."""
+    lists = {number: prepared.mesh_list(mesh_d, subset, number) for number in range(1, meshes + 1)}
+    if not lists[1].is_file():
+        raise FileNotFoundError(f"no list of test images: {lists[1]}; run PrepareData.sh first")
+    return {number: read_list(path) if path.is_file() else [] for number, path in lists.items()}
+
+
+def run_config(model: Model, config: SolveConfig, level: str) -> dict:
+    """Everything that poses depend on, as JSON values; the same values mean the same poses."""
+    map_hw, trained = model.map_hw, model.checkpoint.config
+    camera, distance = view_of(trained.category, map_hw, trained.image_scale, config.solver)
+    return {
+        "solve": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()},
+        "category": trained.category, "level": level, "mesh_d": trained.mesh_d, "backbone": trained.backbone,
+        "image_scale": trained.image_scale, "recipe": trained.recipe, "checkpoint": model.checkpoint.fingerprint,
+        "focal_cells": camera.focal, "principal_xy_cells": list(camera.principal_xy), "map_hw": list(map_hw),
+        "start_distance": distance,
+    }  # fmt: skip
+
+
+@dataclass
+class Run:
+    """Poses of one category at one occlusion level, computed batch by batch and kept on the way."""
+
+    model: Model
+    prepared: PreparedSet
+    level: str
+    config: SolveConfig
+    renderer: str
+    target: Path
+    names: dict[int, list[str]]
+    batch_size: int
+    workers: int = 0
+    shard: tuple[int, int] = (0, 1)
+    stored_features: FeatureSet | None = None
+
+    @property
+    def category(self) -> str:
+        return self.model.checkpoint.config.category
+
+    @property
+    def partial(self) -> Path:
+        """Poses of this shard so far."""
+        return self.target.with_name(f"{self.target.stem}.partial-{self.shard[0]}-of-{self.shard[1]}.npz")
+
+    def __post_init__(self) -> None:
+        self.settings = run_config(self.model, self.config, self.level) | {"renderer": self.renderer}
+        self.rows: dict[str, dict] = {}
+        self.failures: list[str] = []
+
+    def finished(self) -> PoseSet | None:
+        """The result of an earlier run with the same settings and images, if there is one."""
+        if not self.target.is_file():
+            return None
+        poses = load_poses(self.target)
+        wanted = {name for group in self.names.values() for name in group}
+        return poses if poses.config == self.settings and set(poses.names.tolist()) == wanted else None
+
+    def collect(self) -> None:
+        """Take up the poses that killed or parallel runs left behind."""
+        for path in sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz")):
+            poses = load_poses(path)
+            if poses.config == self.settings:
+                self._keep(poses)
+
+    def _keep(self, poses: PoseSet) -> None:
+        for i, name in enumerate(poses.names.tolist()):
+            self.rows[name] = {key: getattr(poses, key)[i] for key in ("azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")}
+
+    def pose_set(self) -> PoseSet:
+        """All poses so far, sorted by name."""
+        names = sorted(self.rows)
+        columns = {key: np.array([self.rows[n][key] for n in names]) for key in
+                   ("azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")}  # fmt: skip
+        return PoseSet(self.category, self.level, np.array(names, dtype=str), **columns, config=self.settings)
+
+    def batches(self) -> Iterator[tuple[int, list[str]]]:
+        """(mesh, names) of this shard. Their borders do not depend on what is done, so a resumed run repeats its numbers."""
+        number = 0
+        for mesh, names in self.names.items():
+            for first in range(0, len(names), self.batch_size):
+                if number % self.shard[1] == self.shard[0]:
+                    yield mesh, names[first : first + self.batch_size]
+                number += 1
+
+    def execute(self, advance: Callable[[int], None]) -> PoseSet | None:
+        """Solve what is missing; returns the poses when all shards are done, None when others are still to come."""
+        saved = monotonic()
+        todo = [(mesh, names) for mesh, names in self.batches() if not all(name in self.rows for name in names)]
+        done = sum(len(names) for _, names in self.batches()) - sum(len(names) for _, names in todo)
+        advance(done)
+        for mesh, names, features in self._feature_batches(todo):
+            if names:
+                self._solve(mesh, names, features)
+            advance(len(names))
+            if monotonic() - saved > SECONDS_BETWEEN_SAVES:
+                save_poses(self.partial, self.pose_set(), with_csv=False)
+                saved = monotonic()
+        if self.shard[1] > 1:
+            if self.rows:
+                save_poses(self.partial, self.pose_set(), with_csv=False)
+            return None
+        if not self.rows:
+            raise ValueError(f"no test image of {self.category}{self.level} could be solved")
+        poses = self.pose_set()
+        save_poses(self.target, poses)
+        for path in self.target.parent.glob(f"{self.target.stem}.partial-*.npz"):
+            path.unlink()
+        return poses
+
+    def _feature_batches(self, todo: Sequence[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str], Tensor | None]]:
+        """Feature maps batch after batch; images that cannot be read are reported and left out."""
+        if self.stored_features is not None:
+            for mesh, names in todo:
+                yield mesh, names, torch.from_numpy(np.stack([self.stored_features.maps[n] for n in names])).to(self.model.device)
+            return
+        for mesh, names, images in read_batches(self.prepared, self.category + self.level, todo, self.model, self.workers):
+            readable = [(name, image) for name, image in zip(names, images, strict=True) if not isinstance(image, str)]
+            for message in (image for image in images if isinstance(image, str)):
+                self.failures.append(message)
+                print(f"skipped: {message}", file=sys.stderr)
+            stacked = torch.stack([image for _, image in readable]) if readable else None
+            yield mesh, [name for name, _ in readable], None if stacked is None else self.model.features(stacked)
+
+    def _solve(self, mesh: int, names: list[str], features: Tensor) -> None:
+        bank, clutter = self.model.banks(mesh)
+        trained = self.model.checkpoint.config
+        camera, distance = view_of(self.category, self.model.map_hw, trained.image_scale, self.config.solver)
+        poses: Poses = solve(self.model.mesh(mesh), features, bank, clutter, self.config, camera, distance, self.renderer)
+        for i, name in enumerate(names):
+            self.rows[name] = {key: getattr(poses, key)[i] for key in ("azimuth", "elevation", "theta", "distance", "loss", "start")}
+            self.rows[name]["mesh"] = mesh
+
+
+def read_batches(
+    prepared: PreparedSet, subset: str, todo: Sequence[tuple[int, list[str]]], model: Model, workers: int
+) -> Iterator[tuple[int, list[str], list[Tensor | str]]]:
+    """Decode batches of prepared crops ahead of time: (mesh, names, per image a uint8 tensor or a message)."""
+    if not todo:
+        return
+    paths = [prepared.image(subset, name) for _, names in todo for name in names]
+    dataset = TestImages(paths, model.map_hw, model.checkpoint.config.image_scale)
+    borders = np.cumsum([0] + [len(names) for _, names in todo])
+    batches = [list(range(a, b)) for a, b in zip(borders[:-1], borders[1:], strict=True)]
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=lambda items: [image for _, image in items])
+    for (mesh, names), images in zip(todo, loader, strict=True):
+        yield mesh, names, images
+
+
+def feature_maps(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Feature maps [B, C, H, W] of RGB crops [B, H, W, 3]."""
+    return model.features(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)).cpu().numpy()

@@ -1,0 +1,204 @@
+"""Saved poses and annotations -> the accuracy table, printed in the reference's format and written as Markdown and CSV."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nemo import cli
+from nemo.files import write_text
+from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet
+from nemo.metrics import (
+    LABELS,
+    Accuracy,
+    accuracy,
+    category_mean,
+    constant_pose_baseline,
+    image_weighted_mean,
+    pose_errors,
+    random_pose_baseline,
+)
+from nemo.records import load_annotation, load_poses
+from nemo.settings import FULL_TEST_IMAGES, PUBLISHED, PUBLISHED_MEANS, SHORT_NAMES
+from nemo.settings import category as category_settings
+
+METRICS = ("pi/6", "pi/18", "median")
+PER_CATEGORY_SETTINGS = ("category", "checkpoint", "map_hw", "focal_cells", "principal_xy_cells", "start_distance")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results of one category. errors [B] radians, missing: test images without a pose."""
+
+    category: str
+    names: list[str]
+    errors: NDArray
+    not_finite: int
+    missing: int
+    config: dict
+
+    @property
+    def accuracy(self) -> Accuracy:
+        return accuracy(self.errors, self.not_finite)
+
+
+def true_poses(prepared: PreparedSet, category: str, names: list[str]) -> NDArray[np.float64]:
+    """Annotated poses [B, 3] (azimuth, elevation, theta) in radians. Those of occluded images are the clean ones'."""
+    annotations = [load_annotation(prepared.annotation(category, name)) for name in names]
+    return np.array([[a.azimuth, a.elevation, a.theta] for a in annotations]).reshape(-1, 3)
+
+
+def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedSet, category: str, level: str) -> Row:
+    """Compare the saved poses of a category with the annotations; ValueError for poses of another image set."""
+    poses = load_poses(experiment.poses(category, level))
+    names = poses.names.tolist()
+    expected = {path.stem for path in (tested.root / "images" / (category + level)).glob("*.JPEG")}
+    if strangers := set(names) - expected:
+        raise ValueError(f"{experiment.poses(category, level)} has {len(strangers)} poses of images that {tested.root} lacks; run InferenceNeMo.sh again")
+    predicted = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=-1)
+    not_finite = int((~np.isfinite(predicted).all(-1)).sum())
+    errors = pose_errors(predicted, true_poses(clean, category, names))
+    return Row(category, names, errors, not_finite, len(expected - set(names)), poses.config)
+
+
+def check_same_settings(rows: list[Row]) -> None:
+    """A table does not mix results of different settings."""
+    first = {key: value for key, value in rows[0].config.items() if key not in PER_CATEGORY_SETTINGS}
+    for row in rows[1:]:
+        other = {key: value for key, value in row.config.items() if key not in PER_CATEGORY_SETTINGS}
+        if other != first:
+            keys = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+            raise ValueError(f"{rows[0].category} and {row.category} were solved with different {', '.join(keys)}; run InferenceNeMo.sh for both again")
+
+
+def table_rows(rows: list[Row]) -> list[list[str]]:
+    """Header and one line per metric: categories, image-weighted mean, category mean."""
+    accuracies = [row.accuracy for row in rows]
+    lines = [["Metric", *(category_settings(row.category).short for row in rows), "Mean", "CatMean"]]
+    for metric in METRICS:
+        values = [a.value(metric) for a in accuracies]
+        values += [image_weighted_mean(accuracies, metric), category_mean(accuracies, metric)]
+        lines.append([LABELS[metric], *(f"{value:.1f}" for value in values)])
+    lines.append(["Images", *(str(a.images) for a in accuracies), str(sum(a.images for a in accuracies)), ""])
+    return lines
+
+
+def is_full_test_set(rows: list[Row], level: str) -> bool:
+    """Whether the table covers all 12 categories and all images of the published one."""
+    names = tuple(category_settings(row.category).short for row in rows)
+    return names == SHORT_NAMES and sum(len(row.names) for row in rows) == FULL_TEST_IMAGES.get(level)
+
+
+def published_rows(mesh_d: str, level: str) -> list[list[str]]:
+    """The published numbers of the same protocol, as table lines."""
+    if (mesh_d, level) in PUBLISHED:
+        table = PUBLISHED[mesh_d, level]
+        return [[f"{LABELS[metric].strip()} published", *(f"{v:.1f}" for v in table[metric]), ""] for metric in METRICS]
+    blank = [""] * len(SHORT_NAMES)
+    if level in PUBLISHED_MEANS[mesh_d]:
+        pi6, pi18 = PUBLISHED_MEANS[mesh_d][level]
+        return [["Pi/6 published", *blank, f"{pi6:.1f}", ""], ["Pi/18 published", *blank, f"{pi18:.1f}", ""]]
+    return []
+
+
+def baseline_rows(rows: list[Row], clean: PreparedSet, train: PreparedSet) -> list[list[str]]:
+    """What knowing only the training poses gives: the best constant pose, and a pose drawn from the training set."""
+    lines = []
+    for name, baseline in (("constant", constant_pose_baseline), ("drawn", random_pose_baseline)):
+        results = []
+        for row in rows:
+            train_names = sorted(p.stem for p in (train.root / "annotations" / row.category).glob("*.npz"))
+            if not train_names:
+                raise FileNotFoundError(f"no training annotations of {row.category} in {train.root}; run PrepareData.sh first")
+            results.append(baseline(true_poses(train, row.category, train_names), true_poses(clean, row.category, row.names)))
+        for metric in METRICS:
+            means = [image_weighted_mean(results, metric), category_mean(results, metric)]
+            lines.append([f"{LABELS[metric].strip()} {name}", *(f"{v:.1f}" for v in [a.value(metric) for a in results] + means)])
+    return lines
+
+
+def reference_format(lines: list[list[str]]) -> str:
+    """The table as the reference prints it: a bar after the metric, tabs between the numbers."""
+    return "\n".join(f"{line[0]} | " + "\t".join(line[1:]) for line in lines)
+
+
+def markdown(lines: list[list[str]], title: str, notes: list[str]) -> str:
+    """The table as a Markdown page."""
+    rows = ["| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines]
+    rule = "|" + "---|" * len(lines[0])
+    return "\n".join([f"# {title}", "", rows[0], rule, *rows[1:], "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def error_list(rows: list[Row]) -> str:
+    """CSV text with the error of every image."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["category", "name", "error_deg"])
+    for row in rows:
+        writer.writerows([row.category, name, f"{np.rad2deg(error):.3f}"] for name, error in zip(row.names, row.errors, strict=True))
+    return text.getvalue()
+
+
+def notes_of(rows: list[Row], absent: list[str], level: str) -> list[str]:
+    """What a reader of the table must know."""
+    missing, not_finite = sum(row.missing for row in rows), sum(row.not_finite for row in rows)
+    notes = ["Mean weights categories by their images (as published), CatMean does not."]
+    if absent:
+        notes.append(f"PARTIAL: no poses of {', '.join(absent)}.")
+    if missing:
+        notes.append(f"PARTIAL: {cli.count(missing, 'test image')} without a pose.")
+    if not_finite:
+        notes.append(f"{cli.count(not_finite, 'prediction')} not finite, counted as wrong.")
+    if not is_full_test_set(rows, level):
+        notes.append("Not the full test set of the paper, so the published numbers are not shown beside it.")
+    config = rows[0].config
+    settings = {key: config[key] for key in ("mesh_d", "backbone", "recipe", "image_scale", "renderer")} | {"solver": config["solve"]["solver"]}
+    notes.append("Settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()) + ".")
+    return notes
+
+
+def main() -> None:
+    """Print and write the table of one occlusion level."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--clean", type=Path, required=True, help="clean test set, whose annotations are the truth")
+    parser.add_argument("--prepared", type=Path, help="the set that was solved, if not the clean one")
+    parser.add_argument("--train", type=Path, help="training set: adds the two baselines that know only its poses")
+    parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single")
+    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    cli.add_categories(parser)
+    args = parser.parse_args()
+    experiment, clean = Experiment(args.exp, args.mesh_d), PreparedSet(args.clean)
+    present = [c for c in args.categories if experiment.poses(c, args.level).is_file()]
+    absent = [c for c in args.categories if c not in present]
+    if not present:
+        raise FileNotFoundError(f"no poses in {experiment.poses('<category>', args.level).parent}; run InferenceNeMo.sh first")
+    rows = [score_category(experiment, clean, PreparedSet(args.prepared or args.clean), c, args.level) for c in present]
+    check_same_settings(rows)
+    lines, notes = table_rows(rows), notes_of(rows, absent, args.level)
+    if is_full_test_set(rows, args.level):
+        lines += published_rows(args.mesh_d, args.level)
+    if args.train is not None:
+        lines += baseline_rows(rows, clean, PreparedSet(args.train))
+    folder = experiment.accuracy_folder(args.level)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([[cell.strip() for cell in line] for line in lines])
+    write_text(folder / "table.csv", text.getvalue())
+    write_text(folder / "table.md", markdown(lines, f"Accuracy, {args.mesh_d} cuboid, {args.level or 'unoccluded'}", notes))
+    write_text(folder / "errors.csv", error_list(rows))
+    print(reference_format(lines))
+    for note in notes:
+        if note.startswith("PARTIAL") or "not finite" in note:
+            print(note, file=sys.stderr)
+    print(f"{args.level or 'clean'}: table of {cli.count(sum(len(r.names) for r in rows), 'image')} of {cli.count(len(rows), 'category')} in {folder}")
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

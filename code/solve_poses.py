@@ -1,0 +1,94 @@
+"""Test images (or saved feature maps) and a checkpoint -> poses by render-and-compare."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from nemo import cli
+from nemo.devices import first_device, gpus_of
+from nemo.inference import Run, load_model, names_by_mesh
+from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, checkpoint_path
+from nemo.records import load_features
+from nemo.rendering import RENDERERS, resolve_renderer
+from nemo.settings import SolveConfig
+
+
+def shard(text: str) -> tuple[int, int]:
+    """argparse type of i/n with 0 <= i < n."""
+    try:
+        i, n = (int(part) for part in text.split("/"))
+    except ValueError:
+        i, n = 1, 0
+    if not 0 <= i < n:
+        raise argparse.ArgumentTypeError(f"{text!r} is not i/n with 0 <= i < n")
+    return i, n
+
+
+def make_run(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device, renderer: str) -> Run:
+    """Everything that the poses of one category need, checked."""
+    raw, experiment = RawPascal3D(args.raw), Experiment(args.exp, args.mesh_d)
+    path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
+    model = load_model(path, raw.cuboid_folder(args.mesh_d, category), device)
+    if model.checkpoint.config.category != category:
+        raise ValueError(f"{path} was trained on {model.checkpoint.config.category}, not on {category}")
+    prepared = PreparedSet(cli.require_folder(args.prepared, "test set", "run PrepareData.sh first"))
+    names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory))
+    features = load_features(experiment.features(category, args.level)) if args.from_features else None
+    return Run(model, prepared, args.level, config, renderer, experiment.poses(category, args.level), names,
+               args.batch_size, args.workers, args.shard, features)  # fmt: skip
+
+
+def solve_category(run: Run) -> tuple[int, int, int]:
+    """Solve one category; returns (images solved, of them already there, images that could not be read)."""
+    total = sum(len(names) for _, names in run.batches())
+    if run.finished() is not None:
+        return total, total, 0
+    run.collect()
+    before = len(run.rows)
+    with tqdm(total=total, desc=f"{run.category}{run.level} poses", unit=" images", file=sys.stderr,
+              mininterval=0.5 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
+        run.execute(bar.update)
+    return len(run.rows), before, len(run.failures)
+
+
+def main() -> None:
+    """Find poses category after category."""
+    default = SolveConfig()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1 (for the meshes of the reference's checkpoints)")
+    parser.add_argument("--prepared", type=Path, required=True, help="test set made by PrepareData.sh")
+    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>")
+    parser.add_argument("--load-file-name", default="saved_model_%s_last.pth", help="checkpoint; %%s stands for the category")
+    parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single", help="cuboids")
+    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    parser.add_argument("--solver", choices=("paper", "best"), default=default.solver, help="how poses are searched")
+    parser.add_argument("--renderer", choices=("auto", *RENDERERS), default=default.renderer, help="what compares mesh and map")
+    parser.add_argument("--total-epochs", type=cli.positive, default=default.total_epochs, help="optimiser steps of an image")
+    parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="of the optimiser")
+    parser.add_argument("--batch-size", type=cli.positive, default=8, help="images at a time")
+    parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
+    parser.add_argument("--workers", type=int, default=0, help="decoding processes")
+    parser.add_argument("--shard", type=shard, default=(0, 1), help="i/n: only every n-th batch; the last run without it merges")
+    parser.add_argument("--from-features", type=cli.boolean, default=False, help="read what extract_features.py saved")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
+    cli.add_categories(parser)
+    args = parser.parse_args()
+    device = first_device(gpus_of(args.gpus))
+    renderer = resolve_renderer(args.renderer, device)
+    config = SolveConfig(
+        solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate, seed=args.seed
+    )
+    counts = [solve_category(make_run(args, category, config, device, renderer)) for category in args.categories]
+    solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
+    print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
+          f"({known:,} of them from earlier runs, {failed} could not be read) by {renderer} on {device}, in {args.exp}/Poses_{args.mesh_d}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run_main(main)
