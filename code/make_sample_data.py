@@ -24,7 +24,8 @@ from nemo.layout import RawOccluded, RawPascal3D
 from nemo.meshes import Mesh, write_off
 from nemo.occlusion import Occluded, occlude
 from nemo.sample import FOCAL, FOREGROUND, VIEWPORT, VISIBLE, Sample, draw_cutout, draw_sample
-from nemo.settings import CATEGORIES, OCC_LEVELS
+from nemo.settings import OCC_LEVELS
+from nemo.settings import category as category_settings
 
 GENERATOR = 1  # raise it when the same seed gives other pictures than before
 JPEG_QUALITY = 92
@@ -68,7 +69,7 @@ class Job:
     @property
     def name(self) -> str:
         """A name like ImageNet's whose first number no ImageNet class has."""
-        number = 1 + sorted(sample_models.MODELS).index(self.category)
+        number = 1 + list(sample_models.MODELS).index(self.category)
         return f"n{number:08d}_{self.index:06d}"
 
     @property
@@ -94,7 +95,7 @@ def record_of(sample: Sample, category: str, name: str) -> dict:
     view, (x0, y0, x1, y1) = sample.viewpoint, sample.bbox_xyxy
     unknown, nothing = {"database": "", "annotation": "", "image": ""}, np.zeros((0, 0))
     anchors = {}
-    for keypoint in CATEGORIES[category].keypoints:
+    for keypoint in category_settings(category).keypoints:
         status, location = sample.keypoints[keypoint]
         anchors[keypoint] = {"location": np.array([location]) if status == VISIBLE else nothing, "status": status}
     viewpoint = {
@@ -114,7 +115,8 @@ def record_of(sample: Sample, category: str, name: str) -> dict:
         "subindex": sample.cad_index,
     }  # fmt: skip
     return {
-        "folder": "SamplePASCAL3D+", "filename": f"{name}.JPEG", "database": "SamplePASCAL3D+ (procedural)", "source": unknown,
+        "folder": "SamplePASCAL3D+", "filename": f"{name}.JPEG", "source": unknown,
+        "database": "SamplePASCAL3D+ (procedural)",
         "imgsize": np.array([width, height, channels], dtype=np.float64),
         "size": {"width": width, "height": height, "depth": channels},
         "segmented": 0, "imgname": f"{name}.JPEG", "objects": thing,
@@ -156,7 +158,10 @@ def is_finished(job: Job) -> bool:
     """Whether every file of a picture is there."""
     paths = [job.raw.image(job.category, job.name), job.raw.annotation(job.category, job.name)]
     for level in job.levels:
-        paths += [job.occluded.image(job.category, level, job.name), job.occluded.annotation(job.category, level, job.name)]
+        paths += [
+            job.occluded.image(job.category, level, job.name),
+            job.occluded.annotation(job.category, level, job.name),
+        ]
     return all(path.is_file() for path in paths)
 
 
@@ -237,10 +242,16 @@ def claim_folder(out: Path, options: Options, overwrite: bool) -> None:
             for folder in folders:
                 shutil.rmtree(folder, ignore_errors=True)
         elif found != wanted:
-            differ = ", ".join(f"{k} {_show(found.get(k))} instead of {_show(v)}" for k, v in wanted.items() if found.get(k) != v)
-            raise ValueError(f"{out} holds a sample set made with {differ}; choose another --out, or pass --overwrite True")
+            differ = ", ".join(
+                f"{k} {_show(found.get(k))} instead of {_show(v)}" for k, v in wanted.items() if found.get(k) != v
+            )
+            raise ValueError(
+                f"{out} holds a sample set made with {differ}; choose another --out, or pass --overwrite True"
+            )
     elif any(folder.exists() for folder in folders):
-        raise ValueError(f"{out} holds data that were not made by make_sample_data.py ({MANIFEST} is missing); choose another --out")
+        raise ValueError(
+            f"{out} holds data that were not made by make_sample_data.py ({MANIFEST} is missing); choose another --out"
+        )
     write_text(manifest, cli.as_json(wanted))
 
 
@@ -293,7 +304,8 @@ def make_sample_data(out: Path, options: Options, workers: int = 1, overwrite: b
         counts[outcome] += 1
         missing += not_made
     n_occluded = sum(write_occluded_lists(out, category) for category in options.categories)
-    line = f"{cli.count(len(jobs), 'image')}, {cli.count(n_occluded, 'occluded image')}, {cli.count(n_models, 'CAD model')} -> {out}"
+    counts_of = ((len(jobs), "image"), (n_occluded, "occluded image"), (n_models, "CAD model"))
+    line = ", ".join(cli.count(n, noun) for n, noun in counts_of) + f" -> {out}"
     line += f" ({counts['kept']} were there already)" if counts["kept"] else ""
     return "\n".join([*(f"not made: {m}" for m in missing), line])
 
@@ -302,13 +314,17 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help=f"folder to put {RAW_FOLDER} and {OCCLUDED_FOLDER} in")
-    parser.add_argument("--categories", type=cli.words, default=tuple(sample_models.MODELS), help="names, separated by spaces")
+    parser.add_argument(
+        "--categories", type=cli.words, default=tuple(sample_models.MODELS), help="names, separated by spaces"
+    )
     parser.add_argument("--train-images", type=cli.positive, default=100, help="training pictures per category")
     parser.add_argument("--val-images", type=cli.positive, default=20, help="test pictures per category")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     parser.add_argument("--image-width", type=cli.positive, default=500, help="longer side of a picture in pixels")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core")
-    parser.add_argument("--overwrite", type=cli.boolean, default=False, help="throw away the sample set that --out holds")
+    parser.add_argument(
+        "--overwrite", type=cli.boolean, default=False, help="throw away the sample set that --out holds"
+    )
     args = parser.parse_args()
     if args.image_width < 64:
         raise ValueError(f"--image-width {args.image_width} is too small to show anything; give 64 or more")

@@ -17,6 +17,7 @@ ROUNDS = 24  # fresh starts before giving up
 MOST_OCCLUDERS = 8
 CUTOUT_SIZE = 160  # side of a procedural cut-out in pixels
 SMALLEST_SIDE = 8  # of a placed occluder, in pixels
+BISECTIONS = 7  # of its size
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,12 @@ def occlude(
         if all(low <= ratio < high for ratio, (low, high) in zip(ratios, bounds)):
             return result
         best = min(best, (sum(abs(r - w) for r, w in zip(ratios, wanted)), ratios))
+    foreground, background = best[1]
     raise ValueError(
-        f"occlusion level {level} not reached in {ROUNDS} attempts: object {best[1][0]:.0%} covered, wanted {_percent(bounds[0])}; "
-        f"background {best[1][1]:.0%} covered, wanted {_percent(bounds[1])}; the object fills {object_mask.mean():.0%} of the image"
+        f"occlusion level {level} not reached in {ROUNDS} attempts: "
+        f"object {foreground:.0%} covered, wanted {_percent(bounds[0])}; "
+        f"background {background:.0%} covered, wanted {_percent(bounds[1])}; "
+        f"the object fills {object_mask.mean():.0%} of the image"
     )
 
 
@@ -94,13 +98,15 @@ class _Canvas:
     def __init__(self, object_mask: NDArray, generator: Generator, cutouts: Sequence[NDArray]):
         self.object_mask, self.generator, self.cutouts = object_mask, generator, cutouts
         self.covered = np.zeros_like(object_mask)
+        self.object_size = int(np.count_nonzero(object_mask))
+        self.shares = (0.0, 0.0)  # covered_ratios before the occluder that is being placed
         self.placed: list[tuple[NDArray, tuple[int, int]]] = []  # RGBA patch, (row, column) of its upper left corner
 
     def cover_object(self, wanted: float, most_background: float) -> None:
         """Put occluders on the object until the share `wanted` of it is covered."""
         pieces = int(self.generator.integers(1, 3))
         for piece in range(1, MOST_OCCLUDERS):
-            now, _ = covered_ratios(self.covered, self.object_mask)
+            now = self._measure()[0]
             if now >= wanted - MARGIN / 2:
                 return
             goal = wanted if piece >= pieces else now + (wanted - now) * self.generator.uniform(0.4, 0.7)
@@ -109,11 +115,15 @@ class _Canvas:
     def cover_background(self, wanted: float, most_foreground: float) -> None:
         """Put occluders beside the object until the share `wanted` of the background is covered."""
         for _ in range(MOST_OCCLUDERS):
-            _, now = covered_ratios(self.covered, self.object_mask)
+            now = self._measure()[1]
             if now >= wanted - MARGIN / 2:
                 return
             goal = now + (wanted - now) * self.generator.uniform(0.5, 1.3)
             self._place(~self.object_mask & ~self.covered, min(goal, wanted), 1, most_foreground)
+
+    def _measure(self) -> tuple[float, float]:
+        self.shares = covered_ratios(self.covered, self.object_mask)
+        return self.shares
 
     def _place(self, where: NDArray, goal: float, which: int, most_other: float) -> None:
         """Add one occluder centred in `where`, as large as ratio number `which` needs and the other ratio allows."""
@@ -123,29 +133,32 @@ class _Canvas:
             return
         centre_rc = divmod(int(spots[self.generator.integers(len(spots))]), where.shape[1])
         low, high = SMALLEST_SIDE, 1.6 * max(where.shape)
-        for _ in range(9):
+        for _ in range(BISECTIONS):
             size = np.sqrt(low * high)
-            ratios = covered_ratios(self._with(cutout, size, centre_rc)[0], self.object_mask)
+            ratios = self._ratios_with(cutout, size, centre_rc)
             low, high = (low, size) if ratios[which] > goal or ratios[1 - which] > most_other else (size, high)
         if low > SMALLEST_SIDE:
-            self.covered, patch, corner_rc = self._with(cutout, low, centre_rc)
+            patch = _resized(cutout, low)
+            corner_rc = _corner(patch, centre_rc)
+            there, here = _overlap(self.covered.shape, patch.shape, corner_rc)
+            self.covered[there] |= patch[here][..., 3] > 127
             self.placed.append((patch, corner_rc))
+
+    def _ratios_with(self, cutout: NDArray, size: float, centre_rc: tuple[int, int]) -> tuple[float, float]:
+        """`covered_ratios` after adding `cutout` with its longer side at `size` pixels; looks only where it falls."""
+        alpha = _resized(cutout[..., 3], size)
+        there, here = _overlap(self.covered.shape, alpha.shape, _corner(alpha, centre_rc))
+        new, target = (alpha[here] > 127) & ~self.covered[there], self.object_mask[there]
+        on_object = int(np.count_nonzero(new & target))
+        elsewhere = int(np.count_nonzero(new)) - on_object
+        return self.shares[0] + on_object / self.object_size, self.shares[1] + elsewhere / max(
+            self.covered.size - self.object_size, 1
+        )
 
     def _next_cutout(self) -> NDArray:
         if len(self.cutouts) and self.generator.random() < 0.5:
             return self.cutouts[int(self.generator.integers(len(self.cutouts)))]
         return procedural_cutout(self.generator)
-
-    def _with(self, cutout: NDArray, size: float, centre_rc: tuple[int, int]) -> tuple[NDArray, NDArray, tuple[int, int]]:
-        """What is hidden with `cutout` added, its longer side being `size` pixels; the patch, and its corner."""
-        scale = size / max(cutout.shape[:2])
-        h, w = (max(1, int(round(n * scale))) for n in cutout.shape[:2])
-        patch = np.asarray(Image.fromarray(cutout).resize((w, h), Image.Resampling.BILINEAR))
-        row, column = int(centre_rc[0] - h // 2), int(centre_rc[1] - w // 2)
-        covered = self.covered.copy()
-        there, here = _overlap(covered.shape, patch.shape, (row, column))
-        covered[there] |= patch[here][..., 3] > 127
-        return covered, patch, (row, column)
 
     def composite(self, image: NDArray) -> Occluded:
         """Paste everything over `image`; later occluders are on top."""
@@ -158,6 +171,18 @@ class _Canvas:
             result[there] = np.rint(result[there] * (1 - alpha) + patch[here][..., :3] * alpha).astype(np.uint8)
             boxes.append((there[0].start, there[0].stop, there[1].start, there[1].stop, *size))
         return Occluded(result, self.covered, np.array(boxes, dtype=np.float64).reshape(-1, 6))
+
+
+def _resized(cutout: NDArray, size: float) -> NDArray[np.uint8]:
+    """A cut-out [h, w] or [h, w, 4] with its longer side at `size` pixels."""
+    scale = size / max(cutout.shape[:2])
+    h, w = (max(1, int(round(n * scale))) for n in cutout.shape[:2])
+    return np.asarray(Image.fromarray(np.ascontiguousarray(cutout)).resize((w, h), Image.Resampling.BILINEAR))
+
+
+def _corner(patch: NDArray, centre_rc: tuple[int, int]) -> tuple[int, int]:
+    """Row and column of the upper left corner of a patch around a centre."""
+    return centre_rc[0] - patch.shape[0] // 2, centre_rc[1] - patch.shape[1] // 2
 
 
 def _overlap(size: tuple, patch: tuple, corner_rc: tuple[int, int]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -173,7 +198,9 @@ def _overlap(size: tuple, patch: tuple, corner_rc: tuple[int, int]) -> tuple[tup
 # ---- textures -------------------------------------------------------------------------------------------------------
 
 
-def fractal_noise(generator: Generator, size_hw: tuple[int, int], coarsest: int = 3, octaves: int = 4) -> NDArray[np.float32]:
+def fractal_noise(
+    generator: Generator, size_hw: tuple[int, int], coarsest: int = 3, octaves: int = 4
+) -> NDArray[np.float32]:
     """Smooth noise [H, W] about 0 with standard deviation near 0.3; the coarsest octave has `coarsest` cells."""
     height, width = size_hw
     total = np.zeros(size_hw, np.float32)
@@ -189,7 +216,7 @@ def fractal_noise(generator: Generator, size_hw: tuple[int, int], coarsest: int 
 def random_colour(generator: Generator) -> NDArray[np.float32]:
     """An RGB colour in [0, 255], most often muted."""
     grey, tint = generator.uniform(30, 225), generator.uniform(-1, 1, 3)
-    return np.clip(grey + tint * generator.choice([12.0, 45.0, 90.0]), 5, 250).astype(np.float32)
+    return np.clip(grey + tint * generator.choice([12.0, 35.0, 80.0], p=[0.45, 0.35, 0.2]), 5, 250).astype(np.float32)
 
 
 def procedural_texture(generator: Generator, size_hw: tuple[int, int]) -> NDArray[np.float32]:
@@ -239,5 +266,7 @@ def _radius(kind: str, angle: NDArray, generator: Generator) -> NDArray:
         corners = np.sort(generator.uniform(-np.pi, np.pi, int(generator.integers(4, 9))))
         radii = generator.uniform(0.55, 0.97, len(corners))
         return np.interp(angle, corners, radii, period=2 * np.pi)
-    waves = sum(generator.normal(0, 0.16 / k) * np.cos(k * angle + generator.uniform(0, 2 * np.pi)) for k in range(2, 7))
+    waves = sum(
+        generator.normal(0, 0.16 / k) * np.cos(k * angle + generator.uniform(0, 2 * np.pi)) for k in range(2, 7)
+    )
     return np.clip(0.72 + waves, 0.25, 0.98)

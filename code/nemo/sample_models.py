@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 # What a point of a surface is made of; `sample.palette` gives each its colour and gloss.
-PAINT, PAINT2, GLASS, TYRE, RIM, CHROME, BLACK, HEADLIGHT, TAILLIGHT, PLATE, GAP, WOOD, FABRIC, FABRIC2, METAL = range(15)
+PAINT, PAINT2, GLASS, TYRE, RIM, CHROME, BLACK, HEADLIGHT, TAILLIGHT, PLATE, GAP, WOOD, FABRIC, FABRIC2, METAL = range(
+    15
+)
 NUM_MATERIALS = 15
 
 Triangles = tuple[NDArray, NDArray]  # vertices [V, 3] and faces [F, 3]
@@ -23,7 +25,7 @@ Triangles = tuple[NDArray, NDArray]  # vertices [V, 3] and faces [F, 3]
 
 @dataclass(frozen=True)
 class Model:
-    """One CAD model. `paint(points [N, 3], tag [N], material [N])` refines the materials of points of its surface."""
+    """One CAD model. `paint(points [3, N], tag [N], material [N])` refines the materials of points of its surface."""
 
     subtype: str
     vertices: NDArray[np.float64]  # [V, 3]
@@ -89,7 +91,9 @@ def tube(path: list | NDArray, radius: float | NDArray, sides: int = 10, step: f
     angle = np.linspace(0, 2 * np.pi, sides + 1)[None, :, None]
     ring = np.cos(angle) * first[:, None] + np.sin(angle) * second[:, None]
     vertices = points[:, None] + np.interp(places, at, radii)[:, None, None] * ring
-    closed = np.concatenate([np.repeat(points[:1, None], sides + 1, 1), vertices, np.repeat(points[-1:, None], sides + 1, 1)])
+    closed = np.concatenate(
+        [np.repeat(points[:1, None], sides + 1, 1), vertices, np.repeat(points[-1:, None], sides + 1, 1)]
+    )
     return closed.reshape(-1, 3), grid_faces(len(closed), sides + 1)
 
 
@@ -129,10 +133,11 @@ class Builder:
             self.parts.append((points, faces, vertex_normals(points, faces), material, tag))
 
     def model(self, subtype: str, keypoints: dict, paint: Callable | None = None) -> Model:
-        """The model, moved so that its bounding box is centred on the origin. `paint` sees the coordinates of before."""
+        """The model, moved so that its bounding box is centred; `paint` sees the coordinates of before."""
         vertices = np.concatenate([p[0] for p in self.parts])
         offsets = np.cumsum([0] + [len(p[0]) for p in self.parts[:-1]])
         middle = (vertices.min(0) + vertices.max(0)) / 2 * [0, 1, 1]  # x is symmetric already
+        shift = middle.astype(np.float32)[:, None]
         return Model(
             subtype=subtype,
             vertices=vertices - middle,
@@ -141,7 +146,7 @@ class Builder:
             material=np.concatenate([np.full(len(p[0]), p[3]) for p in self.parts]),
             tag=np.concatenate([p[4] for p in self.parts]),
             keypoints={name: np.asarray(at, float) - middle for name, at in keypoints.items()},
-            paint=None if paint is None else lambda points, tag, material: paint(points + middle, tag, material),
+            paint=None if paint is None else lambda points, tag, material: paint(points + shift, tag, material),
         )
 
 
@@ -181,6 +186,7 @@ class CarShape:
 HALF_LENGTH = 0.45
 _SECTION_TAGS = np.array([0, 0.2, 0.4, 0.6, 0.9, 1.3, 1.6, 1.9, 2, 2.33, 2.66, 3, 3.2, 3.4, 3.45, 3.6, 3.8, 4])
 
+# fmt: off
 SEDAN = CarShape(
     "sedan", 0.176, 0.036,
     top=((-0.45, 0.118), (-0.43, 0.148), (-0.32, 0.176), (-0.17, 0.197), (-0.025, 0.272), (0.06, 0.285), (0.14, 0.280),
@@ -201,13 +207,14 @@ SUV = CarShape(
 )
 PICKUP = CarShape(
     "pickup", 0.168, 0.056,
-    top=((-0.45, 0.160), (-0.435, 0.190), (-0.33, 0.203), (-0.20, 0.212), (-0.118, 0.290), (-0.07, 0.304), (0.06, 0.304),
-         (0.098, 0.296), (0.112, 0.208), (0.44, 0.206), (0.45, 0.196)),
+    top=((-0.45, 0.160), (-0.435, 0.190), (-0.33, 0.203), (-0.20, 0.212), (-0.118, 0.290), (-0.07, 0.304),
+         (0.06, 0.304), (0.098, 0.296), (0.112, 0.208), (0.44, 0.206), (0.45, 0.196)),
     belt=((-0.45, 0.155), (-0.43, 0.184), (-0.20, 0.198), (0.11, 0.204), (0.44, 0.203), (0.45, 0.192)),
     wheels=(-0.300, 0.268, 0.070), windscreen=(-0.193, -0.122), rear_window=(0.099, 0.1095), side_glass=(-0.165, 0.088),
     pillars=(-0.018,), doors=(-0.160, -0.018, 0.095), headlight=(0.130, 0.168), grille=(0.092, 0.172),
     taillight=(0.125, 0.192, 0.82), plate=(0.078, 0.095), bed=(0.125, 0.437, 0.075), trim=0.024, tumblehome=0.16,
 )
+# fmt: on
 
 
 def _smooth_line(knots: tuple, y: NDArray) -> NDArray:
@@ -239,12 +246,28 @@ def _body_sections(shape: CarShape, y: NDArray) -> NDArray:
     w, low, belt, top, roof = _body_lines(shape, y)
     side, glass, deck = belt - low, top - belt, top - _bed_depth(shape, y)
     zero = np.zeros_like(y)
-    x = [zero, 0.5 * w, 0.86 * w, 0.95 * w, 0.985 * w, w, 0.995 * w, 0.975 * w, 0.945 * w, 0.945 * w + (roof - 0.945 * w) / 3,
-         0.945 * w + (roof - 0.945 * w) / 1.5, roof, roof - 0.010, roof - 0.018, roof - 0.020, 0.6 * roof, 0.3 * roof, zero]
-    z = [low, low, low, low + 0.06 * side, low + 0.2 * side, low + 0.5 * side, low + 0.78 * side, belt - 0.005, belt,
-         belt + 0.32 * glass, belt + 0.64 * glass, top - 0.1 * glass, top - 0.03 * glass, top, deck, deck + 0.002, deck + 0.004,
-         deck + 0.005]
-    return np.stack([np.stack(x, 1), np.repeat(y[:, None], len(x), 1), np.stack(z, 1)], -1)
+    shoulder = 0.945 * w
+    corners = [
+        (zero, low),
+        (0.5 * w, low),
+        (0.86 * w, low),
+        (0.95 * w, low + 0.06 * side),
+        (0.985 * w, low + 0.2 * side),
+        (w, low + 0.5 * side),
+        (0.995 * w, low + 0.78 * side),
+        (0.975 * w, belt - 0.005),
+        (shoulder, belt),  # tag 2: the windows begin
+        (shoulder + (roof - shoulder) / 3, belt + 0.32 * glass),
+        (shoulder + (roof - shoulder) / 1.5, belt + 0.64 * glass),
+        (roof, top - 0.1 * glass),  # tag 3: the roof begins
+        (roof - 0.010, top - 0.03 * glass),
+        (roof - 0.018, top),
+        (roof - 0.020, deck),
+        (0.6 * roof, deck + 0.002),
+        (0.3 * roof, deck + 0.004),
+        (zero, deck + 0.005),
+    ]
+    return np.stack([np.stack([x, y, z], -1) for x, z in corners], 1)
 
 
 def _stations(shape: CarShape) -> NDArray:
@@ -272,17 +295,24 @@ def _car_body(shape: CarShape) -> list[tuple[Triangles, NDArray]]:
 
 
 def _paint_body(shape: CarShape, points: NDArray, tag: NDArray) -> NDArray:
-    """Material of points [N, 3] of the body, tag [N]: glass, lights, grille, plates, gaps and sills over paint."""
-    x, y, z = np.abs(points[:, 0]), points[:, 1], points[:, 2]
-    w, low, belt, top, roof = (a.astype(y.dtype) for a in _lookup(shape, y))
+    """Material of points [3, N] of the body, tag [N]: glass, lights, grille, plates, gaps and sills over paint."""
+    x, y, z = np.abs(points[0]), points[1], points[2]
+    w, low, belt, top, roof = _lookup(shape, y)
     material = np.full(len(y), PAINT)
     sides, above = tag < 3, (tag >= 3) & (tag < 4.5)
-    doors = np.min([np.abs(y - d) for d in shape.doors], axis=0)
+    doors = _nearest(y, shape.doors)
     material[sides & (tag > 0.7) & (doors < 0.0016)] = GAP
-    handle = np.min([np.abs(y - d + 0.028) for d in shape.doors[1:]], axis=0)
+    handle = _nearest(y, [d - 0.028 for d in shape.doors[1:]])
     material[sides & (tag > 1) & (handle < 0.013) & (np.abs(z - belt + 0.020) < 0.0035)] = CHROME
-    pillar = np.min([np.abs(y - p) for p in shape.pillars], axis=0) < 0.005
-    window = (tag > 2) & sides & (z > belt + 0.006) & (z < top - 0.014) & (y > shape.side_glass[0]) & (y < shape.side_glass[1])
+    pillar = _nearest(y, shape.pillars) < 0.005
+    window = (
+        (tag > 2)
+        & sides
+        & (z > belt + 0.006)
+        & (z < top - 0.014)
+        & (y > shape.side_glass[0])
+        & (y < shape.side_glass[1])
+    )
     material[window] = GLASS
     material[window & pillar] = BLACK
     for first, last in (shape.windscreen, shape.rear_window):
@@ -303,6 +333,14 @@ def _paint_body(shape: CarShape, points: NDArray, tag: NDArray) -> NDArray:
     return material
 
 
+def _nearest(y: NDArray, places: list[float] | tuple[float, ...]) -> NDArray:
+    """Distance of y [N] to the nearest of some places [N]."""
+    distance = np.abs(y - np.float32(places[0]))
+    for place in places[1:]:
+        np.minimum(distance, np.abs(y - np.float32(place)), out=distance)
+    return distance
+
+
 def _paint_ends(shape: CarShape, x: NDArray, y: NDArray, z: NDArray, w: NDArray, material: NDArray) -> None:
     """Paint the front (lights, grille, intake, plate) and the back (lights, lid, plate, bumper) in place."""
     front, back, relative = y < -HALF_LENGTH + 0.05, y > HALF_LENGTH - 0.035, x / shape.half_width
@@ -315,29 +353,34 @@ def _paint_ends(shape: CarShape, x: NDArray, y: NDArray, z: NDArray, w: NDArray,
     material[back & (relative > start) & (z > low) & (z < high)] = TAILLIGHT
     material[back & (np.abs(z - low + 0.012) < 0.0018)] = GAP
     material[back & (z < shape.clearance + 0.040)] = BLACK
-    for end, at in ((front & (y < -HALF_LENGTH + 0.01), shape.plate[0]), (back & (y > HALF_LENGTH - 0.01), shape.plate[1])):
+    for end, at in (
+        (front & (y < -HALF_LENGTH + 0.01), shape.plate[0]),
+        (back & (y > HALF_LENGTH - 0.01), shape.plate[1]),
+    ):
         material[end & (x < 0.052) & (np.abs(z - at) < 0.013)] = BLACK
         material[end & (x < 0.048) & (np.abs(z - at) < 0.0105)] = PLATE
 
 
-@lru_cache(maxsize=None)
+@cache
 def _line_table(shape: CarShape) -> tuple[NDArray, tuple[NDArray, ...]]:
     y = np.linspace(-HALF_LENGTH - 0.02, HALF_LENGTH + 0.02, 1881)
-    return y, _body_lines(shape, y)
+    return y, tuple(line.astype(np.float32) for line in _body_lines(shape, y))
 
 
 def _lookup(shape: CarShape, y: NDArray) -> list[NDArray]:
     """`_body_lines` at points y [N], from a table of half a millimetre."""
     at, lines = _line_table(shape)
-    index = np.clip(np.rint((y - at[0]) / (at[1] - at[0])).astype(np.int64), 0, len(at) - 1)
+    index = np.clip((y - np.float32(at[0])) * np.float32(1 / (at[1] - at[0])) + np.float32(0.5), 0, len(at) - 1).astype(
+        np.int64
+    )
     return [line[index] for line in lines]
 
 
 def _paint_wheel(shape: CarShape, points: NDArray) -> NDArray:
-    """Tyre, rim with five spokes and hub of points [N, 3] of a wheel."""
-    front = points[:, 1] < sum(shape.wheels[:2]) / 2
-    dy = points[:, 1] - np.where(front, shape.wheels[0], shape.wheels[1])
-    dz = points[:, 2] - shape.wheels[2]
+    """Tyre, rim with five spokes and hub of points [3, N] of a wheel."""
+    front = points[1] < sum(shape.wheels[:2]) / 2
+    dy = points[1] - np.where(front, *np.float32(shape.wheels[:2]))
+    dz = points[2] - np.float32(shape.wheels[2])
     r = np.hypot(dy, dz) / shape.wheels[2]
     material = np.full(len(r), TYRE)
     material[r < 0.70] = RIM
@@ -353,35 +396,66 @@ def car(shape: CarShape) -> Model:
     for part, tag in _car_body(shape):
         build.add(part, PAINT, tag)
     for axle in shape.wheels[:2]:
-        profile = [(-0.036, 0), (-0.036, 0.85 * r), (-0.030, r), (-0.008, r), (-0.001, 0.93 * r), (0.0, 0.78 * r), (-0.001, 0.7 * r),
-                   (-0.007, 0.66 * r), (-0.009, 0.3 * r), (-0.004, 0.16 * r), (-0.004, 0)]
+        profile = [
+            (-0.036, 0),
+            (-0.036, 0.85 * r),
+            (-0.030, r),
+            (-0.008, r),
+            (-0.001, 0.93 * r),
+            (0.0, 0.78 * r),
+            (-0.001, 0.7 * r),
+            (-0.007, 0.66 * r),
+            (-0.009, 0.3 * r),
+            (-0.004, 0.16 * r),
+            (-0.004, 0),
+        ]
         build.add(lathe((w + 0.003, axle, r), profile), TYRE, mirror=True)
     mirror_y = shape.side_glass[0] + 0.022
     belt = float(_smooth_line(shape.belt, np.array([mirror_y]))[0])
-    build.add(tube([(w - 0.010, mirror_y, belt + 0.010), (w + 0.002, mirror_y, belt + 0.012), (w + 0.020, mirror_y + 0.003, belt + 0.013)],
-                   [0.004, 0.010, 0.011], sides=7, step=0.1), PAINT, mirror=True)
+    build.add(
+        tube(
+            [
+                (w - 0.010, mirror_y, belt + 0.010),
+                (w + 0.002, mirror_y, belt + 0.012),
+                (w + 0.020, mirror_y + 0.003, belt + 0.013),
+            ],
+            [0.004, 0.010, 0.011],
+            sides=7,
+            step=0.1,
+        ),
+        PAINT,
+        mirror=True,
+    )
     if shape.subtype == "SUV":
-        build.add(tube([(0.118, -0.04, 0.322), (0.118, 0.0, 0.345), (0.116, 0.30, 0.345), (0.114, 0.34, 0.322)], 0.004), BLACK, mirror=True)
+        build.add(
+            tube([(0.118, -0.04, 0.322), (0.118, 0.0, 0.345), (0.116, 0.30, 0.345), (0.114, 0.34, 0.322)], 0.004),
+            BLACK,
+            mirror=True,
+        )
     end_width = 0.80 * w
 
     def paint(points: NDArray, tag: NDArray, material: NDArray) -> NDArray:
         material = material.copy()
         body, wheel = tag >= 0, material == TYRE
-        material[body] = _paint_body(shape, points[body], tag[body])
-        material[wheel] = _paint_wheel(shape, points[wheel])
+        material[body] = _paint_body(shape, points[:, body], tag[body])
+        material[wheel] = _paint_wheel(shape, points[:, wheel])
         return material
 
-    lines = {y: [float(v[0]) for v in _body_lines(shape, np.array([y]))] for y in (shape.windscreen[1], shape.rear_window[0])}
+    lines = {
+        y: [float(v[0]) for v in _body_lines(shape, np.array([y]))] for y in (shape.windscreen[1], shape.rear_window[0])
+    }
     (_, _, _, top_front, roof_front), (_, _, _, top_rear, roof_rear) = lines.values()
     trunk = float(_smooth_line(shape.top, np.array([0.43]))[0])
-    keypoints = left_and_right({
-        "{}_front_wheel": (w, shape.wheels[0], r),
-        "{}_back_wheel": (w, shape.wheels[1], r),
-        "upper_{}_windshield": (roof_front - 0.010, shape.windscreen[1], top_front),
-        "upper_{}_rearwindow": (roof_rear - 0.010, shape.rear_window[0], top_rear),
-        "{}_front_light": (end_width, -HALF_LENGTH + 0.004, sum(shape.headlight) / 2),
-        "{}_back_trunk": (end_width, 0.435, trunk - 0.004),
-    })
+    keypoints = left_and_right(
+        {
+            "{}_front_wheel": (w, shape.wheels[0], r),
+            "{}_back_wheel": (w, shape.wheels[1], r),
+            "upper_{}_windshield": (roof_front - 0.010, shape.windscreen[1], top_front),
+            "upper_{}_rearwindow": (roof_rear - 0.010, shape.rear_window[0], top_rear),
+            "{}_front_light": (end_width, -HALF_LENGTH + 0.004, sum(shape.headlight) / 2),
+            "{}_back_trunk": (end_width, 0.435, trunk - 0.004),
+        }
+    )
     return build.model(shape.subtype, keypoints, paint)
 
 
@@ -391,10 +465,15 @@ def car(shape: CarShape) -> Model:
 def _chair_keypoints(seat: tuple, back: tuple, rear_foot: tuple, front_foot: tuple) -> dict:
     """Key points of a chair from (x, y front, y rear, z) of the seat and the corners at +x; upper is the rear."""
     x, front, rear, z = seat
-    return left_and_right({
-        "seat_upper_{}": (x, rear, z), "seat_lower_{}": (x, front, z), "back_upper_{}": back,
-        "leg_upper_{}": rear_foot, "leg_lower_{}": front_foot,
-    })
+    return left_and_right(
+        {
+            "seat_upper_{}": (x, rear, z),
+            "seat_lower_{}": (x, front, z),
+            "back_upper_{}": back,
+            "leg_upper_{}": rear_foot,
+            "leg_lower_{}": front_foot,
+        }
+    )
 
 
 def slatted_chair() -> Model:
@@ -403,8 +482,14 @@ def slatted_chair() -> Model:
     build.add(box((0, 0.0, 0.385), (0.205, 0.20, 0.016), 0.008), WOOD)
     build.add(box((0, -0.012, 0.412), (0.185, 0.172, 0.018), 0.017, 0.02), FABRIC)
     build.add(tube([(0.180, -0.175, 0), (0.183, -0.178, 0.375)], [0.013, 0.019]), WOOD, mirror=True)
-    build.add(tube([(0.175, 0.205, 0), (0.183, 0.182, 0.38), (0.183, 0.192, 0.50), (0.180, 0.228, 0.80)], [0.013, 0.018, 0.018, 0.014]),
-              WOOD, mirror=True)
+    build.add(
+        tube(
+            [(0.175, 0.205, 0), (0.183, 0.182, 0.38), (0.183, 0.192, 0.50), (0.180, 0.228, 0.80)],
+            [0.013, 0.018, 0.018, 0.014],
+        ),
+        WOOD,
+        mirror=True,
+    )
     build.add(box((0, 0.222, 0.765), (0.176, 0.009, 0.034), 0.008), WOOD)
     build.add(box((0, 0.196, 0.520), (0.176, 0.008, 0.016), 0.007), WOOD)
     for x in (0.045, 0.120):
@@ -412,7 +497,9 @@ def slatted_chair() -> Model:
     build.add(tube([(0.179, -0.176, 0.20), (0.179, 0.194, 0.20)], 0.009), WOOD, mirror=True)
     build.add(tube([(-0.179, 0.0, 0.20), (0.179, 0.0, 0.20)], 0.009), WOOD)
     build.add(tube([(-0.180, -0.177, 0.29), (0.180, -0.177, 0.29)], 0.009), WOOD)
-    keys = _chair_keypoints((0.200, -0.195, 0.19, 0.401), (0.180, 0.226, 0.79), (0.175, 0.205, 0.006), (0.180, -0.175, 0.006))
+    keys = _chair_keypoints(
+        (0.200, -0.195, 0.19, 0.401), (0.180, 0.226, 0.79), (0.175, 0.205, 0.006), (0.180, -0.175, 0.006)
+    )
     return build.model("slatted", keys)
 
 
@@ -424,38 +511,63 @@ def armchair() -> Model:
     back = box((0, 0, 0), (0.190, 0.034, 0.215), 0.030, 0.018)
     tilt = np.radians(11)
     turn = np.array([[1, 0, 0], [0, np.cos(tilt), np.sin(tilt)], [0, -np.sin(tilt), np.cos(tilt)]])
-    build.add((back[0] @ turn.T + [0, 0.205, 0.540], back[1]), FABRIC2)
+    build.add((np.einsum("ij,nj->ni", turn, back[0]) + [0, 0.205, 0.540], back[1]), FABRIC2)
     pad = box((0, 0, 0), (0.160, 0.016, 0.165), 0.015, 0.018)
-    build.add((pad[0] @ turn.T + [0, 0.174, 0.560], pad[1]), FABRIC)
+    build.add((np.einsum("ij,nj->ni", turn, pad[0]) + [0, 0.174, 0.560], pad[1]), FABRIC)
     build.add(box((0.213, -0.020, 0.505), (0.024, 0.195, 0.016), 0.014), WOOD, mirror=True)
     build.add(tube([(0.210, -0.165, 0.31), (0.213, -0.175, 0.495)], 0.014), WOOD, mirror=True)
     build.add(tube([(0.208, 0.120, 0.31), (0.213, 0.140, 0.495)], 0.012), WOOD, mirror=True)
     build.add(box((0.200, -0.01, 0.315), (0.012, 0.205, 0.022), 0.008), WOOD, mirror=True)
     build.add(tube([(0.195, -0.200, 0), (0.180, -0.185, 0.29)], [0.010, 0.019]), WOOD, mirror=True)
     build.add(tube([(0.185, 0.235, 0), (0.175, 0.185, 0.29)], [0.010, 0.019]), WOOD, mirror=True)
-    keys = _chair_keypoints((0.175, -0.215, 0.150, 0.395), (0.180, 0.247, 0.745), (0.185, 0.235, 0.006), (0.195, -0.200, 0.006))
+    keys = _chair_keypoints(
+        (0.175, -0.215, 0.150, 0.395), (0.180, 0.247, 0.745), (0.185, 0.235, 0.006), (0.195, -0.200, 0.006)
+    )
     return build.model("armchair", keys)
 
 
 def shell_chair() -> Model:
     """A moulded shell on splayed metal legs, no arms; the shell's outside has another colour than its inside."""
     build = Builder()
-    knots = np.array([(-0.215, 0.375), (-0.205, 0.395), (-0.15, 0.403), (0.0, 0.385), (0.10, 0.382), (0.160, 0.400), (0.195, 0.455),
-                      (0.210, 0.54), (0.222, 0.66), (0.240, 0.76), (0.244, 0.775)])
+    knots = np.array(
+        [
+            (-0.215, 0.375),
+            (-0.205, 0.395),
+            (-0.15, 0.403),
+            (0.0, 0.385),
+            (0.10, 0.382),
+            (0.160, 0.400),
+            (0.195, 0.455),
+            (0.210, 0.54),
+            (0.222, 0.66),
+            (0.240, 0.76),
+            (0.244, 0.775),
+        ]
+    )
     at = np.linspace(0, 1, len(knots))
     along = np.linspace(0, 1, 49)
-    spine = np.stack([np.mean([np.interp(along + s, at, knots[:, a]) for s in (-0.03, -0.015, 0, 0.015, 0.03)], axis=0) for a in (0, 1)], -1)
-    half = np.interp(along, [0, 0.05, 0.35, 0.55, 0.62, 0.9, 0.97, 1], [0.165, 0.20, 0.212, 0.200, 0.198, 0.205, 0.175, 0.13])
+    spine = np.stack(
+        [
+            np.mean([np.interp(along + s, at, knots[:, a]) for s in (-0.03, -0.015, 0, 0.015, 0.03)], axis=0)
+            for a in (0, 1)
+        ],
+        -1,
+    )
+    half = np.interp(
+        along, [0, 0.05, 0.35, 0.55, 0.62, 0.9, 0.97, 1], [0.165, 0.20, 0.212, 0.200, 0.198, 0.205, 0.175, 0.13]
+    )
     normal = np.stack([-np.gradient(spine[:, 1]), np.gradient(spine[:, 0])], -1)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     curl = np.interp(along, [0, 0.15, 0.5, 0.75, 1], [-0.012, 0.012, 0.045, 0.060, 0.045])
     across = np.linspace(-1, 1, 21)
     lift = curl[:, None] * np.abs(across) ** 2.2
+    surfaces = []
     for offset, material in ((0.006, FABRIC), (-0.006, FABRIC2)):
         yz = spine[:, None] + (lift + offset)[..., None] * normal[:, None]
         surface = np.concatenate([(half[:, None] * across)[..., None], yz], -1)
         build.add((surface.reshape(-1, 3), grid_faces(*surface.shape[:2])), material)
-        edges = surface if offset > 0 else np.stack([edges, surface])
+        surfaces.append(surface)
+    edges = np.stack(surfaces)
     for rim in (edges[:, :, 0], edges[:, :, -1], edges[:, 0], edges[:, -1]):
         build.add((rim.reshape(-1, 3), grid_faces(2, rim.shape[1])), FABRIC2)
     build.add(tube([(0.200, -0.200, 0), (0.130, -0.125, 0.385)], 0.010), METAL, mirror=True)
@@ -463,7 +575,9 @@ def shell_chair() -> Model:
     build.add(tube([(0.130, -0.125, 0.372), (0.125, 0.120, 0.364)], 0.009), METAL, mirror=True)
     build.add(tube([(-0.130, -0.125, 0.372), (0.130, -0.125, 0.372)], 0.009), METAL)
     build.add(tube([(-0.125, 0.120, 0.364), (0.125, 0.120, 0.364)], 0.009), METAL)
-    keys = _chair_keypoints((0.198, -0.200, 0.150, 0.405), (0.170, 0.212, 0.765), (0.195, 0.235, 0.006), (0.200, -0.200, 0.006))
+    keys = _chair_keypoints(
+        (0.198, -0.200, 0.150, 0.405), (0.170, 0.212, 0.765), (0.195, 0.235, 0.006), (0.200, -0.200, 0.006)
+    )
     return build.model("shell", keys)
 
 
@@ -473,7 +587,7 @@ MODELS: dict[str, tuple[Callable[[], Model], ...]] = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def models(category: str) -> tuple[Model, ...]:
     """The CAD models of a category, cad_index 1 first. Raises ValueError for a category that has none."""
     if category not in MODELS:

@@ -158,6 +158,16 @@ class SolveConfig:
     seed: int = 0
 
 
+# Where the data sets are offered: an address, or "drive:" and the id of a file on Google Drive.
+DOWNLOADS = {
+    "PASCAL3D+_release1.1": "ftp://cs.stanford.edu/cs/cvgl/PASCAL3D+_release1.1.zip",
+    "Image_subsets": "drive:1NsoVXW8ngQCqTHHFSW8YYsCim9EjiXS7",
+    "FGL1_BGL1": "drive:1X-xwyypLTm9vr-boLYPIPhGxcYaPHSNF",
+    "FGL2_BGL2": "drive:1dNP8YE3RJ9Pzr_jQ11O6f6eYgYnq9ROp",
+    "FGL3_BGL3": "drive:1GsHCyAYnqcJsAgiih1vKpDQxzF3ouFxS",
+}
+OCCLUDED_REPOSITORY = "https://github.com/Angtian/OccludedPASCAL3D"
+
 # The published tables that ours are compared with. Accuracies in %, image-weighted means over the 12 categories.
 SHORT_NAMES = tuple(c.short for c in _PASCAL3D)
 PUBLISHED = {

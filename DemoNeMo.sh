@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# From nothing to poses, a table and pictures: installs, makes sample data, prepares, trains, infers, draws.
+# Everything lies in demo/, your own data/ and exp/ are not touched. A second run reuses what is there.
+#
+# ---- settings
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+DEMOROOT="${DEMOROOT:-$ROOT/demo}"
+DEMO_CATEGORIES="${DEMO_CATEGORIES:-car chair}"       # the generator has these
+DEMO_TRAIN_IMAGES="${DEMO_TRAIN_IMAGES:-240}"         # per category
+DEMO_TEST_IMAGES="${DEMO_TEST_IMAGES:-60}"            # per category
+DEMO_EPOCHS="${DEMO_EPOCHS:-12}"                      # more is better: see README
+DEMO_OCC_LEVEL="${DEMO_OCC_LEVEL:-FGL1_BGL1}"         # the occlusion level that is tested beside the clean images
+GPUS="${GPUS-all}"                                    # all, indices such as "0 1", or empty for the CPU
+# ---- end of settings
+
+set -euo pipefail
+source "$ROOT/code/common.sh"
+help_or_no_arguments "$0" "$@"
+make_environment
+export PYTHON
+
+step() {
+    printf '\n== %s\n' "$*"
+}
+
+export CATEGORIES="$DEMO_CATEGORIES" DATAROOT="$DEMOROOT/data" EXPROOT="$DEMOROOT/exp" MESH_DIMENSIONS=single GPUS
+started=$SECONDS
+
+step "1/5 sample data"
+code make_sample_data --out "$DATAROOT" --categories "$CATEGORIES" --train-images "$DEMO_TRAIN_IMAGES" --val-images "$DEMO_TEST_IMAGES"
+
+step "2/5 PrepareData.sh"
+GEOMETRY=exact ENABLE_OCCLUDED=true OCC_LEVELS="$DEMO_OCC_LEVEL" "$ROOT/PrepareData.sh"
+
+step "3/5 TrainNeMo.sh"
+BACKBONE=resnet18fpn PRETRAINED=none IMAGE_SCALE=0.5 RECIPE=fixed AUGMENT="flip color" \
+    BATCH_SIZE=16 LEARNING_RATE=1e-3 TOTAL_EPOCHS="$DEMO_EPOCHS" "$ROOT/TrainNeMo.sh"
+
+step "4/5 InferenceNeMo.sh"
+"$ROOT/InferenceNeMo.sh"
+
+step "5/5 InferenceNeMo.sh $DEMO_OCC_LEVEL"
+"$ROOT/InferenceNeMo.sh" "$DEMO_OCC_LEVEL"
+
+printf '\ndone in %d minutes %d seconds; tables: %s; pictures: %s\n' \
+    $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) \
+    "$EXPROOT/Accuracy_single" "$EXPROOT/Report_single"

@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Find the poses of the test images and print the accuracy table: ./InferenceNeMo.sh [OCC_LEVEL]
+# OCC_LEVEL is an occlusion level such as FGL1_BGL1; without it the unoccluded test set is used.
+# Edit the settings below, or set them for one run: SOLVER=best GPUS="" ./InferenceNeMo.sh FGL2_BGL2
+#
+# ---- settings
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+DATAROOT="${DATAROOT:-$ROOT/data}"
+EXPROOT="${EXPROOT:-$ROOT/exp}"
+PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"
+PATH_CACHE_TRAINING_SET="${PATH_CACHE_TRAINING_SET:-$DATAROOT/PASCAL3D_train_NeMo}"
+PATH_CACHE_TESTING_SET="${PATH_CACHE_TESTING_SET:-$DATAROOT/PASCAL3D_NeMo}"
+PATH_CACHE_TESTING_SET_OCC="${PATH_CACHE_TESTING_SET_OCC:-$DATAROOT/PASCAL3D_OCC_NeMo}"
+MESH_DIMENSIONS="${MESH_DIMENSIONS:-single}"                          # single or multi, as trained
+SAVED_NETWORK_PATH="${SAVED_NETWORK_PATH:-$EXPROOT/NeMo_$MESH_DIMENSIONS}"
+LOAD_FILE_NAME="${LOAD_FILE_NAME:-saved_model_%s_last.pth}"           # checkpoint, the category for %s; the paper's is saved_model_%s_799.pth
+CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
+GPUS="${GPUS-all}"                                                    # all, indices such as "0 1 2", or empty for the CPU
+BATCH_SIZE="${BATCH_SIZE:-8}"                                         # images at a time
+SOLVER="${SOLVER:-paper}"                                             # paper, best
+RENDERER="${RENDERER:-auto}"                                          # auto, torch, numba, pytorch3d, pytorch3d-features
+TOTAL_EPOCHS="${TOTAL_EPOCHS:-300}"                                   # optimiser steps of an image
+LEARNING_RATE="${LEARNING_RATE:-0.05}"                                # of the pose optimiser
+SAVE_FEATURES="${SAVE_FEATURES:-false}"                               # true: write feature maps (1-4 MB an image) and read them
+BASELINES="${BASELINES:-false}"                                       # true: also what knowing only the training poses gives
+NUM_PICTURES="${NUM_PICTURES:-6}"                                     # result pictures per category, 0 = none
+SEED="${SEED:-0}"
+WORKERS="${WORKERS:-0}"                                               # decoding processes beside the solver
+# ---- end of settings
+
+set -euo pipefail
+source "$ROOT/code/common.sh"
+OCC_LEVEL=""
+case "${1-}" in
+    FGL[1-3]_BGL[1-3]) OCC_LEVEL="$1"; shift ;;
+esac
+help_or_no_arguments "$0" "$@"
+find_python
+
+tested="$PATH_CACHE_TESTING_SET"
+[ -z "$OCC_LEVEL" ] || tested="$PATH_CACHE_TESTING_SET_OCC"
+data=(--mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --level "$OCC_LEVEL" --exp "$EXPROOT")
+network=(--raw "$PATH_PASCAL3DP" --prepared "$tested" --save-dir "$SAVED_NETWORK_PATH" --load-file-name "$LOAD_FILE_NAME")
+solver=(--solver "$SOLVER" --renderer "$RENDERER" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"
+    --batch-size "$BATCH_SIZE" --seed "$SEED" --workers "$WORKERS" --from-features "$SAVE_FEATURES")
+
+if [ "$SAVE_FEATURES" = true ]; then
+    code extract_features "${data[@]}" "${network[@]}" --gpus "$GPUS" --batch-size "$BATCH_SIZE" --workers "$WORKERS"
+fi
+gpu_list=($(code list_gpus --gpus "$GPUS"))
+if [ "${#gpu_list[@]}" -gt 1 ]; then # every GPU takes a share of the images; the run below merges them
+    jobs=()
+    for i in "${!gpu_list[@]}"; do
+        code solve_poses "${data[@]}" "${network[@]}" "${solver[@]}" --gpus "${gpu_list[$i]}" --shard "$i/${#gpu_list[@]}" &
+        jobs+=($!)
+    done
+    for job in "${jobs[@]}"; do
+        wait "$job" || fail "the solver failed on one of the GPUs, its message is above; what the others solved is kept"
+    done
+fi
+code solve_poses "${data[@]}" "${network[@]}" "${solver[@]}" --gpus "$GPUS"
+baselines=()
+[ "$BASELINES" != true ] || baselines=(--train "$PATH_CACHE_TRAINING_SET")
+code report_accuracy "${data[@]}" --clean "$PATH_CACHE_TESTING_SET" --prepared "$tested" ${baselines[@]+"${baselines[@]}"}
+if [ "$NUM_PICTURES" != 0 ]; then
+    code draw_results "${data[@]}" "${network[@]}" --clean "$PATH_CACHE_TESTING_SET" --images "$NUM_PICTURES" --gpus "$GPUS"
+fi

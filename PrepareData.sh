@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Prepare PASCAL3D+ (and OccludedPASCAL3D) for training and testing. Finished work is kept, so run it again at will.
+# Edit the settings below, or set them for one run: ENABLE_OCCLUDED=true CATEGORIES="car bus" ./PrepareData.sh
+#
+# ---- settings
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+DATAROOT="${DATAROOT:-$ROOT/data}"                                    # everything below lies here
+PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"    # raw PASCAL3D+, downloaded (7.5 GB) if missing
+PATH_OCCLUDED_PASCAL3DP="${PATH_OCCLUDED_PASCAL3DP:-$DATAROOT/OccludedPASCAL3D}"
+PATH_CACHE_TRAINING_SET="${PATH_CACHE_TRAINING_SET:-$DATAROOT/PASCAL3D_train_NeMo}"
+PATH_CACHE_TESTING_SET="${PATH_CACHE_TESTING_SET:-$DATAROOT/PASCAL3D_NeMo}"
+PATH_CACHE_TESTING_SET_OCC="${PATH_CACHE_TESTING_SET_OCC:-$DATAROOT/PASCAL3D_OCC_NeMo}"
+ENABLE_OCCLUDED="${ENABLE_OCCLUDED:-false}"                           # true: the occluded test sets, too
+OCC_LEVELS="${OCC_LEVELS:-FGL1_BGL1 FGL2_BGL2 FGL3_BGL3}"             # which of them
+MESH_DIMENSIONS="${MESH_DIMENSIONS:-single multi}"                    # cuboids: one per category, one per CAD model
+CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
+GEOMETRY="${GEOMETRY:-paper}"                                         # paper: the reference's crops; exact: true maps, smooth shrinking
+OVERWRITE="${OVERWRITE:-false}"                                       # true: make everything again
+WORKERS="${WORKERS:-0}"                                               # processes, 0 = all cores
+# ---- end of settings
+
+set -euo pipefail
+source "$ROOT/code/common.sh"
+help_or_no_arguments "$0" "$@"
+find_python
+
+common=(--raw "$PATH_PASCAL3DP" --categories "$CATEGORIES" --overwrite "$OVERWRITE")
+wanted=(--raw "$PATH_PASCAL3DP" --categories "$CATEGORIES")
+case "$ENABLE_OCCLUDED" in
+    true) wanted+=(--occluded "$PATH_OCCLUDED_PASCAL3DP" --levels "$OCC_LEVELS") ;;
+    false) ;;
+    *) fail "ENABLE_OCCLUDED is '$ENABLE_OCCLUDED', it can be true or false" ;;
+esac
+code download_data "${wanted[@]}"
+code prepare_images "${common[@]}" --out "$PATH_CACHE_TRAINING_SET" --split train --geometry "$GEOMETRY" --workers "$WORKERS"
+code prepare_images "${common[@]}" --out "$PATH_CACHE_TESTING_SET" --split val --geometry "$GEOMETRY" --workers "$WORKERS"
+for mesh_d in $MESH_DIMENSIONS; do
+    code make_cuboids "${common[@]}" --mesh-d "$mesh_d"
+    code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TRAINING_SET" --workers "$WORKERS"
+    code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET" --workers "$WORKERS"
+done
+if [ "$ENABLE_OCCLUDED" = true ]; then
+    for level in $OCC_LEVELS; do
+        code prepare_images "${common[@]}" --out "$PATH_CACHE_TESTING_SET_OCC" --split val --geometry "$GEOMETRY" \
+            --workers "$WORKERS" --occluded "$PATH_OCCLUDED_PASCAL3DP" --level "$level"
+        for mesh_d in $MESH_DIMENSIONS; do
+            code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET_OCC" \
+                --clean "$PATH_CACHE_TESTING_SET" --level "$level"
+        done
+    done
+fi
+echo "prepared: $CATEGORIES; cuboids $MESH_DIMENSIONS; occluded $([ "$ENABLE_OCCLUDED" = true ] && echo "$OCC_LEVELS" || echo none); in $DATAROOT"

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Train a neural mesh per category on the data of PrepareData.sh. A stopped training goes on where it was.
+# Edit the settings below, or set them for one run: GPUS="" BACKBONE=resnet18fpn TOTAL_EPOCHS=20 ./TrainNeMo.sh
+#
+# ---- settings
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+DATAROOT="${DATAROOT:-$ROOT/data}"
+EXPROOT="${EXPROOT:-$ROOT/exp}"
+PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"
+PATH_CACHE_TRAINING_SET="${PATH_CACHE_TRAINING_SET:-$DATAROOT/PASCAL3D_train_NeMo}"
+MESH_DIMENSIONS="${MESH_DIMENSIONS:-single}"                          # single: one cuboid per category; multi: one per CAD model
+SAVED_NETWORK_PATH="${SAVED_NETWORK_PATH:-$EXPROOT/NeMo_$MESH_DIMENSIONS}"
+CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
+GPUS="${GPUS-all}"                                                    # all, indices such as "0 1 2", or empty for the CPU
+SEPARATE_BANK="${SEPARATE_BANK:-false}"                               # true: the bank alone on the last of several GPUs
+BACKBONE="${BACKBONE:-resnetext}"                                     # resnetext (the paper's), resnet18fpn (for CPUs)
+PRETRAINED="${PRETRAINED:-imagenet}"                                  # imagenet (downloaded), none, or a file of torchvision weights
+IMAGE_SCALE="${IMAGE_SCALE:-1}"                                       # 1, or 0.5: a quarter of the work on the same data
+RECIPE="${RECIPE:-paper}"                                             # paper: with all its quirks; fixed: for small data, see README
+AUGMENT="${AUGMENT:-}"                                                # any of: flip color
+BATCH_SIZE="${BATCH_SIZE:-108}"
+TOTAL_EPOCHS="${TOTAL_EPOCHS:-800}"
+LEARNING_RATE="${LEARNING_RATE:-1e-4}"
+WEIGHT_CLUTTER="${WEIGHT_CLUTTER:-5e-3}"                              # of a clutter feature among the negatives
+NUM_CLUTTER_IMAGE="${NUM_CLUTTER_IMAGE:-5}"                           # clutter features drawn from an image
+NUM_CLUTTER_GROUP="${NUM_CLUTTER_GROUP:-512}"                         # the clutter bank holds that many images' features
+SEED="${SEED:-0}"
+RESUME="${RESUME:-true}"                                              # false: start an unfinished training again
+OVERWRITE="${OVERWRITE:-false}"                                       # true: train again where a checkpoint exists
+WORKERS="${WORKERS:-0}"                                               # decoding processes beside the training
+# ---- end of settings
+
+set -euo pipefail
+source "$ROOT/code/common.sh"
+help_or_no_arguments "$0" "$@"
+find_python
+
+code train --raw "$PATH_PASCAL3DP" --prepared "$PATH_CACHE_TRAINING_SET" --save-dir "$SAVED_NETWORK_PATH" \
+    --mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --gpus "$GPUS" --separate-bank "$SEPARATE_BANK" \
+    --backbone "$BACKBONE" --pretrained "$PRETRAINED" --image-scale "$IMAGE_SCALE" --recipe "$RECIPE" --augment "$AUGMENT" \
+    --batch-size "$BATCH_SIZE" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE" \
+    --weight-clutter "$WEIGHT_CLUTTER" --num-clutter-image "$NUM_CLUTTER_IMAGE" --num-clutter-group "$NUM_CLUTTER_GROUP" \
+    --seed "$SEED" --resume "$RESUME" --overwrite "$OVERWRITE" --workers "$WORKERS"

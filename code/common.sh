@@ -1,0 +1,66 @@
+# Sourced by the scripts at the top of the project: arguments, environment, and the names of categories.
+# The caller has set ROOT to the project folder.
+
+ALL_CATEGORIES="aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor"
+
+fail() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# Print the comment at the top of a script and its settings block.
+show_help() {
+    sed -n '2,/^# ---- end of settings/p' "$1" | sed -e '/^# ---- end of settings/d' -e 's/^# \{0,1\}//'
+}
+
+# help_or_no_arguments SCRIPT ARGUMENTS...: --help prints the settings, anything else is an error.
+help_or_no_arguments() {
+    local script="$1"
+    shift
+    case "${1-}" in
+        "") ;;
+        -h | --help) show_help "$script"; exit 0 ;;
+        *) fail "$(basename "$script") does not take '$1'; settings are variables at its top, see --help" ;;
+    esac
+}
+
+# The Python to use: $PYTHON, else the project's own environment, else python3; it must have what the project needs.
+find_python() {
+    if [ -z "${PYTHON-}" ]; then
+        if [ -x "$ROOT/.venv/bin/python" ]; then PYTHON="$ROOT/.venv/bin/python"; else PYTHON=python3; fi
+    fi
+    command -v "$PYTHON" >/dev/null || fail "no Python at '$PYTHON'; set PYTHON, or run ./DemoNeMo.sh, which makes an environment"
+    "$PYTHON" -c "import torch, torchvision, numba, scipy, PIL, tqdm, matplotlib" 2>/dev/null ||
+        fail "'$PYTHON' lacks packages; run '$PYTHON -m pip install -r \"$ROOT/requirements.txt\"', or ./DemoNeMo.sh, which makes an environment"
+}
+
+# Make .venv and install requirements.txt into it, unless that has been done for this requirements.txt.
+make_environment() {
+    local venv="$ROOT/.venv" base="" candidate
+    if [ -n "${PYTHON-}" ]; then
+        find_python
+        return
+    fi
+    if ! cmp -s "$ROOT/requirements.txt" "$venv/installed-requirements.txt"; then
+        for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+            if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+                base="$candidate"
+                break
+            fi
+        done
+        [ -n "$base" ] || fail "Python 3.10 or newer is needed, none was found; install it and run this again"
+        echo "installing the packages of requirements.txt into $venv (once, several GB) ..." >&2
+        [ -x "$venv/bin/python" ] || "$base" -m venv "$venv" || fail "'$base -m venv' failed; on Debian and Ubuntu install python3-venv"
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/requirements.txt" ||
+            fail "pip could not install requirements.txt; its message is above"
+        cp "$ROOT/requirements.txt" "$venv/installed-requirements.txt"
+    fi
+    PYTHON="$venv/bin/python"
+}
+
+# code NAME ARGUMENTS...: run an entry point of code/.
+code() {
+    local name="$1"
+    shift
+    "$PYTHON" "$ROOT/code/$name.py" "$@"
+}

@@ -1,0 +1,20 @@
+"""Print the GPUs that GPUS stands for, one index a line; nothing for the CPU."""
+
+from __future__ import annotations
+
+import argparse
+
+from nemo import cli
+from nemo.devices import gpus_of
+
+
+def main() -> None:
+    """Check and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpus", default="all", help="all, indices, or empty for the CPU")
+    for gpu in gpus_of(parser.parse_args().gpus):
+        print(gpu)
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Make the environment if needed and run the tests: ./tests/run.sh [--all] [pytest arguments]
+# Without --all the tests marked slow are left out.
+set -euo pipefail
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+source "$ROOT/code/common.sh"
+case "${1-}" in
+    -h | --help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;
+esac
+selection=(-m "not slow")
+if [ "${1-}" = --all ]; then
+    selection=()
+    shift
+fi
+make_environment
+cd "$ROOT"
+exec "$PYTHON" -m pytest -c .pytest.ini --rootdir "$ROOT" ${selection[@]+"${selection[@]}"} "$@"
