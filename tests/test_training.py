@@ -1,0 +1,233 @@
+"""Backbone, bank and loss against the reference; samples, augmentation and resuming by property."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nemo.backbone import FeatureNet, build_network, cells_of
+from nemo.bank import Bank, clutter_loss, contrastive_loss
+from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from nemo.dataset import mirror
+from nemo.devices import Placement, place
+from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh
+from nemo.records import Annotation
+from nemo.settings import FIXED_RECIPE, TrainConfig
+from nemo.training import learning_rate
+from nemo.visibility import vertices_in_crop
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def made_up_weights(network: FeatureNet) -> dict[str, torch.Tensor]:
+    """The recipe of tests/golden/backbone.npz: every entry drawn from a seed that is the checksum of its name."""
+    state = {}
+    for name, value in network.state_dict().items():
+        random, shape = np.random.RandomState(zlib.crc32(name.encode())), tuple(value.shape)
+        if name.endswith("num_batches_tracked"):
+            drawn = np.zeros(shape)
+        elif name.endswith("running_var"):
+            drawn = random.uniform(0.8, 1.2, shape)
+        elif name.endswith(("running_mean", "bias")):
+            drawn = 0.1 * random.standard_normal(shape)
+        elif len(shape) == 4:
+            drawn = random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        elif len(shape) == 2:
+            drawn = random.standard_normal(shape) / np.sqrt(shape[1])
+        else:
+            drawn = random.uniform(0.4, 0.6, shape)
+        state[name] = torch.tensor(drawn).to(value.dtype)
+    return state
+
+
+@pytest.fixture(scope="module")
+def resnetext() -> FeatureNet:
+    network = FeatureNet("resnetext")
+    network.load_state_dict(made_up_weights(network))
+    return network.eval()
+
+
+def test_state_dict_names_equal_the_reference(resnetext):
+    entries = json.loads((GOLDEN / "backbone_state.json").read_text())["entries"]
+    assert {entry["name"] for entry in entries} == set(resnetext.state_dict())
+
+
+@torch.no_grad()
+def test_backbone_equals_the_reference(resnetext, golden):
+    d = {key: torch.tensor(value) for key, value in golden("backbone.npz").items()}
+    close = {"atol": 2e-5, "rtol": 0}
+    torch.testing.assert_close(resnetext.net(d["image"]), d["trunk"], **close)
+    torch.testing.assert_close(resnetext.feature_map(d["image"], bias=False), d["forward_test"], **close)
+    torch.testing.assert_close(resnetext(d["image"], cells_of(d["keypoints_rc"], (8, 12))), d["forward_keypoints"], **close)
+    torch.testing.assert_close(resnetext.feature_map(d["odd_image"], bias=False), d["odd_forward_test"], **close)
+
+
+@torch.no_grad()
+def test_backbone_in_training_mode_equals_the_reference(golden):
+    d = {key: torch.tensor(value) for key, value in golden("backbone.npz").items()}
+    network = FeatureNet("resnetext")
+    network.load_state_dict(made_up_weights(network))
+    found = network.train()(d["train_images"], cells_of(d["train_keypoints_rc"], (8, 12)))
+    torch.testing.assert_close(found, d["train_forward_keypoints"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(network.net.extractor[1].running_mean, d["train_bn1_running_mean_after"], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_training_and_test_features_agree_when_the_bias_is_kept():
+    network = FeatureNet("resnet18fpn").eval()
+    image, cells = torch.randn(1, 3, 64, 96), torch.arange(96)[None]
+    whole = network.feature_map(image, bias=True).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(network(image, cells), whole, atol=1e-5, rtol=0)
+    assert (whole - network.feature_map(image, bias=False).flatten(2).transpose(1, 2)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("case", ["small_a", "small_b", "small_c", "real"])
+def test_bank_and_loss_equal_the_reference(golden, case):
+    d = golden("bank.npz")
+    vertices, channels, noise, groups, momentum, temperature, near, weight = d[f"{case}/params"]
+    vertices = int(vertices)
+    config = TrainConfig(
+        num_clutter_image=int(noise), num_clutter_group=int(groups), bank_momentum=momentum,
+        temperature=temperature, near_distance_px=near, weight_clutter=weight,
+    )  # fmt: skip
+    bank = Bank.create(vertices, config, torch.Generator(), channels=int(channels))
+    bank.memory = torch.tensor(d[f"{case}/memory0"])
+    for call in range(3):
+        value = {key.split("/")[-1]: torch.tensor(d[key]) for key in d.files if key.startswith(f"{case}/call{call}/")}
+        features, visible = value["features"].requires_grad_(), value["visible"] > 0
+        main = contrastive_loss(features[:, :vertices], value["keypoints_rc"], visible, bank.memory, config)
+        clutter = config.weight_regularisation * clutter_loss(features[:, vertices:], bank.mesh_rows)
+        (main + clutter).backward()
+        bank.update(features.detach()[:, :vertices], visible, features.detach()[:, vertices:])
+        assert main.item() == pytest.approx(value["loss_main"].item(), rel=2e-6)
+        assert clutter.item() == pytest.approx(value["loss_reg"].item(), abs=1e-7)
+        expected = value["grad_features"]
+        assert (features.grad - expected).abs().max() <= 2e-6 * expected.abs().max()
+        torch.testing.assert_close(bank.memory, value["memory_after"], atol=1e-6, rtol=0)
+        assert bank.slot == int(value["lru_after"])
+
+
+def test_loss_without_a_visible_vertex_is_zero_and_finite():
+    config = TrainConfig(num_clutter_group=2)
+    features = torch.nn.functional.normalize(torch.randn(2, 7, 16), dim=-1).requires_grad_()
+    memory = torch.nn.functional.normalize(torch.randn(17, 16), dim=-1)
+    loss = contrastive_loss(features, torch.rand(2, 7, 2), torch.zeros(2, 7, dtype=torch.bool), memory, config)
+    loss.backward()
+    assert loss.item() == 0 and features.grad.abs().max() == 0
+
+
+def test_reference_ring_leaves_400_clutter_rows_untouched_and_the_full_ring_none():
+    for recipe, untouched in (({}, 400), (FIXED_RECIPE, 0)):
+        config = replace(TrainConfig(), **recipe)
+        bank = Bank.create(3, config, torch.Generator().manual_seed(0), channels=8)
+        before = bank.clutter_rows.clone()
+        for _ in range(6):
+            noise = torch.nn.functional.normalize(torch.randn(108, 5, 8), dim=-1)
+            bank.update(torch.randn(108, 3, 8), torch.zeros(108, 3, dtype=torch.bool), noise)
+        same = torch.isclose(bank.clutter_rows, before, atol=1e-6).all(1).sum().item()
+        assert same == untouched
+
+
+def test_paper_schedule_is_a_fifth_from_the_first_epoch_on():
+    config = TrainConfig()
+    assert [learning_rate(config, epoch) for epoch in (0, 0.9, 1, 11, 799)] == [1e-4, 1e-4, 2e-5, 2e-5, 2e-5]
+
+
+def test_fixed_schedule_warms_up_and_ends_near_zero():
+    config = replace(TrainConfig(), **FIXED_RECIPE)
+    rates = [learning_rate(config, epoch) for epoch in (0, 40, 400, 799.99)]
+    assert rates[0] < rates[1] == pytest.approx(1e-4) and rates[2] == pytest.approx(5.4e-5, rel=0.03) and rates[3] < 1e-9
+
+
+def test_bank_goes_to_the_last_of_several_gpus():
+    assert place([0, 1, 2], True) == Placement(
+        (torch.device("cuda", 0), torch.device("cuda", 1)), torch.device("cuda", 2), "network on 2 GPU(s), bank alone on GPU 2"
+    )
+    assert place([3], True).bank == torch.device("cuda", 3) and "needs two GPUs" in place([3], True).sentence
+    assert place([], True).network == (torch.device("cpu"),)
+
+
+def annotation_of(azimuth, elevation, theta, width=400) -> Annotation:
+    bbox = np.array([40.0, 60.0, 340.0, 280.0])
+    return Annotation(
+        name="x", box=np.zeros(6), box_ori=np.array([60, 280, 40, 340, 300, width]), box_obj=np.array([0, 1, 0, 1, 256, 672]),
+        cropped_kp_list=np.zeros((0, 2)), visible=np.zeros(0), azimuth=azimuth, elevation=elevation, theta=theta, distance=6.0,
+        focal=1.0, viewport=3000.0, principal=np.array([188.0, 170.0]), height=300, width=width, cad_index=1, bbox=bbox,
+        geometry="exact", crop_scale=1.2, crop_offset=np.zeros(2),
+    )  # fmt: skip
+
+
+def test_mirroring_an_annotation_mirrors_its_vertices():
+    mesh = cuboid_mesh(cuboid_grid(np.array(np.meshgrid([-0.2, 0.2], [-0.45, 0.45], [-0.13, 0.13])).reshape(3, -1).T.repeat(50, 0), 200))
+    partner = [int(np.abs(mesh.vertices - vertex * [-1, 1, 1]).sum(1).argmin()) for vertex in mesh.vertices]
+    annotation = annotation_of(0.7, 0.3, 0.2)
+    points, _ = vertices_in_crop(annotation, mesh)
+    mirrored, _ = vertices_in_crop(mirror(annotation), mesh)
+    inside = (points[:, 1] > 1) & (points[:, 1] < 670)
+    np.testing.assert_allclose(mirrored[partner][inside, 1], 672 - points[inside, 1], atol=1e-6)
+    np.testing.assert_allclose(mirrored[partner][inside, 0], points[inside, 0], atol=1e-6)
+
+
+def tiny_checkpoint() -> Checkpoint:
+    mesh = Mesh(np.eye(3), np.array([[0, 1, 2]], np.int32))
+    config = TrainConfig(backbone="resnet18fpn", num_clutter_group=1, augment=("flip",))
+    memory = torch.nn.functional.normalize(torch.randn(3 + 5, 128), dim=1)
+    return Checkpoint(FeatureNet("resnet18fpn").state_dict(), [memory], [mesh], config, 7)
+
+
+def test_checkpoints_survive_a_round_trip(tmp_path):
+    saved = tiny_checkpoint()
+    save_checkpoint(tmp_path / "a.pth", saved)
+    loaded = load_checkpoint(tmp_path / "a.pth")
+    assert loaded.config == saved.config and loaded.epoch == 7
+    assert all(torch.equal(loaded.state[key], value) for key, value in saved.state.items())
+    assert [len(rows) for rows in loaded.banks(1)] == [3, 5]
+    keys = torch.load(tmp_path / "a.pth", weights_only=True)
+    assert {"state", "memory", "timestamp", "args"} <= set(keys) and all(k.startswith("module.") for k in keys["state"])
+
+
+def test_a_checkpoint_of_the_reference_loads_and_must_fit_its_mesh(tmp_path):
+    path, bank = tmp_path / "saved_model_car_799.pth", torch.randn(1024 + 2560, 128)
+    content = {"state": {"module.out_layer.bias": torch.zeros(128)}, "memory": [bank], "timestamp": 3, "args": argparse.Namespace(lr=1e-4)}
+    torch.save(content, path)
+    loaded = load_checkpoint(path)
+    assert loaded.meshes is None and "out_layer.bias" in loaded.state and len(loaded.banks(1)[0]) == 1024
+    mesh = Mesh(np.zeros((1092, 3)), np.zeros((0, 3), np.int32))
+    with pytest.raises(ValueError, match=r"1024 vertices.*01\.off has 1092"):
+        loaded.with_meshes([mesh], tmp_path)
+
+
+class Trap:
+    """Touches a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path):
+    torch.save({"state": {}, "memory": [], "args": Trap(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match=r"evil\.pth.*safely"):
+        load_checkpoint(tmp_path / "evil.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pretrained_weights_come_from_a_file(tmp_path):
+    import torchvision
+
+    trunk = torchvision.models.resnet18(weights=None)
+    torch.save(trunk.state_dict(), tmp_path / "weights.pth")
+    network = build_network("resnet18fpn", str(tmp_path / "weights.pth"))
+    assert torch.equal(network.net.layer3[0].conv1.weight, trunk.layer3[0].conv1.weight)
+    torch.save({"conv1.weight": trunk.conv1.weight}, tmp_path / "part.pth")
+    with pytest.raises(ValueError, match="pretrained weights lack"):
+        build_network("resnet18fpn", str(tmp_path / "part.pth"))
