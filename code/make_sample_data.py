@@ -15,20 +15,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import savemat
 
 from nemo import cli, sample_models
 from nemo.files import atomic_path, write_text
 from nemo.layout import RawOccluded, RawPascal3D
 from nemo.meshes import Mesh, write_off
-from nemo.occlusion import Occluded, occlude
+from nemo.occlusion import is_written, occlude, write_image, write_occluded, write_occluded_lists
 from nemo.sample import FOCAL, FOREGROUND, VIEWPORT, VISIBLE, Sample, draw_cutout, draw_sample
 from nemo.settings import OCC_LEVELS
 from nemo.settings import category as category_settings
 
 GENERATOR = 1  # raise it when the same seed gives other pictures than before
-JPEG_QUALITY = 92
 MANIFEST = "sample.json"  # the options that a set was made with
 RAW_FOLDER, OCCLUDED_FOLDER = "PASCAL3D+_release1.1", "OccludedPASCAL3D"
 FIRST_VAL_INDEX = 500_000  # so that the test pictures do not depend on the number of training pictures
@@ -131,38 +129,12 @@ def write_record(path: Path, record: dict) -> None:
         temporary.write_bytes(MAT_HEADER + buffer.getvalue()[len(MAT_HEADER) :])
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 [H, W, 3] as JPEG."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, "JPEG", quality=JPEG_QUALITY)
-
-
-def write_occluded(job: Job, level: str, sample: Sample, result: Occluded) -> None:
-    """Write an occluded picture and its annotation, with the keys of OccludedPASCAL3D; boxes are y0 y1 x0 x1 H W."""
-    x0, y0, x1, y1 = sample.bbox_xyxy
-    write_image(job.occluded.image(job.category, level, job.name), result.image)
-    with atomic_path(job.occluded.annotation(job.category, level, job.name)) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            source=np.array(job.raw.image(job.category, job.name).relative_to(job.out).as_posix()),
-            mask=sample.mask,
-            occluder_mask=result.occluder_mask,
-            box=np.array([y0, y1, x0, x1, *sample.mask.shape]),
-            occluder_box=result.occluder_boxes,
-            category=np.array(job.category),
-            occluder_level=np.array(level),
-        )
-
-
 def is_finished(job: Job) -> bool:
     """Whether every file of a picture is there."""
     paths = [job.raw.image(job.category, job.name), job.raw.annotation(job.category, job.name)]
-    for level in job.levels:
-        paths += [
-            job.occluded.image(job.category, level, job.name),
-            job.occluded.annotation(job.category, level, job.name),
-        ]
-    return all(path.is_file() for path in paths)
+    return all(path.is_file() for path in paths) and all(
+        is_written(job.occluded, job.category, level, job.name) for level in job.levels
+    )
 
 
 def make_picture(job: Job) -> tuple[str, list[str]]:
@@ -179,7 +151,8 @@ def make_picture(job: Job) -> tuple[str, list[str]]:
         except ValueError as error:
             missing.append(f"{job.name}: {error}")
             continue
-        write_occluded(job, level, sample, result)
+        source = job.raw.image(job.category, job.name).relative_to(job.out).as_posix()
+        write_occluded(job.occluded, job.category, level, job.name, result, sample.mask, sample.bbox_xyxy, source)
     write_image(job.raw.image(job.category, job.name), sample.image)
     write_record(job.raw.annotation(job.category, job.name), record_of(sample, job.category, job.name))
     return "new", missing
@@ -214,16 +187,6 @@ def _write_pickle(path: Path, lists: list[list[str]]) -> None:
     if not (path.is_file() and path.read_bytes() == data):
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
-
-
-def write_occluded_lists(out: Path, category: str) -> int:
-    """Write the lists of the occluded pictures that there are. Returns how many that is."""
-    occluded, total = RawOccluded(out / OCCLUDED_FOLDER), 0
-    for level in OCC_LEVELS:
-        names = occluded.names(category, level)
-        write_text(occluded.root / "lists" / f"{category}{level}.txt", "".join(f"{name}.JPEG\n" for name in names))
-        total += len(names)
-    return total
 
 
 # ---- the stage ------------------------------------------------------------------------------------------------------
@@ -303,7 +266,7 @@ def make_sample_data(out: Path, options: Options, workers: int = 1, overwrite: b
     for outcome, not_made in cli.progress(outcomes(jobs, workers), "sample images", len(jobs)):
         counts[outcome] += 1
         missing += not_made
-    n_occluded = sum(write_occluded_lists(out, category) for category in options.categories)
+    n_occluded = sum(write_occluded_lists(RawOccluded(out / OCCLUDED_FOLDER), c, OCC_LEVELS) for c in options.categories)
     counts_of = ((len(jobs), "image"), (n_occluded, "occluded image"), (n_models, "CAD model"))
     line = ", ".join(cli.count(n, noun) for n, noun in counts_of) + f" -> {out}"
     line += f" ({counts['kept']} were there already)" if counts["kept"] else ""

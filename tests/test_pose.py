@@ -14,6 +14,7 @@ from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh
 from nemo.settings import SolveConfig
 
 PAPER = SolveConfig()
+BEST = SolveConfig(solver="best")
 GRID = CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (5, 10, 4))
 SMALL_HW = (12, 20)
 
@@ -31,8 +32,11 @@ def rotation_error_deg(poses: pose.Poses, rotation: np.ndarray) -> np.ndarray:
     return np.degrees(geodesic_distance(found, rotation))
 
 
-def planted_problem(count: int, noise: float, seed: int = 0, map_hw=SMALL_HW):
-    """Feature maps of a cuboid in random poses, in front of clutter. Returns solve's first arguments and the poses."""
+def planted_problem(count: int, noise: float, seed: int = 0, map_hw=SMALL_HW, hidden: float = 0.0):
+    """Feature maps of a cuboid in random poses, in front of clutter, a share of the map's columns hidden by clutter.
+
+    Returns solve's first arguments and the poses (azimuth, elevation, theta).
+    """
     generator = np.random.default_rng(seed)
     mesh = cuboid_mesh(GRID)
     scene = rendering.make_scene(mesh, rendering.paper_camera(map_hw))
@@ -45,6 +49,8 @@ def planted_problem(count: int, noise: float, seed: int = 0, map_hw=SMALL_HW):
     corners, bary = rendering.visible_torch(scene, centre, rendering.look_at(centre, torch.as_tensor(true[2])))
     picture = (torch.as_tensor(bank)[corners] * bary[..., None]).sum(2).numpy()
     picture[~picture.any(-1)] = clutter
+    first = generator.integers(0, map_hw[1], (count, 1)) + np.arange(round(hidden * map_hw[1]))
+    picture.reshape(count, *map_hw, 16)[np.arange(count)[:, None], :, first % map_hw[1]] = clutter
     picture += noise * generator.standard_normal(picture.shape)
     picture /= np.linalg.norm(picture, axis=-1, keepdims=True)
     features = torch.as_tensor(picture, dtype=torch.float32).mT.unflatten(2, map_hw).contiguous()
@@ -57,13 +63,13 @@ def solve_small(problem, config=PAPER, **options) -> pose.Poses:
 
 
 @pytest.fixture(scope="module")
-def solved(request):
-    """The reference's 12 images, solved by the paper's method, with every iterate."""
+def solved():
+    """Filled by `golden_solution`: the reference's images, solved once by the paper's method, with every iterate."""
     return {}
 
 
 def golden_solution(golden, name, solved):
-    data = golden(name)
+    data = golden(f"{name}.npz")
     if name not in solved:
         arguments = (*golden_problem(data), PAPER, rendering.paper_camera(data["features"].shape[2:]), 5.0)
         solved[name] = pose.solve(*arguments, trace=True)
@@ -80,7 +86,7 @@ def test_start_grid_reproduces_the_reference(golden, solved, name):
 
 
 def test_start_poses_are_the_references(golden):
-    data = golden("solve")
+    data = golden("solve.npz")
     starts = pose.start_poses(PAPER, 5.0)
     np.testing.assert_allclose(starts[:, :3] @ PT3D_FROM_OBJECT.T, data["grid_campos"], atol=2e-6)
     np.testing.assert_allclose(starts[:, 3], data["grid_theta"], atol=1e-6)
@@ -111,7 +117,7 @@ def test_final_pose_reproduces_the_reference(golden, solved, name):
 
 
 def test_gradient_of_the_first_step_reproduces_the_reference(golden):
-    data = golden("solve")
+    data = golden("solve.npz")
     mesh, features, bank, clutter = golden_problem(data)
     scene = rendering.make_scene(mesh, rendering.paper_camera(features.shape[2:]))
     poses = torch.as_tensor(pose.start_poses(PAPER, 5.0)[data["start_index"]]).requires_grad_()
@@ -134,6 +140,57 @@ def test_compiled_optimiser_equals_the_plain_one():
     np.testing.assert_allclose(fast.path, slow.path, atol=1e-4)
     np.testing.assert_allclose(fast.loss, slow.loss, atol=1e-5)
     np.testing.assert_array_equal(fast.path[:, -1], np.concatenate([fast.centre, fast.theta[:, None]], 1))
+
+
+def test_compiled_best_equals_the_plain_one():
+    """Stages, selection, steps in the camera's frame and the best iterate, up to float32 scores."""
+    problem, _ = planted_problem(2, noise=0.1)
+    plan = pose.make_plan(BEST, ((3, 2), (2, 3), (1, 2)))
+    fast, slow = (solve_small(problem, BEST, plan=plan, renderer=name, trace=True) for name in ("numba", "torch"))
+    assert fast.path.shape == (2, 8, 4) and (fast.evaluations == 3 * 2 + 2 * 3 + 2 + 1).all()
+    np.testing.assert_array_equal(fast.start, slow.start)
+    np.testing.assert_allclose(fast.path, slow.path, atol=1e-4)
+    np.testing.assert_allclose(fast.centre, slow.centre, atol=1e-4)
+    np.testing.assert_allclose(fast.loss, fast.path_losses.min(1), atol=1e-12)
+
+
+def test_local_gradient_is_the_derivative_of_the_local_move():
+    generator = torch.Generator().manual_seed(0)
+    poses = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(5, 4, generator=generator, dtype=torch.float64)
+    rotation = rendering.look_at(poses[:, :3], poses[:, 3])
+    step = torch.zeros(5, 4, dtype=torch.float64, requires_grad=True)
+    (pose.local_move(poses, rotation, step) * weights).sum().backward()
+    torch.testing.assert_close(step.grad, pose.local_gradient(poses, rotation, weights))
+
+
+def test_starts_too_near_to_a_better_one_come_last():
+    poses = torch.as_tensor(pose.start_poses(PAPER, 5.0))
+    losses = torch.arange(144.0)[None]
+    assert pose.choose_starts(poses, losses, 5, 0.0).tolist() == [[0, 1, 2, 3, 4]]
+    assert pose.choose_starts(poses, losses, 4, np.radians(35)).tolist() == [[0, 2, 4, 6]]  # steps are 30 degrees
+    everything = pose.choose_starts(poses, losses, 144, np.radians(360))[0].tolist()
+    assert sorted(everything) == list(range(144))
+
+
+def test_best_beats_paper_at_a_fraction_of_its_evaluations():
+    """Where most of the object is hidden, on the same camera; a tenth of the steps does not do worse than the paper's."""
+    problem, true = planted_problem(150, noise=0.45, seed=5)
+    tenth = pose.make_plan(BEST, ((4, 4), (1, 14)))
+    accuracy = {}
+    for name, config, plan in (("paper", PAPER, None), ("best", BEST, None), ("tenth", BEST, tenth)):
+        poses = solve_small(problem, config, plan=plan)
+        accuracy[name] = (rotation_error_deg(poses, cam_from_object_rotation(*true)) < 10).mean()
+    assert accuracy["paper"] > 0.3
+    assert accuracy["best"] >= accuracy["paper"] + 0.02 and accuracy["tenth"] >= accuracy["paper"]
+    assert pose.make_plan(BEST).evaluations < 301 / 4 and tenth.evaluations <= 31
+
+
+def test_solvers_and_their_cameras():
+    assert pose.choose_camera(PAPER, "boat", (60, 140)) == (rendering.paper_camera((60, 140)), 8.0)
+    assert pose.choose_camera(BEST, "boat", (60, 140)) == (rendering.consistent_camera((60, 140)), 5.0)
+    with pytest.raises(ValueError, match="SOLVER must be paper or best, found 'fast'"):
+        pose.make_plan(replace(PAPER, solver="fast"))
 
 
 def test_a_planted_pose_is_found():

@@ -188,7 +188,7 @@ def test_cameras():
 
 
 def test_cuboids_are_recognised(golden):
-    cuboids = golden("cuboids")
+    cuboids = golden("cuboids.npz")
     names = [name.removesuffix("/vertices") for name in cuboids.files if name.endswith("/vertices")]
     camera = rendering.paper_camera((8, 8))
     found = [
@@ -219,7 +219,7 @@ def fragment_case(data, name):
 
 @pytest.mark.parametrize("name", FRAGMENT_TOLERANCE)
 def test_rasteriser_reproduces_pytorch3d(golden, name):
-    data = golden("fragments")
+    data = golden("fragments.npz")
     scene, centre, theta = fragment_case(data, name)
     face, depth, bary = rendering.rasterise_poses(scene, centre.numpy(), rendering.look_at(centre, theta).numpy())
     stable = data[f"{name}/stable"]
@@ -232,7 +232,7 @@ def test_rasteriser_reproduces_pytorch3d(golden, name):
 @pytest.mark.parametrize("renderer", FAST)
 @pytest.mark.parametrize("name", FRAGMENT_TOLERANCE)
 def test_loss_and_gradient_reproduce_pytorch3d(golden, name, renderer):
-    data = golden("fragments")
+    data = golden("fragments.npz")
     scene, centre, theta = fragment_case(data, name)
     loss, grad_centre, grad_theta = golden_gradients(data, name, scene, centre, theta, renderer)
     unstable = (~data[f"{name}/stable"]).sum((1, 2)) if name == "chair_cad" else np.zeros(12)
@@ -261,7 +261,7 @@ def golden_gradients(data, name, scene, centre, theta, renderer):
 
 def test_specification_reproduces_pytorch3d(golden):
     """Three poses of the raw CAD: the specification alone, without any kernel."""
-    data = golden("fragments")
+    data = golden("fragments.npz")
     scene, centre, theta = fragment_case(data, "chair_cad")
     corners, bary = rendering.visible_torch(scene, centre[:3], rendering.look_at(centre, theta)[:3])
     stable = torch.as_tensor(data["chair_cad/stable"][:3]).flatten(1)

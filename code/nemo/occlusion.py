@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
+from nemo.files import atomic_path, write_text
+from nemo.layout import RawOccluded
 from nemo.settings import BACKGROUND_RATIO, FOREGROUND_RATIO
 
 MARGIN = 0.02  # ratios are aimed at this far inside their bounds, so that rounding cannot leave them
+JPEG_QUALITY = 92
 ROUNDS = 24  # fresh starts before giving up
 MOST_OCCLUDERS = 8
 CUTOUT_SIZE = 160  # side of a procedural cut-out in pixels
@@ -86,6 +90,49 @@ def occlude(
         f"background {background:.0%} covered, wanted {_percent(bounds[1])}; "
         f"the object fills {object_mask.mean():.0%} of the image"
     )
+
+
+def write_image(path: Path, image: NDArray) -> None:
+    """Write uint8 [H, W, 3] as JPEG, whole or not at all."""
+    with atomic_path(path) as temporary:
+        Image.fromarray(image).save(temporary, "JPEG", quality=JPEG_QUALITY)
+
+
+def write_occluded(
+    raw: RawOccluded, category: str, level: str, name: str, result: Occluded, object_mask: NDArray, bbox_xyxy: Sequence[float], source: str
+) -> None:
+    """Write an occluded picture and its annotation with the keys of OccludedPASCAL3D; boxes are y0 y1 x0 x1 H W.
+
+    object_mask: uint8 [H, W], above 10 is object. source: which clean picture it was made from.
+    """
+    x0, y0, x1, y1 = bbox_xyxy
+    write_image(raw.image(category, level, name), result.image)
+    with atomic_path(raw.annotation(category, level, name)) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            source=np.array(source),
+            mask=object_mask,
+            occluder_mask=result.occluder_mask,
+            box=np.array([y0, y1, x0, x1, *object_mask.shape]),
+            occluder_box=result.occluder_boxes,
+            category=np.array(category),
+            occluder_level=np.array(level),
+        )
+
+
+def is_written(raw: RawOccluded, category: str, level: str, name: str) -> bool:
+    """Whether an occluded picture and its annotation are there."""
+    return raw.image(category, level, name).is_file() and raw.annotation(category, level, name).is_file()
+
+
+def write_occluded_lists(raw: RawOccluded, category: str, levels: Sequence[str]) -> int:
+    """Write the lists of the occluded pictures that there are. Returns how many that is."""
+    total = 0
+    for level in levels:
+        names = raw.names(category, level)
+        write_text(raw.root / "lists" / f"{category}{level}.txt", "".join(f"{name}.JPEG\n" for name in names))
+        total += len(names)
+    return total
 
 
 def _percent(bounds: tuple[float, float]) -> str:

@@ -1,0 +1,237 @@
+"""Pictures: overlays against the PASCAL3D+ projection, planted occluder maps, scans, and files that repeat bit by bit."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import draw_results
+from nemo import drawing, rendering
+from nemo.backbone import FeatureNet
+from nemo.cameras import project
+from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from nemo.drawing import BACKGROUND, OBJECT, OCCLUDED, Panel, Pose, Row
+from nemo.inference import load_model, run_config
+from nemo.layout import Experiment, PreparedSet
+from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh, write_off
+from nemo.records import Annotation, PoseSet, save_annotation, save_poses
+from nemo.rendering import MapCamera, Target, make_scene
+from nemo.settings import SolveConfig, TrainConfig
+
+CUBOID = cuboid_mesh(CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (5, 10, 4)))
+POSES = (Pose(0.7, 0.3, 0.2, 5.0), Pose(3.9, -0.2, -0.6, 4.0), Pose(5.5, 1.2, 0.0, 6.0))
+CAMERA = MapCamera(40.0, (10.5, 5.5), (12, 20))
+
+
+def test_the_overlay_covers_the_projected_object_and_nothing_else():
+    camera = drawing.scale_camera(CAMERA, 16)
+    image = np.full((192, 320, 3), 90, np.uint8)
+    for pose in POSES:
+        xy = project(CUBOID.vertices, *pose, camera.principal_xy, camera.focal)
+        drawn = (drawing.draw_mesh(image, CUBOID, pose, camera) != image).any(-1)
+        rows, cols = np.nonzero(drawn)
+        box = [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(box, [*xy.min(0), *xy.max(0)], atol=1.0)
+        inward = (xy + 0.04 * (xy.mean(0) - xy)).astype(int)  # pixels just inside of the projected vertices
+        assert drawn[inward[:, 1], inward[:, 0]].all()
+
+
+def test_the_front_is_orange_and_the_back_is_not():
+    camera, image = drawing.scale_camera(CAMERA, 16), np.zeros((192, 320, 3), np.uint8)
+    front, back = (
+        drawing.draw_mesh(image, CUBOID, Pose(azimuth, 0.0, 0.0, 5.0), camera, opacity=1.0)[80, 160].astype(int)
+        for azimuth in (0.0, np.pi)
+    )
+    assert front[0] > front[2] + 50 and back[2] > back[0] + 50  # red over blue, and the reverse
+
+
+def test_an_overlay_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="camera is for pictures"):
+        drawing.draw_mesh(np.zeros((10, 10, 3), np.uint8), CUBOID, POSES[0], CAMERA)
+
+
+def test_a_picture_without_any_mesh_in_view_is_the_image():
+    image = np.random.default_rng(0).integers(0, 255, (12, 20, 3), dtype=np.uint8)
+    camera = MapCamera(40.0, (900.0, 5.5), (12, 20))
+    np.testing.assert_array_equal(drawing.draw_mesh(image, CUBOID, POSES[0], camera), image)
+
+
+def planted() -> tuple[rendering.Scene, np.ndarray, np.ndarray, np.ndarray]:
+    """A scene, scores [P, V], clutter [P] and the labels that they must give: every third row of the map is occluded."""
+    scene, pose = make_scene(CUBOID, CAMERA), POSES[0]
+    centre, rotation = drawing.camera_of_pose(pose)
+    on_mesh = rendering.rasterise_poses(scene, centre[None], rotation[None])[0][0] >= 0
+    occluded = np.broadcast_to(np.arange(12)[:, None] % 3 == 0, (12, 20))
+    scores = np.full((240, len(CUBOID.vertices)), 0.5)
+    clutter = np.where(occluded, 0.6, 0.4).ravel()
+    return scene, scores, clutter, np.where(on_mesh, np.where(occluded, OCCLUDED, OBJECT), BACKGROUND)
+
+
+def test_an_occluder_map_is_as_planted():
+    scene, scores, clutter, expected = planted()
+    labels = drawing.occluder_map(scene, scores, clutter, POSES[0])
+    np.testing.assert_array_equal(labels, expected)
+    assert all((expected == label).sum() > 5 for label in (BACKGROUND, OBJECT, OCCLUDED))
+
+
+def test_occluder_scores_are_interpolated_between_the_vertices_of_a_triangle():
+    """One triangle whose scores grow linearly along x: OBJECT exactly where x lies beyond the clutter's level."""
+    mesh = Mesh(np.array([[-9.0, 0.0, -9.0], [9.0, 0.0, -9.0], [0.0, 0.0, 9.0]]), np.array([[0, 1, 2]], np.int32))
+    scene = make_scene(mesh, MapCamera(20.0, (10.0, 6.0), (12, 20)))
+    scores = np.broadcast_to(mesh.vertices[:, 0], (240, 3))
+    labels = drawing.occluder_map(scene, scores, np.full(240, 0.1), Pose(0.0, 0.0, 0.0, 5.0))
+    at_x = (np.arange(20) + 0.5 - 10) / 20 * 5.0  # the plane lies at depth 5
+    np.testing.assert_array_equal(labels, np.broadcast_to(np.where(at_x > 0.1, OBJECT, OCCLUDED), (12, 20)))
+
+
+def test_colours_of_an_occluder_map_follow_its_labels():
+    labels = planted()[3]
+    picture = drawing.colour_occluder_map(np.full((192, 320, 3), 128, np.uint8), labels).astype(int)
+    centre = picture.reshape(12, 16, 20, 16, 3)[:, 8:10, :, 4:6].mean((1, 3))  # inside of the cells, off the hatching
+    red, green, blue = np.moveaxis(centre, -1, 0)
+    assert (green[labels == OBJECT] > red[labels == OBJECT] + 30).all()
+    assert (red[labels == OCCLUDED] > green[labels == OCCLUDED] + 30).all()
+    assert (np.minimum(red, green)[labels == BACKGROUND] > blue[labels == BACKGROUND] + 20).all()
+    with pytest.raises(ValueError, match="does not divide"):
+        drawing.colour_occluder_map(np.zeros((190, 320, 3), np.uint8), labels)
+
+
+def test_scans_have_their_minimum_at_a_planted_pose_and_their_value_is_the_loss():
+    """A target that only the cells of the planted picture score in: any other pose covers others."""
+    scene, pose = make_scene(CUBOID, CAMERA), POSES[0]
+    centre, rotation = drawing.camera_of_pose(pose)
+    face, _, bary = rendering.rasterise_poses(scene, centre[None], rotation[None])
+    scores = np.full((240, len(CUBOID.vertices)), -0.5)
+    for p, f in enumerate(face.ravel()):
+        if f >= 0:
+            distance = np.linalg.norm(CUBOID.vertices - bary.reshape(-1, 3)[p] @ CUBOID.vertices[CUBOID.faces[f]], axis=1)
+            scores[p] = np.exp(-((distance / 0.1) ** 2))
+    target = Target(torch.as_tensor(scores)[None].float(), torch.zeros(1, 240))
+    scans = drawing.loss_scans(scene, target, pose, (pose.azimuth + 2 * np.pi - 0.3, 0.5, -2.0), points=61)
+    loss, _, _ = rendering.compare(scene, target, torch.as_tensor(centre)[None], torch.as_tensor(rotation)[None], "torch")
+    for scan in scans:
+        assert scan.loss == pytest.approx(float(loss[0]), abs=1e-6)
+        assert abs(scan.angles[scan.losses.argmin()] - scan.at) < 0.1
+        assert scan.angles[0] < scan.truth < scan.angles[-1]
+    assert [scan.truth for scan in scans] == pytest.approx([pose.azimuth - 0.3, 0.5, -2.0])
+
+
+def panels(hw: tuple[int, int]) -> list[Panel]:
+    image = np.random.default_rng(1).integers(0, 255, (*hw, 3), dtype=np.uint8)
+    return [Panel(title, image) for title in ("input", "predicted pose", "occluder map")]
+
+
+def a_figure():
+    angles = np.linspace(-1, 1, 21)
+    scans = [drawing.Scan(name, angles, angles**2, 0.0, 0.0, 0.3) for name in drawing.SCAN_NAMES]
+    return drawing.result_figure("car  a    error 1.0°", "predicted\nannotated", "loss", panels((64, 168)), scans, 0.5)
+
+
+def test_figures_have_the_expected_size_and_repeat_bit_by_bit(tmp_path):
+    for name in ("a.png", "b.png"):
+        drawing.save_figure(tmp_path / name, a_figure())
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    height = 4.6 * 64 / 168
+    with Image.open(tmp_path / "a.png") as picture:
+        np.testing.assert_allclose(picture.size, np.array([3 * 4.6 + 1.1, height + 3.6]) * drawing.DPI, atol=1)
+        assert np.asarray(picture).std() > 10
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_a_contact_sheet_grows_by_rows_and_then_by_blocks():
+    row = Row("car  a    error 1.0°", "details", panels((64, 168)))
+    sizes = {n: drawing.contact_sheet([row] * n, "title").get_size_inches() for n in (1, 6, 12)}
+    assert sizes[6][0] == sizes[1][0] and sizes[6][1] > sizes[1][1] + 5
+    assert sizes[12][0] > 1.9 * sizes[6][0] and sizes[12][1] == pytest.approx(sizes[6][1])
+
+
+def test_no_row_of_a_contact_sheet_of_mixed_shapes_is_lost():
+    rows = [Row(f"{k}", "", panels(hw)) for k, hw in enumerate([(64, 48)] * 4 + [(32, 100)] * 9)]
+    texts = {text.get_text() for text in drawing.contact_sheet(rows, "title").texts}
+    assert {str(k) for k in range(13)} <= texts
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("best", [4, 0]), ("worst", [1, 2]), ("median", [0, 3]), ("spread", [4, 2])],
+)
+def test_images_are_selected_by_error(how, expected):
+    errors = np.array([0.2, 0.4, 0.9, 0.3, 0.1])
+    assert draw_results.select_images(errors, 2, how, 0) == expected
+
+
+def test_selection_takes_all_when_there_are_fewer_and_random_depends_on_the_seed():
+    errors = np.random.default_rng(0).random(50)
+    for how in draw_results.SELECTIONS:
+        assert sorted(draw_results.select_images(errors[:3], 7, how, 0)) == [0, 1, 2]
+        assert len(set(draw_results.select_images(errors, 7, how, 0))) == 7
+    first, again, other = (draw_results.select_images(errors, 7, "random", seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+# ---- the entry point, with an untrained network ----
+
+
+def make_annotation(name: str, azimuth: float) -> Annotation:
+    bbox, principal = np.array([50, 30, 600, 250]), np.array([350.0, 150.0])
+    return Annotation(
+        name, np.zeros(6), np.zeros(6), np.array([0, 256, 0, 672, 256, 672]), np.zeros((2, 2)), np.zeros(2), azimuth, 0.1,
+        0.0, 5.0, 1.0, 3000.0, principal, 300, 700, 1, bbox, "exact", 1.0, np.zeros(2),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A raw folder with a CAD model, two prepared crops with annotations, a checkpoint, and poses found with it."""
+    torch.manual_seed(0)
+    prepared, experiment = PreparedSet(tmp_path / "prepared"), Experiment(tmp_path / "exp", "single")
+    write_off(tmp_path / "raw" / "CAD" / "car" / "01.off", CUBOID)
+    names, generator = ["a", "b", "c"], np.random.default_rng(0)
+    for i, name in enumerate(names):
+        prepared.image("car", name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 255, (256, 672, 3), dtype=np.uint8)).save(prepared.image("car", name))
+        save_annotation(prepared.annotation("car", name), make_annotation(name, 0.2 * i))
+    config = TrainConfig(backbone="resnet18fpn", image_scale=0.5, num_clutter_group=1)
+    memory = torch.nn.functional.normalize(torch.randn(len(CUBOID.vertices) + 5, 128), dim=1)
+    path = experiment.network_folder / "saved_model_car_last.pth"
+    save_checkpoint(path, Checkpoint(FeatureNet("resnet18fpn").state_dict(), [memory], [CUBOID], config, 1))
+    settings = run_config(load_model(path, tmp_path), SolveConfig(), "")
+    angles = np.array([0.1, 0.3, np.nan])
+    loss, whole = np.full(3, 0.9), np.ones(3, np.int64)
+    poses = PoseSet("car", "", np.array(names), angles, angles, angles, 5 + angles, loss, whole, whole, settings)
+    save_poses(experiment.poses("car"), poses)
+    return tmp_path
+
+
+def draw(world, monkeypatch, *options: str) -> None:
+    folders = {"--raw": "raw", "--prepared": "prepared", "--clean": "prepared", "--exp": "exp"}
+    arguments = [word for key, folder in folders.items() for word in (key, str(world / folder))]
+    monkeypatch.setattr(sys, "argv", ["draw_results.py", *arguments, "--gpus", "", "--categories", "car", *options])
+    draw_results.main()
+
+
+def test_the_entry_point_draws_and_repeats_itself(world, monkeypatch, capsys):
+    folder = world / "exp" / "Report_single" / "clean"
+    draw(world, monkeypatch, "--images", "1")
+    first = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    assert list(first) == ["car_a.png", "overview.png"]
+    assert "1 figure of 1 category" in capsys.readouterr().out
+    draw(world, monkeypatch, "--images", "1")
+    assert {path.name: path.read_bytes() for path in sorted(folder.iterdir())} == first
+    assert "1 pose not finite" in capsys.readouterr().out
+
+
+def test_the_entry_point_tells_what_is_wrong(world, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no poses of car"):
+        draw(world, monkeypatch, "--level", "FGL1_BGL1")
+    (world / "prepared" / "images" / "car" / "a.JPEG").unlink()
+    with pytest.raises(FileNotFoundError, match="image not found"):
+        draw(world, monkeypatch)
+    path = world / "exp" / "NeMo_single" / "saved_model_car_last.pth"
+    save_checkpoint(path, Checkpoint(**{**vars(load_checkpoint(path)), "epoch": 2}))
+    with pytest.raises(ValueError, match="solved with checkpoint"):
+        draw(world, monkeypatch)

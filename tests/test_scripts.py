@@ -1,0 +1,272 @@
+"""The product as its users run it: the real scripts, end to end, on a tiny sample set and on real photographs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy.io import loadmat
+
+from nemo.cameras import cam_from_object_rotation, geodesic_distance
+from nemo.layout import PreparedSet
+from nemo.records import PoseSet, load_annotation, load_poses, save_poses
+
+SCRIPTS = ("PrepareData.sh", "TrainNeMo.sh", "InferenceNeMo.sh", "DemoNeMo.sh")
+PREPARE = {"CATEGORIES": "car chair", "GEOMETRY": "exact", "ENABLE_OCCLUDED": "true", "OCC_LEVELS": "FGL1_BGL1"}
+TRAIN = {"CATEGORIES": "car chair", "GPUS": "", "BACKBONE": "resnet18fpn", "PRETRAINED": "none", "IMAGE_SCALE": 0.5, "RECIPE": "fixed",
+         "BATCH_SIZE": 4, "TOTAL_EPOCHS": 1, "LEARNING_RATE": 1e-3, "AUGMENT": "flip color", "NUM_CLUTTER_GROUP": 16}  # fmt: skip
+INFER = {"CATEGORIES": "car chair", "GPUS": "", "TOTAL_EPOCHS": 20, "NUM_PICTURES": 1, "BATCH_SIZE": 4}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of the last change and content of every file."""
+    return {str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, (_, content) in snapshot(folder).items()}
+
+
+def ran(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def road(sample_raw, script, tmp_path_factory):
+    """The three scripts, run once from another folder; their outputs by name."""
+    roots = {"DATAROOT": sample_raw, "EXPROOT": tmp_path_factory.mktemp("my results")}
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    return roots | {
+        "prepare": ran(script("PrepareData.sh", cwd=elsewhere, **PREPARE, **roots)),
+        "train": ran(script("TrainNeMo.sh", cwd=elsewhere, **TRAIN, **roots)),
+        "infer": ran(script("InferenceNeMo.sh", cwd=elsewhere, **INFER, **roots)),
+        "infer_occluded": ran(script("InferenceNeMo.sh", "FGL1_BGL1", cwd=elsewhere, **INFER, **roots)),
+    }
+
+
+def test_preparation_has_the_layout_of_the_reference(road):
+    train, test, occluded = (road["DATAROOT"] / n for n in ("PASCAL3D_train_NeMo", "PASCAL3D_NeMo", "PASCAL3D_OCC_NeMo"))
+    for root, subset, images in ((train, "car", 10), (test, "chair", 6), (occluded, "carFGL1_BGL1", 6)):
+        for folder in (f"images/{subset}", f"annotations/{subset}", f"annotations3D_single/{subset}", f"annotations3D_multi/{subset}"):
+            assert len(list((root / folder).iterdir())) == images, folder
+        assert len((root / f"lists3D_single/{subset}/mesh01.txt").read_text().split()) == images
+    assert (train / "lists/car/mesh03.txt").is_file() and (train / "lists/car/SOURCE.json").is_file()
+    assert "train: 20 images of 2 categories" in road["prepare"] and "single: 2 cuboids" in road["prepare"]
+    assert "multi: 6 cuboids" in road["prepare"]
+    clean = load_annotation(PreparedSet(test).annotation("car", next((test / "annotations/car").iterdir()).stem))
+    assert clean.occ_mask is None
+    masked = load_annotation(next((occluded / "annotations/carFGL1_BGL1").iterdir()))
+    assert masked.occ_mask.shape == (masked.height, masked.width) and masked.occ_mask.any()
+
+
+def test_training_leaves_a_last_checkpoint_and_a_log(road):
+    folder = road["EXPROOT"] / "NeMo_single"
+    assert {p.name for p in folder.iterdir()} == {
+        f"{kind}_{category}{end}" for category in ("car", "chair") for kind, end in (("saved_model", "_last.pth"), ("training_log", ".csv"))
+    }
+    assert "2 categories trained on 20 images" in road["train"]
+
+
+def test_the_table_follows_from_the_saved_poses_and_the_raw_annotations(road):
+    """Computed again here from the .mat files, by another route than the project's."""
+    for category in ("car", "chair"):
+        poses = load_poses(road["EXPROOT"] / "Poses_single" / f"{category}.npz")
+        errors = []
+        for i, name in enumerate(poses.names):
+            mat = road["DATAROOT"] / "PASCAL3D+_release1.1/Annotations" / f"{category}_imagenet" / f"{name}.mat"
+            viewpoint = loadmat(mat)["record"]["objects"][0, 0]["viewpoint"][0, 0]
+            truth = [np.deg2rad(viewpoint[key][0, 0][0, 0]) for key in ("azimuth", "elevation", "theta")]
+            found = cam_from_object_rotation(poses.azimuth[i], poses.elevation[i], poses.theta[i])
+            errors.append(np.rad2deg(geodesic_distance(found, cam_from_object_rotation(*truth))))
+        table = list(csv.DictReader(open(road["EXPROOT"] / "Accuracy_single/clean/table.csv")))
+        assert float(table[0][category]) == pytest.approx(100 * np.mean(np.array(errors) < 30), abs=0.06)
+        assert float(table[2][category]) == pytest.approx(np.median(errors), abs=0.06)
+
+
+def test_the_table_is_printed_in_the_format_of_the_reference(road):
+    lines = road["infer"].splitlines()
+    assert "Metric | car\tchair\tMean\tCatMean" in lines
+    assert any(line.startswith("Pi/18  | ") for line in lines)
+    assert (road["EXPROOT"] / "Accuracy_single/clean/table.md").read_text().startswith("# Accuracy, single cuboid, unoccluded")
+    assert "FGL1_BGL1: table of 12 images of 2 categories" in road["infer_occluded"]
+
+
+def test_poses_come_as_npz_and_csv_and_pictures_are_drawn(road):
+    rows = list(csv.DictReader(open(road["EXPROOT"] / "Poses_single/car.csv")))
+    assert len(rows) == 6 and 0 <= float(rows[0]["azimuth_deg"]) < 360
+    for level in ("clean", "FGL1_BGL1"):
+        pictures = list((road["EXPROOT"] / "Report_single" / level).glob("*.png"))
+        assert len(pictures) == 3 and all(p.stat().st_size > 20_000 for p in pictures)  # one a category, and the overview
+
+
+def test_a_second_run_changes_nothing(road, script):
+    before = snapshot(road["DATAROOT"]), snapshot(road["EXPROOT"])
+    roots = {"DATAROOT": road["DATAROOT"], "EXPROOT": road["EXPROOT"]}
+    ran(script("PrepareData.sh", **PREPARE, **roots))
+    assert "2 kept" in ran(script("TrainNeMo.sh", **TRAIN, **roots))
+    assert "(12 of them from earlier runs" in ran(script("InferenceNeMo.sh", **INFER | {"NUM_PICTURES": 0}, **roots))
+    assert (snapshot(road["DATAROOT"]), snapshot(road["EXPROOT"])) == before
+
+
+def test_ground_truth_submitted_as_prediction_scores_100_100_0(road, code, tmp_path):
+    test_set = PreparedSet(road["DATAROOT"] / "PASCAL3D_NeMo")
+    for category in ("car", "chair"):
+        poses = load_poses(road["EXPROOT"] / "Poses_single" / f"{category}.npz")
+        truth = [load_annotation(test_set.annotation(category, name)) for name in poses.names]
+        angles = {key: np.array([getattr(a, key) for a in truth]) for key in ("azimuth", "elevation", "theta")}
+        perfect = PoseSet(category, "", poses.names, **angles, distance=poses.distance, loss=poses.loss, start=poses.start,
+                          mesh=poses.mesh, config=poses.config)  # fmt: skip
+        save_poses(tmp_path / "Poses_single" / f"{category}.npz", perfect)
+    printed = code("report_accuracy", "--exp", tmp_path, "--clean", test_set.root, "--categories", "car chair").stdout
+    assert "Pi/6   | 100.0\t100.0\t100.0\t100.0" in printed
+    assert "Pi/18  | 100.0\t100.0" in printed and "MedErr | 0.0\t0.0\t0.0" in printed
+
+
+def test_a_table_refuses_to_mix_settings_and_says_when_it_is_partial(road, code, tmp_path):
+    clean = road["DATAROOT"] / "PASCAL3D_NeMo"
+    car, chair = (load_poses(road["EXPROOT"] / "Poses_single" / f"{c}.npz") for c in ("car", "chair"))
+    save_poses(tmp_path / "Poses_single/car.npz", car)
+    done = code("report_accuracy", "--exp", tmp_path, "--clean", clean, "--categories", "car chair")
+    assert "PARTIAL: no poses of chair" in done.stderr
+    chair.config["solve"]["total_epochs"] = 7
+    save_poses(tmp_path / "Poses_single/chair.npz", chair)
+    done = code("report_accuracy", "--exp", tmp_path, "--clean", clean, "--categories", "car chair", check=False)
+    assert done.returncode == 1 and "car and chair were solved with different solve" in done.stderr
+
+
+def test_shards_together_give_what_one_run_gives(road, code, tmp_path):
+    arguments = ("--raw", road["DATAROOT"] / "PASCAL3D+_release1.1", "--prepared", road["DATAROOT"] / "PASCAL3D_NeMo", "--exp", tmp_path,
+                 "--save-dir", road["EXPROOT"] / "NeMo_single", "--categories", "car", "--gpus", "", "--total-epochs", 20,
+                 "--batch-size", 4)  # fmt: skip
+    code("solve_poses", *arguments, "--shard", "1/2")
+    assert not (tmp_path / "Poses_single/car.npz").is_file()
+    merged = code("solve_poses", *arguments)
+    assert "(2 of them from earlier runs" in merged.stdout
+    assert (tmp_path / "Poses_single/car.csv").read_bytes() == (road["EXPROOT"] / "Poses_single/car.csv").read_bytes()
+    assert [p.name for p in sorted((tmp_path / "Poses_single").iterdir())] == ["car.csv", "car.npz"]
+
+
+def test_saved_features_give_the_same_poses(road, script, tmp_path):
+    (tmp_path / "NeMo_single").symlink_to(road["EXPROOT"] / "NeMo_single")
+    settings = INFER | {"SAVE_FEATURES": "true", "NUM_PICTURES": 0, "CATEGORIES": "car"}
+    ran(script("InferenceNeMo.sh", **settings, DATAROOT=road["DATAROOT"], EXPROOT=tmp_path))
+    stored = np.load(tmp_path / "Features_single/car/saved_feature_car_single.npz", allow_pickle=False)
+    assert {"memory_mesh01", "clutter_mesh01", "names_mesh01"} <= set(stored.files)
+    streamed, saved = (load_poses(root / "Poses_single/car.npz") for root in (road["EXPROOT"], tmp_path))
+    np.testing.assert_allclose(saved.loss, streamed.loss, atol=1e-3)
+
+
+def test_a_killed_preparation_ends_with_the_same_bytes(sample_raw, code, tmp_path):
+    raw = sample_raw / "PASCAL3D+_release1.1"
+    arguments = ["--raw", raw, "--split", "train", "--categories", "car chair", "--workers", 1]
+    code("prepare_images", *arguments, "--out", tmp_path / "whole")
+    command = [sys.executable, str(ROOT / "code/prepare_images.py"), *map(str, arguments), "--out", str(tmp_path / "killed")]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "killed").rglob("*.JPEG")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    killed_at = len(list((tmp_path / "killed/annotations").rglob("*.npz")))
+    assert killed_at < 20
+    code("prepare_images", *arguments, "--out", tmp_path / "killed")
+    whole, again = contents(tmp_path / "whole"), contents(tmp_path / "killed")
+    assert {k: v for k, v in again.items() if not k.endswith(".part")} == whole
+
+
+def test_a_killed_training_goes_on_with_the_same_result(road, tmp_path):
+    """Killed with SIGKILL as soon as its first state is on disk."""
+    command = [
+        sys.executable, "-c",
+        "import sys, runpy; import nemo.training as t; t.SECONDS_BETWEEN_STATES = 0.0; sys.argv[0] = 'train'; "
+        f"runpy.run_path({str(ROOT / 'code/train.py')!r}, run_name='__main__')",
+        "--raw", str(road["DATAROOT"] / "PASCAL3D+_release1.1"), "--prepared", str(road["DATAROOT"] / "PASCAL3D_train_NeMo"),
+        "--categories", "car", "--gpus", "", "--backbone", "resnet18fpn", "--pretrained", "none", "--image-scale", "0.5",
+        "--recipe", "fixed", "--batch-size", "4", "--total-epochs", "3", "--learning-rate", "1e-3", "--augment", "flip color",
+        "--num-clutter-group", "16",
+    ]  # fmt: skip
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "code")}
+    subprocess.run([*command, "--save-dir", str(tmp_path / "whole")], env=environment, check=True, capture_output=True, timeout=300)
+    process = subprocess.Popen([*command, "--save-dir", str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    state = tmp_path / "killed/training_state_car.pth"
+    while not state.is_file() and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert state.is_file() and not (tmp_path / "killed/saved_model_car_last.pth").is_file(), "it was not killed in time"
+    again = subprocess.run([*command, "--save-dir", str(tmp_path / "killed")], env=environment, check=True, capture_output=True,
+                           text=True, timeout=300)  # fmt: skip
+    assert "going on after epoch" in again.stdout
+    assert (tmp_path / "killed/training_log_car.csv").read_text() == (tmp_path / "whole/training_log_car.csv").read_text()
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_prints_the_settings_and_unknown_arguments_are_an_error(script, name):
+    printed = ran(script(name, "--help"))
+    assert "GPUS=" in printed or "OVERWRITE=" in printed
+    done = script(name, "--frobnicate")
+    assert done.returncode != 0 and "does not take '--frobnicate'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name, settings, complaint",
+    [
+        ("TrainNeMo.sh", {}, "no meshes: .*run PrepareData.sh|training set not found.*run PrepareData.sh"),
+        ("InferenceNeMo.sh", {}, "checkpoint not found.*train first"),
+        ("InferenceNeMo.sh", {"RENDERER": "pytorch3d"}, "PyTorch3D|checkpoint not found"),
+        ("TrainNeMo.sh", {"GPUS": "77"}, "GPUS names GPU 77|not found|no meshes"),
+        ("TrainNeMo.sh", {"TOTAL_EPOCHS": "many"}, "not a whole number above 0"),
+        ("PrepareData.sh", {"ENABLE_OCCLUDED": "maybe"}, "ENABLE_OCCLUDED is 'maybe'"),
+    ],
+)
+def test_a_mistake_gets_one_clear_sentence(script, tmp_path, name, settings, complaint):
+    done = script(name, DATAROOT=tmp_path / "nothing here", EXPROOT=tmp_path / "exp", CATEGORIES="car", **({"GPUS": ""} | settings))
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert re.search(complaint, done.stderr), done.stderr
+
+
+def test_data_of_another_geometry_are_not_mixed(road, script):
+    done = script("PrepareData.sh", **PREPARE | {"GEOMETRY": "paper"}, DATAROOT=road["DATAROOT"])
+    assert done.returncode != 0 and "another GEOMETRY" in done.stderr and "OVERWRITE=true" in done.stderr
+
+
+def test_missing_data_are_downloaded_or_the_manual_steps_are_told(sample_raw, code, tmp_path):
+    absent = (tmp_path / "absent.zip").as_uri()
+    raw = tmp_path / "data/PASCAL3D+_release1.1"
+    done = code("download_data", "--raw", raw, "--address", f"PASCAL3D+_release1.1={absent}", check=False)
+    assert done.returncode == 1 and "download it yourself, unpack it so that" in done.stderr and "Traceback" not in done.stderr
+    archive = tmp_path / "pascal.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for path in sorted((sample_raw / "PASCAL3D+_release1.1").rglob("*")):
+            if path.is_file() and "Image_subsets" not in path.parts:
+                opened.write(path, path.relative_to(sample_raw))
+    done = code("download_data", "--raw", raw, "--address", f"PASCAL3D+_release1.1={archive.as_uri()}", "--address", f"Image_subsets={absent}")
+    assert (raw / "Annotations/car_imagenet").is_dir() and "Going on with Image_sets" in done.stderr
+    assert "1 downloaded" in done.stdout
+    code("prepare_images", "--raw", raw, "--out", tmp_path / "prepared", "--split", "val", "--categories", "car")
+    assert "Image_sets" in (tmp_path / "prepared/lists/car/SOURCE.json").read_text()
+
+
+def test_real_photographs_are_prepared(shared, script, tmp_path):
+    raw = tmp_path / "PASCAL3D+_release1.1"
+    raw.mkdir()
+    for folder in ("Annotations", "Images", "Image_sets", "Image_subsets"):
+        (raw / folder).symlink_to(shared("data/RealCars") / folder)
+    subprocess.run(["tar", "xJf", str(shared("data/pascal3d_cad.tar.xz")), "-C", str(raw), "CAD/car"], check=True)
+    printed = ran(script("PrepareData.sh", DATAROOT=tmp_path, CATEGORIES="car", MESH_DIMENSIONS="single"))
+    assert "train: 762 images of 1 category" in printed and "val: 143 images of 1 category" in printed
+    assert "vertices of 762 images annotated, 762 of them now" in printed
