@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--clean", type=Path, help="the clean test set, when --prepared is the occluded one")
     parser.add_argument("--level", default="", help="occlusion level; with --clean")
     parser.add_argument("--overwrite", type=cli.boolean, default=False)
-    parser.add_argument("--workers", type=int, default=0, help="processes, 0 = all cores")
+    parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
     args = parser.parse_args()
     prepared = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run prepare_images.py first"))

@@ -1,7 +1,5 @@
-# Sourced by the scripts at the top of the project: arguments, environment, and the names of categories.
+# Sourced by the scripts at the top of the project: their arguments and their Python.
 # The caller has set ROOT to the project folder.
-
-ALL_CATEGORIES="aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor"
 
 fail() {
     echo "error: $*" >&2
@@ -30,7 +28,8 @@ find_python() {
         if [ -x "$ROOT/.venv/bin/python" ]; then PYTHON="$ROOT/.venv/bin/python"; else PYTHON=python3; fi
     fi
     command -v "$PYTHON" >/dev/null || fail "no Python at '$PYTHON'; set PYTHON, or run ./DemoNeMo.sh, which makes an environment"
-    "$PYTHON" -c "import torch, torchvision, numba, scipy, PIL, tqdm, matplotlib" 2>/dev/null ||
+    "$PYTHON" -c 'import importlib.util as u, sys
+sys.exit(any(u.find_spec(n) is None for n in "torch torchvision numba scipy PIL tqdm matplotlib".split()))' ||
         fail "'$PYTHON' lacks packages; run '$PYTHON -m pip install -r \"$ROOT/requirements.txt\"', or ./DemoNeMo.sh, which makes an environment"
 }
 

@@ -7,6 +7,8 @@ or occluded, and the loss along azimuth, elevation and theta around the predicti
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +22,7 @@ from nemo import cli, drawing
 from nemo.dataset import read_crop
 from nemo.devices import first_device, gpus_of
 from nemo.drawing import Panel, Pose, Row
+from nemo.files import write_text
 from nemo.inference import Model, load_model
 from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.meshes import Mesh, read_off
@@ -28,6 +31,7 @@ from nemo.records import Annotation, PoseSet, load_annotation, load_poses
 from nemo.rendering import MapCamera, Scene, Target, make_scene, make_target
 from nemo.settings import FEATURE_STRIDE
 
+MANIFEST = "pictures.json"  # what was drawn, and from what
 SELECTIONS = ("spread", "best", "median", "worst", "random")
 OVERLAYS = ("cad", "cuboid")
 PICTURE_WIDTH = 1344  # pixels that smaller crops are enlarged towards, so that overlays have fine lines
@@ -177,12 +181,12 @@ def draw_image(solved: Solved, i: int, args: argparse.Namespace) -> Row:
     heading = f"{subset}  {name}    error {np.rad2deg(solved.errors[i]):.1f}°"
     details = f"predicted   {degrees(pose[:3])}\nannotated  {degrees(truth)}"
     figure = drawing.result_figure(heading, details, remark_of(solved, i), panels, scans, at_truth)
-    folder = Experiment(args.exp, args.mesh_d).report_folder(args.level)
-    drawing.save_figure(folder / f"{solved.poses.category}_{name}.png", figure)
+    folder, file_name = Experiment(args.exp, args.mesh_d).report_folder(args.level), f"{solved.poses.category}_{name}.png"
+    drawing.save_figure(folder / file_name, figure)
 
     small = [Panel("input", crop), Panel("predicted pose", drawing.shrink(overlay, factor)),
              Panel("occluder map", drawing.shrink(occluders, factor))]  # fmt: skip
-    return Row(heading, f"azimuth, elevation, theta: {short(pose[:3])}; annotated {short(truth)}", small)
+    return Row(heading, f"azimuth, elevation, theta: {short(pose[:3])}; annotated {short(truth)}", small, file_name)
 
 
 def remark_of(solved: Solved, i: int) -> str:
@@ -230,25 +234,50 @@ def main() -> None:
     args = parser.parse_args()
     for folder, what in ((args.prepared, "test set"), (args.clean, "clean test set")):
         cli.require_folder(folder, what, "run PrepareData.sh first")
-    device = first_device(gpus_of(args.gpus))
     experiment = Experiment(args.exp, args.mesh_d)
     present = [c for c in args.categories if experiment.poses(c, args.level).is_file()]
     if not present:
         folder = experiment.poses("", args.level).parent
         raise FileNotFoundError(f"no poses of {', '.join(args.categories)} in {folder}; run InferenceNeMo.sh first")
-    rows, not_finite = [], 0
+    folder, wanted = experiment.report_folder(args.level), fingerprint(args, [experiment.poses(c, args.level) for c in present])
+    before = read_manifest(folder)
+    if before.get("of") == wanted and all((folder / name).is_file() for name in before["pictures"]):
+        print(f"{args.level or 'clean'}: {cli.count(len(before['pictures']) - 1, 'figure')} and overview.png in {folder} kept")
+        return
+    device, rows, not_finite = first_device(gpus_of(args.gpus)), [], 0
     for category in present:
         drawn, left_out = draw_category(load_solved(args, category, device), args)
         rows, not_finite = rows + drawn, not_finite + left_out
     if not rows:
         raise ValueError(f"no pose of {', '.join(present)} is finite; run InferenceNeMo.sh again")
-    folder = experiment.report_folder(args.level)
     drawing.save_figure(folder / "overview.png", drawing.contact_sheet(rows, title_of(args)))
+    pictures = sorted(["overview.png", *(row.file_name for row in rows)])
+    for name in set(before.get("pictures", ())) - set(pictures):
+        (folder / name).unlink(missing_ok=True)
+    write_text(folder / MANIFEST, cli.as_json({"of": wanted, "pictures": pictures}))
     absent = [c for c in args.categories if c not in present]
     notes = [f"; no poses of {', '.join(absent)}"] if absent else []
     notes += [f"; {cli.count(not_finite, 'pose')} not finite, not drawn"] if not_finite else []
     print(f"{args.level or 'clean'}: {cli.count(len(rows), 'figure')} of {cli.count(len(present), 'category')} "
           f"and overview.png in {folder}{''.join(notes)}")  # fmt: skip
+
+
+def fingerprint(args: argparse.Namespace, poses: list[Path]) -> str:
+    """What the pictures depend on: the poses, which name their checkpoint, and the choices of the command line."""
+    digest = hashlib.sha256("".join(f"{getattr(args, key)};" for key in ("images", "select", "overlay", "seed")).encode())
+    for path in poses:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def read_manifest(folder: Path) -> dict:
+    """What an earlier run drew into a folder; empty when there is none."""
+    path = folder / MANIFEST
+    try:
+        found = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) and isinstance(found.get("pictures"), list) else {}
 
 
 def title_of(args: argparse.Namespace) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from nemo import cli
-from nemo.devices import first_device, gpus_of
+from nemo.devices import decoding_workers, first_device, gpus_of
 from nemo.inference import Model, load_model, names_by_mesh, read_batches
 from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import FeatureSet, load_npz, save_features
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--batch-size", type=cli.positive, default=8)
     parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
-    parser.add_argument("--workers", type=int, default=0, help="decoding processes")
+    parser.add_argument("--workers", default="auto", help="decoding processes")
     cli.add_categories(parser)
     args = parser.parse_args()
     experiment, raw = Experiment(args.exp, args.mesh_d), RawPascal3D(args.raw)
@@ -56,10 +56,12 @@ def main() -> None:
         target = experiment.features(category, args.level)
         if target.is_file() and model.checkpoint.fingerprint in str(load_npz(target, ["config"])["config"]):
             continue
-        features, failures = extract(model, PreparedSet(args.prepared), args.mesh_d, args.level, args.batch_size, args.workers)
+        workers = decoding_workers(args.workers, device)
+        features, failures = extract(model, PreparedSet(args.prepared), args.mesh_d, args.level, args.batch_size, workers)
         save_features(target, features)
         images, failed = images + len(features.maps), failed + len(failures)
-    print(f"{args.level or 'clean'}: feature maps of {cli.count(images, 'image')} written, {failed} could not be read; in {args.exp}/Features_{args.mesh_d}")
+    print(f"{args.level or 'clean'}: feature maps of {cli.count(images, 'image')} written, {failed} could not be read; "
+          f"in {args.exp}/Features_{args.mesh_d}")  # fmt: skip
 
 
 if __name__ == "__main__":

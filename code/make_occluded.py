@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--levels", type=cli.words, default=OCC_LEVELS, help="any of FGL1_BGL1 .. FGL3_BGL3")
     parser.add_argument("--occluders", type=Path, help="folder of cut-out pictures (PNG with alpha); without it they are procedural")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures")
-    parser.add_argument("--workers", type=int, default=0, help="processes, 0 = all cores")
+    parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
     args = parser.parse_args()
     raw, occluded = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set --raw")), RawOccluded(args.out)

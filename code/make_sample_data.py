@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--val-images", type=cli.positive, default=20, help="test pictures per category")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     parser.add_argument("--image-width", type=cli.positive, default=500, help="longer side of a picture in pixels")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core")
+    parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     parser.add_argument(
         "--overwrite", type=cli.boolean, default=False, help="throw away the sample set that --out holds"
     )

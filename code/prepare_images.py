@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--geometry", choices=("paper", "exact"), default="paper")
     parser.add_argument("--overwrite", type=cli.boolean, default=False)
-    parser.add_argument("--workers", type=int, default=0, help="processes, 0 = all cores")
+    parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
     args = parser.parse_args()
     if bool(args.level) != (args.occluded is not None):

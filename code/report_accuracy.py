@@ -61,7 +61,9 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
     names = poses.names.tolist()
     expected = {path.stem for path in (tested.root / "images" / (category + level)).glob("*.JPEG")}
     if strangers := set(names) - expected:
-        raise ValueError(f"{experiment.poses(category, level)} has {len(strangers)} poses of images that {tested.root} lacks; run InferenceNeMo.sh again")
+        raise ValueError(
+            f"{experiment.poses(category, level)} has {len(strangers)} poses of images that {tested.root} lacks; run InferenceNeMo.sh again"
+        )
     predicted = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=-1)
     not_finite = int((~np.isfinite(predicted).all(-1)).sum())
     errors = pose_errors(predicted, true_poses(clean, category, names))
@@ -75,7 +77,9 @@ def check_same_settings(rows: list[Row]) -> None:
         other = {key: value for key, value in row.config.items() if key not in PER_CATEGORY_SETTINGS}
         if other != first:
             keys = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
-            raise ValueError(f"{rows[0].category} and {row.category} were solved with different {', '.join(keys)}; run InferenceNeMo.sh for both again")
+            raise ValueError(
+                f"{rows[0].category} and {row.category} were solved with different {', '.join(keys)}; run InferenceNeMo.sh for both again"
+            )
 
 
 def table_rows(rows: list[Row]) -> list[list[str]]:
@@ -159,7 +163,8 @@ def notes_of(rows: list[Row], absent: list[str], level: str) -> list[str]:
     if not is_full_test_set(rows, level):
         notes.append("Not the full test set of the paper, so the published numbers are not shown beside it.")
     config = rows[0].config
-    settings = {key: config[key] for key in ("mesh_d", "backbone", "recipe", "image_scale", "renderer")} | {"solver": config["solve"]["solver"]}
+    settings = {key: config[key] for key in ("mesh_d", "backbone", "recipe", "image_scale", "renderer")}
+    settings["solver"] = config["solve"]["solver"]
     notes.append("Settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()) + ".")
     return notes
 
@@ -197,7 +202,8 @@ def main() -> None:
     for note in notes:
         if note.startswith("PARTIAL") or "not finite" in note:
             print(note, file=sys.stderr)
-    print(f"{args.level or 'clean'}: table of {cli.count(sum(len(r.names) for r in rows), 'image')} of {cli.count(len(rows), 'category')} in {folder}")
+    images = sum(len(row.names) for row in rows)
+    print(f"{args.level or 'clean'}: table of {cli.count(images, 'image')} of {cli.count(len(rows), 'category')} in {folder}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from nemo import cli
-from nemo.devices import first_device, gpus_of
+from nemo.devices import decoding_workers, first_device, gpus_of
 from nemo.inference import Run, load_model, names_by_mesh
 from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import load_features
@@ -40,7 +40,7 @@ def make_run(args: argparse.Namespace, category: str, config: SolveConfig, devic
     names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory))
     features = load_features(experiment.features(category, args.level)) if args.from_features else None
     return Run(model, prepared, args.level, config, renderer, experiment.poses(category, args.level), names,
-               args.batch_size, args.workers, args.shard, features)  # fmt: skip
+               args.batch_size, decoding_workers(args.workers, device), args.shard, features)  # fmt: skip
 
 
 def solve_category(run: Run) -> tuple[int, int, int]:
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="of the optimiser")
     parser.add_argument("--batch-size", type=cli.positive, default=8, help="images at a time")
     parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
-    parser.add_argument("--workers", type=int, default=0, help="decoding processes")
+    parser.add_argument("--workers", default="auto", help="decoding processes")
     parser.add_argument("--shard", type=shard, default=(0, 1), help="i/n: only every n-th batch; the last run without it merges")
     parser.add_argument("--from-features", type=cli.boolean, default=False, help="read what extract_features.py saved")
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
@@ -87,7 +87,8 @@ def main() -> None:
     counts = [solve_category(make_run(args, category, config, device, renderer)) for category in args.categories]
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
-          f"({known:,} of them from earlier runs, {failed} could not be read) by {renderer} on {device}, in {args.exp}/Poses_{args.mesh_d}")  # fmt: skip
+          f"({known:,} of them from earlier runs, {failed} could not be read) by {renderer} on {device}, "
+          f"in {args.exp}/Poses_{args.mesh_d}")  # fmt: skip
 
 
 if __name__ == "__main__":

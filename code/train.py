@@ -9,8 +9,8 @@ from pathlib import Path
 from nemo import cli
 from nemo.backbone import BACKBONES
 from nemo.checkpoints import load_checkpoint
-from nemo.devices import gpus_of, place
 from nemo.dataset import TrainingImages
+from nemo.devices import decoding_workers, gpus_of, place
 from nemo.layout import MESH_DIMENSIONS, PreparedSet, RawPascal3D, checkpoint_path, read_list
 from nemo.meshes import read_off
 from nemo.settings import FIXED_RECIPE, TrainConfig
@@ -34,7 +34,9 @@ def train_category(args: argparse.Namespace, category: str) -> int:
     last = checkpoint_path(args.save_dir, "saved_model_%s_last.pth", category)
     if last.is_file() and not args.overwrite:
         if load_checkpoint(last).config != config:
-            raise ValueError(f"{last} was trained with other settings; set OVERWRITE=true to train again, or SAVED_NETWORK_PATH to another folder")
+            raise ValueError(
+                f"{last} was trained with other settings; set OVERWRITE=true to train again, or SAVED_NETWORK_PATH to another folder"
+            )
         print(f"{category}: {last} exists, kept")
         return 0
     prepared = PreparedSet(cli.require_folder(args.prepared, "training set", "run PrepareData.sh first"))
@@ -50,7 +52,8 @@ def train_category(args: argparse.Namespace, category: str) -> int:
         raise ValueError(f"{category} has no training image in {prepared.root}")
     placement = place(gpus_of(args.gpus), args.separate_bank)
     print(f"{category}: {cli.count(images, 'image')}, {cli.count(len(meshes), 'cuboid')}; {placement.sentence}", flush=True)
-    trainer = Trainer(config, meshes, datasets, placement, args.save_dir, args.workers)
+    trainer = Trainer(config, meshes, datasets, placement, args.save_dir,
+                      decoding_workers(args.workers, placement.network[0]))  # fmt: skip
     if args.resume and trainer.resume():
         print(f"{category}: going on after epoch {trainer.epoch}", flush=True)
     trainer.fit()
@@ -78,7 +81,7 @@ def main() -> None:
     parser.add_argument("--separate-bank", type=cli.boolean, default=False, help="bank alone on the last GPU")
     parser.add_argument("--augment", type=cli.words, default=default.augment, help="any of flip, color")
     parser.add_argument("--gpus", default="all", help="all or indices; empty: CPU")
-    parser.add_argument("--workers", type=int, default=0, help="decoding processes")
+    parser.add_argument("--workers", default="auto", help="decoding processes")
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
     parser.add_argument("--resume", type=cli.boolean, default=True, help="go on with an unfinished training")
     parser.add_argument("--overwrite", type=cli.boolean, default=False, help="train again where a checkpoint exists")

@@ -11,8 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from nemo.settings import NORMALISED_DISTANCE
-
 FALLBACK_SIDE = 224  # px of the shorter side of the box where the distance is not positive (reference)
 
 

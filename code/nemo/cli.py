@@ -89,9 +89,13 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {noun[:-1] + 'ies' if noun.endswith('y') else noun + 's'}"
 
 
-def worker_count(workers: int) -> int:
-    """Number of worker processes: `workers`, or all cores that this process may use when it is 0."""
-    return workers if workers > 0 else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def worker_count(text: str) -> int:
+    """WORKERS as set by the user -> processes: `auto` is one for each core that this process may use."""
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdigit() or int(text) == 0:
+        raise ValueError(f'WORKERS is "{text}", it can be auto or a number of processes above 0')
+    return int(text)
 
 
 def as_json(value: object) -> str:

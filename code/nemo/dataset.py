@@ -157,7 +157,7 @@ def change_colour(image: Tensor, random: np.random.Generator) -> Tensor:
 
 
 class TestImages(Dataset):
-    """Crops for inference: (index, uint8 [3, H, W]), or (index, message) for an image that cannot be read."""
+    """Crops for inference: uint8 [3, H, W], or a message for an image that cannot be read."""
 
     def __init__(self, paths: Sequence[Path], map_hw: tuple[int, int], image_scale: float):
         self.paths, self.image_scale = list(paths), image_scale
@@ -166,11 +166,11 @@ class TestImages(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+    def __getitem__(self, index: int) -> Tensor | str:
         try:
             crop = read_crop(self.paths[index], self.image_scale)
         except (OSError, ValueError) as error:
-            return index, f"{self.paths[index]}: {error}"
+            return f"{self.paths[index]}: {error}"
         if crop.shape[:2] != self.expected:
-            return index, f"{self.paths[index]}: {crop.shape[:2]}, expected {self.expected}"
-        return index, torch.from_numpy(crop.copy()).permute(2, 0, 1)
+            return f"{self.paths[index]}: {crop.shape[:2]}, expected {self.expected}"
+        return torch.from_numpy(crop.copy()).permute(2, 0, 1)

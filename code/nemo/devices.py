@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,15 @@ def gpus_of(text: str) -> list[int]:
 def first_device(gpus: Sequence[int]) -> torch.device:
     """The first of the GPUs, or the CPU when there is none."""
     return torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
+
+
+def decoding_workers(text: str, device: torch.device) -> int:
+    """WORKERS as set by the user -> decoding processes; `auto` is up to 8 for a GPU, none beside a busy CPU."""
+    if text == "auto":
+        return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    if not text.isdigit():
+        raise ValueError(f'WORKERS is "{text}", it can be auto or a number of processes')
+    return int(text)
 
 
 @dataclass(frozen=True)

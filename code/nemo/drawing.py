@@ -304,11 +304,12 @@ def result_figure(
 
 
 class Row(NamedTuple):
-    """A line of a contact sheet: a caption, details in small print, and the panels of one image."""
+    """A line of a contact sheet: a caption, details in small print, the panels of one image, and its figure's file."""
 
     caption: str
     details: str
     panels: Sequence[Panel]
+    file_name: str = ""
 
 
 def contact_sheet(rows: Sequence[Row], title: str, slot: float = 2.9) -> Figure:

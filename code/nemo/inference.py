@@ -10,23 +10,21 @@ from time import monotonic
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from nemo.backbone import FeatureNet
 from nemo.checkpoints import Checkpoint, load_checkpoint
 from nemo.dataset import TestImages, map_size, normalise
 from nemo.layout import PreparedSet, numbered_meshes, read_list
 from nemo.meshes import Mesh, read_off
-from nemo.pose import Poses, solve
+from nemo.pose import Poses, choose_camera, solve
 from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
-from nemo.rendering import MapCamera, consistent_camera, paper_camera
-from nemo.settings import NORMALISED_DISTANCE, SolveConfig
-from nemo.settings import category as category_settings
+from nemo.settings import SolveConfig
 
 SECONDS_BETWEEN_SAVES = 10.0
+POSE_COLUMNS = ("azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")
 
 
 @dataclass(frozen=True)
@@ -73,13 +71,6 @@ def load_model(path: Path, mesh_folder: Path, device: torch.device | str = "cpu"
     return Model(checkpoint, network.to(device, memory_format=torch.channels_last).eval(), torch.device(device))
 
 
-def view_of(category: str, map_hw: tuple[int, int], image_scale: float, solver: str) -> tuple[MapCamera, float]:
-    """Camera and start distance of a solver: the reference's 12 degree trick for `paper`, the true camera otherwise."""
-    if solver == "paper":
-        return paper_camera(map_hw), category_settings(category).paper_distance
-    return consistent_camera(map_hw, image_scale), NORMALISED_DISTANCE
-
-
 def names_by_mesh(prepared: PreparedSet, mesh_d: str, subset: str, meshes: int) -> dict[int, list[str]]:
     """Which test images are compared with which mesh, from the lists (multi: the annotated subtype, as the paper)."""
     lists = {number: prepared.mesh_list(mesh_d, subset, number) for number in range(1, meshes + 1)}
@@ -91,7 +82,7 @@ def names_by_mesh(prepared: PreparedSet, mesh_d: str, subset: str, meshes: int) 
 def run_config(model: Model, config: SolveConfig, level: str) -> dict:
     """Everything that poses depend on, as JSON values; the same values mean the same poses."""
     map_hw, trained = model.map_hw, model.checkpoint.config
-    camera, distance = view_of(trained.category, map_hw, trained.image_scale, config.solver)
+    camera, distance = choose_camera(config, trained.category, map_hw, trained.image_scale)
     return {
         "solve": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()},
         "category": trained.category, "level": level, "mesh_d": trained.mesh_d, "backbone": trained.backbone,
@@ -148,13 +139,12 @@ class Run:
 
     def _keep(self, poses: PoseSet) -> None:
         for i, name in enumerate(poses.names.tolist()):
-            self.rows[name] = {key: getattr(poses, key)[i] for key in ("azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")}
+            self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS}
 
     def pose_set(self) -> PoseSet:
         """All poses so far, sorted by name."""
         names = sorted(self.rows)
-        columns = {key: np.array([self.rows[n][key] for n in names]) for key in
-                   ("azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")}  # fmt: skip
+        columns = {key: np.array([self.rows[n][key] for n in names]) for key in POSE_COLUMNS}
         return PoseSet(self.category, self.level, np.array(names, dtype=str), **columns, config=self.settings)
 
     def batches(self) -> Iterator[tuple[int, list[str]]]:
@@ -208,11 +198,10 @@ class Run:
     def _solve(self, mesh: int, names: list[str], features: Tensor) -> None:
         bank, clutter = self.model.banks(mesh)
         trained = self.model.checkpoint.config
-        camera, distance = view_of(self.category, self.model.map_hw, trained.image_scale, self.config.solver)
+        camera, distance = choose_camera(self.config, self.category, self.model.map_hw, trained.image_scale)
         poses: Poses = solve(self.model.mesh(mesh), features, bank, clutter, self.config, camera, distance, self.renderer)
         for i, name in enumerate(names):
-            self.rows[name] = {key: getattr(poses, key)[i] for key in ("azimuth", "elevation", "theta", "distance", "loss", "start")}
-            self.rows[name]["mesh"] = mesh
+            self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS if key != "mesh"} | {"mesh": mesh}
 
 
 def read_batches(
@@ -225,11 +214,6 @@ def read_batches(
     dataset = TestImages(paths, model.map_hw, model.checkpoint.config.image_scale)
     borders = np.cumsum([0] + [len(names) for _, names in todo])
     batches = [list(range(a, b)) for a, b in zip(borders[:-1], borders[1:], strict=True)]
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=lambda items: [image for _, image in items])
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
     for (mesh, names), images in zip(todo, loader, strict=True):
         yield mesh, names, images
-
-
-def feature_maps(model: Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Feature maps [B, C, H, W] of RGB crops [B, H, W, 3]."""
-    return model.features(torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)).cpu().numpy()

@@ -8,7 +8,9 @@ length along a ray is the depth. Sums over pixels run in float64.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import numba
 import numpy as np
 from numba import njit, prange
 from numpy.typing import NDArray
@@ -391,32 +393,92 @@ def score_table(corners, bary, scores, clutter, use_clutter, loss):
         loss[b] = 1.0 - total / pixels
 
 
-@njit(cache=True, parallel=True)
-def descend(shape, poses, intrinsics, width, scores, clutter, use_clutter, rates, beta1, beta2, loss, path):
-    """Adam on (centre, theta) for B images in parallel, `len(rates)` steps (reference `MeshPoseSolveAll`).
+@njit(cache=True)
+def _turned_back(pose, rotation, i):
+    """Component i of the camera's right and up axes without theta."""
+    c, s = math.cos(pose[3]), math.sin(pose[3])
+    return c * rotation[i, 0] - s * rotation[i, 1], -s * rotation[i, 0] - c * rotation[i, 1]
 
-    poses [B, 4]: start, overwritten by the last iterate. rates: learning rate of each step. loss [B]: of the last
-    iterate. path [B, steps + 1, 5]: every pose with its loss, or [B, 0, 5] for none.
+
+@njit(cache=True)
+def _to_local(pose, rotation, gradient):
+    """Gradient [4] in (centre, theta) -> in (sideways, up, theta, log distance), in place; see `pose.local_gradient`."""
+    distance = math.sqrt(pose[0] ** 2 + pose[1] ** 2 + pose[2] ** 2)
+    sideways = up = nearer = 0.0
+    for i in range(3):
+        r, u = _turned_back(pose, rotation, i)
+        sideways += gradient[i] * r
+        up += gradient[i] * u
+        nearer -= gradient[i] * rotation[i, 2]
+    gradient[0], gradient[1], gradient[2], gradient[3] = sideways * distance, up * distance, gradient[3], nearer * distance
+
+
+@njit(cache=True)
+def _local_move(pose, rotation, step):
+    """Move a pose by step [4] = (sideways, up, theta, log distance), in place; see `pose.local_move`."""
+    distance = math.sqrt(pose[0] ** 2 + pose[1] ** 2 + pose[2] ** 2)
+    length = math.sqrt(1.0 + step[0] ** 2 + step[1] ** 2)
+    for i in range(3):
+        r, u = _turned_back(pose, rotation, i)
+        pose[i] = (-rotation[i, 2] + step[0] * r + step[1] * u) * distance * math.exp(step[3]) / length
+    pose[3] += step[2]
+
+
+@njit(cache=True)
+def _adam_step(gradient, first, second, count, rate, beta1, beta2, step):
+    """step [4] of Adam's update number `count` (from 1), `torch.optim.Adam`'s formula; updates both moments."""
+    correct1, correct2 = 1.0 - beta1**count, math.sqrt(1.0 - beta2**count)
+    for i in range(4):
+        first[i] += (1.0 - beta1) * (gradient[i] - first[i])
+        second[i] += (1.0 - beta2) * (gradient[i] * gradient[i] - second[i])
+        step[i] = -rate / correct1 * first[i] / (math.sqrt(second[i]) / correct2 + ADAM_EPSILON)
+
+
+@njit(cache=True, parallel=True)
+def advance(shape, intrinsics, width, scores, clutter, use_clutter, poses, first, second, loss, best_loss, best_poses,
+            rates, done, beta1, beta2, local_scale, finish, path):
+    """Take `len(rates)` Adam steps with K candidate poses of each of B images, in parallel over all of them.
+
+    poses [B, K, 4] (centre, theta), first, second [B, K, 4] (Adam's moments), loss [B, K] (last evaluated), best_loss
+    [B, K] and best_poses [B, K, 4] are read and updated. done: steps taken before. local_scale: 0 for steps in (centre,
+    theta), else steps in the camera's frame, those in log distance multiplied by it. finish: evaluate the last iterate
+    too. path [B, K, steps (+ 1), 5]: gets every evaluated pose and its loss; [B, K, 0, 5] for none.
     """
-    height = scores.shape[1] // width
-    for b in prange(scores.shape[0]):
-        buffers = _buffers(shape[0].shape[0], height, width)
-        background = _background(clutter[b], use_clutter)
-        total, rotation, gradient = np.empty(13), np.empty((3, 3)), np.empty(4)
-        first, second = np.zeros(4), np.zeros(4)
-        for step in range(len(rates) + 1):
-            centre, theta = poses[b, :3], poses[b, 3]
-            _look_at(centre, theta, rotation)
-            loss[b] = _evaluate(shape, centre, rotation, intrinsics, width, scores[b], clutter[b], use_clutter,
-                                background, buffers, total)
-            if path.shape[1]:
-                path[b, step, :4] = poses[b]
-                path[b, step, 4] = loss[b]
-            if step == len(rates):
+    height, candidates, steps = scores.shape[1] // width, poses.shape[1], len(rates)
+    for item in prange(scores.shape[0] * candidates):
+        b, k = item // candidates, item % candidates
+        pose, buffers, background = poses[b, k], _buffers(shape[0].shape[0], height, width), _background(clutter[b], use_clutter)
+        total, rotation, gradient, step = np.empty(13), np.empty((3, 3)), np.empty(4), np.empty(4)
+        for s in range(steps + 1 if finish else steps):
+            _look_at(pose[:3], pose[3], rotation)
+            value = _evaluate(shape, pose[:3], rotation, intrinsics, width, scores[b], clutter[b], use_clutter,
+                              background, buffers, total)
+            loss[b, k] = value
+            if value < best_loss[b, k]:
+                best_loss[b, k] = value
+                best_poses[b, k] = pose
+            if path.shape[2]:
+                path[b, k, s, :4] = pose
+                path[b, k, s, 4] = value
+            if s == steps:
                 break
-            _look_at_backward(centre, theta, rotation, total, gradient)
-            correct1, correct2 = 1.0 - beta1 ** (step + 1), math.sqrt(1.0 - beta2 ** (step + 1))
-            for i in range(4):
-                first[i] += (1.0 - beta1) * (gradient[i] - first[i])
-                second[i] += (1.0 - beta2) * (gradient[i] * gradient[i] - second[i])
-                poses[b, i] -= rates[step] / correct1 * first[i] / (math.sqrt(second[i]) / correct2 + ADAM_EPSILON)
+            _look_at_backward(pose[:3], pose[3], rotation, total, gradient)
+            if local_scale > 0.0:
+                _to_local(pose, rotation, gradient)
+            _adam_step(gradient, first[b, k], second[b, k], done + s + 1, rates[s], beta1, beta2, step)
+            if local_scale > 0.0:
+                step[3] *= local_scale
+                _local_move(pose, rotation, step)
+            else:
+                for i in range(4):
+                    pose[i] += step[i]
+
+
+def launch(kernel: Callable, threads: int, *arguments: object) -> None:
+    """Call one of the parallel kernels on at most so many threads, and at most as many as numba was set to use."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(max(1, min(threads, before)))
+    try:
+        kernel(*arguments)
+    finally:
+        numba.set_num_threads(before)

@@ -6,14 +6,14 @@ theta about its viewing direction. Frames as in `rendering`; angles are radians.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nemo import kernels_numba, rendering
+from nemo import kernels_numba, rendering, settings
 from nemo.cameras import camera_centre, spherical_from_centre
 from nemo.meshes import Mesh
 from nemo.rendering import MapCamera, PictureTable, Scene, Target
@@ -64,9 +64,62 @@ def start_poses(config: SolveConfig, distance: float) -> NDArray[np.float64]:
     return np.concatenate([camera_centre(azimuth, elevation, distance), theta[:, None]], axis=1)
 
 
-def learning_rates(config: SolveConfig) -> NDArray[np.float64]:
-    """Learning rate of each step [total_epochs] of the paper's schedule."""
-    return config.learning_rate * config.drop_factor ** (np.arange(config.total_epochs) // config.step_drop)
+@dataclass(frozen=True)
+class Plan:
+    """How starts become poses.
+
+    stages: (candidates, steps) in turn; each stage goes on with the best candidates of the one before.
+    rates [all steps]: learning rate of each step, the same for all candidates. betas: Adam's.
+    local_scale: 0 to step in (centre, theta) as the reference does; otherwise steps are (sideways, up, theta, log
+    distance) in the camera's own frame, all in radians but the last, which is multiplied by it.
+    separation: radians; of the starts, those nearer than this to a better one come last.
+    keep_best: return the best iterate rather than the last.
+    """
+
+    stages: tuple[tuple[int, int], ...]
+    rates: NDArray[np.float64]
+    betas: tuple[float, float]
+    local_scale: float = 0.0
+    separation: float = 0.0
+    keep_best: bool = False
+
+    @property
+    def evaluations(self) -> int:
+        """Renderings compared with each image after the start grid; the last iterate is evaluated once more."""
+        return sum(candidates * steps for candidates, steps in self.stages) + self.stages[-1][0]
+
+
+BEST_STAGES = ((8, 5), (3, 10), (1, 24))
+BEST_RATES = (0.1, 0.005)  # radians, first and last step, geometric between them
+BEST_LOCAL_SCALE = 0.5
+BEST_SEPARATION = np.radians(35.0)  # just passes over the neighbours in the grid, which lead to the same pose
+
+
+def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] = BEST_STAGES) -> Plan:
+    """The plan of a solver: "paper" follows `config`; "best" ignores its schedule and uses `stages`.
+
+    Raises ValueError for a solver that does not exist.
+    """
+    if config.solver == "paper":
+        steps = np.arange(config.total_epochs)
+        rates = config.learning_rate * config.drop_factor ** (steps // config.step_drop)
+        return Plan(((1, config.total_epochs),), rates, config.adam_betas)
+    if config.solver == "best":
+        rates = np.geomspace(*BEST_RATES, sum(steps for _, steps in stages))
+        return Plan(stages, rates, config.adam_betas, BEST_LOCAL_SCALE, BEST_SEPARATION, keep_best=True)
+    raise ValueError(f"SOLVER must be paper or best, found {config.solver!r}")
+
+
+def choose_camera(
+    config: SolveConfig, category: str, map_hw: tuple[int, int], image_scale: float = 1.0
+) -> tuple[MapCamera, float]:
+    """The camera that a solver renders with, and the distance of its start grid.
+
+    paper: the reference's 12 degree camera with the category's tuned distance. best: the camera the crops were made with.
+    """
+    if config.solver == "paper":
+        return rendering.paper_camera(map_hw), settings.category(category).paper_distance
+    return rendering.consistent_camera(map_hw, image_scale), settings.NORMALISED_DISTANCE
 
 
 def make_starts(scene: Scene, config: SolveConfig, distance: float, renderer: str, device: torch.device) -> Starts:
@@ -89,32 +142,37 @@ def solve(
     config: SolveConfig,
     camera: MapCamera,
     start_distance: float,
-    renderer: str = "auto",
+    renderer: str | None = None,
     *,
+    plan: Plan | None = None,
     trace: bool = False,
     budget_bytes: int = MEMORY_BUDGET,
 ) -> Poses:
     """Find the pose of the mesh in every feature map.
 
-    features [B, C, H, W]: unit feature maps. bank [V, C]: unit vertex features. clutter [C]: unit clutter feature, used
-    if config.clutter. start_distance: CAD units, of the start grid. renderer: see `rendering.resolve_renderer`, on the
-    device of `features`. trace: also return every iterate. budget_bytes: for the score volumes held at a time.
+    features [B, C, H, W]: unit feature maps, of any float type; scores are computed in float32 on their device.
+    bank [V, C]: unit vertex features. clutter [C]: unit clutter feature, used if config.clutter. config: the solver and
+    its settings. camera, start_distance (CAD units, of the start grid): see `choose_camera`. renderer: see
+    `rendering.resolve_renderer`, default config.renderer. plan: in place of the solver's own. trace: also return every
+    iterate. budget_bytes: for the score volumes held at a time.
 
     Returns `Poses` in the order of the images; an image's result does not depend on the others in the call.
-    Raises ValueError when shapes do not fit together or the renderer cannot be used.
+    Raises ValueError when shapes do not fit together, or the solver or the renderer does not exist.
     """
     if tuple(features.shape[2:]) != tuple(camera.map_hw):
         raise ValueError(f"the camera is for maps of {camera.map_hw} cells, the features are {tuple(features.shape)}")
     if len(bank) != len(mesh.vertices):
         raise ValueError(f"the bank has {len(bank)} vertex features, the mesh {len(mesh.vertices)} vertices")
-    renderer = rendering.resolve_renderer(renderer, features.device)
+    plan = plan or make_plan(config)
+    renderer = rendering.resolve_renderer(renderer or config.renderer, features.device)
+    device = torch.device("cpu") if renderer == "numba" else features.device
     scene = rendering.make_scene(mesh, camera)
-    starts = make_starts(scene, config, start_distance, renderer, features.device)
-    size = rendering.images_that_fit(scene, features.shape[1], budget_bytes)
+    starts = make_starts(scene, config, start_distance, renderer, device)
+    bank, clutter = bank.to(device, torch.float32), clutter.to(device, torch.float32) if config.clutter else None
     parts = []
-    for chunk in features.split(size):
-        target = rendering.make_target(chunk, bank, clutter if config.clutter else None, renderer)
-        parts.append(_solve_target(scene, target, starts, config, renderer, trace))
+    for chunk in features.split(rendering.images_that_fit(scene, features.shape[1], budget_bytes)):
+        target = rendering.make_target(chunk.to(device, torch.float32), bank, clutter, renderer)
+        parts.append(_solve_target(scene, target, starts, plan, renderer, trace))
     return _concatenate(parts)
 
 
@@ -123,52 +181,175 @@ def _concatenate(parts: list[Poses]) -> Poses:
     return Poses(**{name: None if c[0] is None else np.concatenate(c) for name, c in columns.items()})
 
 
-def _solve_target(
-    scene: Scene, target: Target, starts: Starts, config: SolveConfig, renderer: str, trace: bool
-) -> Poses:
-    """The paper's solver: the best start, then Adam; the last iterate is returned."""
+def _solve_target(scene: Scene, target: Target, starts: Starts, plan: Plan, renderer: str, trace: bool) -> Poses:
+    """The grid, the stages of the plan, and the candidate that comes out best."""
     start_losses = rendering.compare_table(starts.table, target, renderer)
-    start = start_losses.argmin(1)
-    descend = _descend_numba if renderer == "numba" else _descend
-    poses, loss, path = descend(scene, target, starts.poses[start], config, renderer, trace)
-    centre, path = poses[:, :3].cpu().numpy(), None if path is None else path.cpu().numpy()
-    azimuth, elevation, distance = spherical_from_centre(centre)
+    chosen = choose_starts(starts.poses, start_losses, plan.stages[0][0], plan.separation)
+    state = _State.begin(starts.poses[chosen], chosen)
+    advance = {"numba": _advance_numba, "triton": _advance_triton}.get(renderer, _advance)
+    done = 0
+    for number, (candidates, steps) in enumerate(plan.stages):
+        state = state.select(state.best_loss.argsort(dim=1, stable=True)[:, :candidates])
+        rates, finish = plan.rates[done : done + steps], number == len(plan.stages) - 1
+        path = advance(scene, target, state, rates, done, plan, finish, renderer, trace)
+        state.path = torch.cat([state.path, path], 2)
+        done += steps
+    loss, poses = (state.best_loss, state.best_poses) if plan.keep_best else (state.loss, state.poses)
+    winner = loss.argmin(1, keepdim=True)
+    loss, poses, path = (_take(x, winner)[:, 0].cpu().numpy() for x in (loss, poses, state.path))
+    azimuth, elevation, distance = spherical_from_centre(poses[:, :3])
     return Poses(
-        azimuth, elevation, poses[:, 3].cpu().numpy(), distance, loss.cpu().numpy(), start.cpu().numpy(),
-        np.full(len(centre), config.total_epochs + 1), centre, start_losses.cpu().numpy(),
-        None if path is None else path[..., :4], None if path is None else path[..., 4],
+        azimuth, elevation, poses[:, 3].copy(), distance, loss, _take(state.start, winner)[:, 0].cpu().numpy(),
+        np.full(len(loss), plan.evaluations), poses[:, :3].copy(), start_losses.cpu().numpy(),
+        path[..., :4] if trace else None, path[..., 4] if trace else None,
     )  # fmt: skip
 
 
-def _descend(
-    scene: Scene, target: Target, poses: Tensor, config: SolveConfig, renderer: str, trace: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Adam on (centre, theta), step by step in PyTorch: last poses [B, 4], their loss [B], path [B, steps + 1, 5]."""
-    poses = poses.clone().requires_grad_()
-    optimiser = torch.optim.Adam([poses], betas=config.adam_betas)
-    path = []
-    for rate in [*learning_rates(config), None]:
+def choose_starts(poses: Tensor, losses: Tensor, count: int, separation: float) -> Tensor:
+    """Indices [B, count] of the best starts by losses [B, N], best first.
+
+    Starts whose rotation (of poses [N, 4]) is nearer than `separation` radians to a better one come after all others.
+    """
+    rotation = rendering.look_at(poses[:, :3], poses[:, 3])
+    cosine = (torch.einsum("aij,bij->ab", rotation, rotation) - 1) / 2
+    near = (cosine > np.cos(separation)) if separation else torch.zeros_like(cosine, dtype=torch.bool)
+    near.fill_diagonal_(True)
+    losses, chosen = losses.clone(), []
+    for _ in range(min(count, len(poses))):
+        best = losses.argmin(1)
+        chosen.append(best)
+        losses = losses + near[best] * 1e3  # beyond any loss, and still in order among themselves
+        losses.scatter_(1, best[:, None], torch.inf)
+    return torch.stack(chosen, 1)
+
+
+def _take(values: Tensor, index: Tensor) -> Tensor:
+    """values [B, K, ...] at index [B, k] -> [B, k, ...]."""
+    return values[torch.arange(len(index), device=index.device)[:, None], index]
+
+
+@dataclass
+class _State:
+    """K candidates of each of B images on their way: changed in place by `advance`.
+
+    poses [B, K, 4] (centre, theta); first, second [B, K, 4]: Adam's moments; loss [B, K]: last evaluated; best_loss
+    [B, K] and best_poses [B, K, 4]: of all iterates; start [B, K]: grid index; path [B, K, steps so far, 5].
+    """
+
+    poses: Tensor
+    first: Tensor
+    second: Tensor
+    loss: Tensor
+    best_loss: Tensor
+    best_poses: Tensor
+    start: Tensor
+    path: Tensor
+
+    @classmethod
+    def begin(cls, poses: Tensor, start: Tensor) -> _State:
+        poses = poses.double()
+        infinite = torch.full_like(poses[..., 0], torch.inf)
+        zero = torch.zeros_like(poses)
+        path = poses.new_zeros(*start.shape, 0, 5)
+        return cls(poses, zero, zero.clone(), infinite, infinite.clone(), poses.clone(), start, path)
+
+    def select(self, index: Tensor) -> _State:
+        return _State(*(_take(getattr(self, f.name), index).contiguous() for f in fields(self)))
+
+
+def local_gradient(poses: Tensor, rotation: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient [B, 4] in (centre, theta) -> in (sideways, up, theta, log distance) of the camera's own frame.
+
+    poses [B, 4], rotation [B, 3, 3]: their look-at. Sideways and up are angles: the camera moves on its sphere.
+    """
+    distance = poses[:, :3].norm(dim=1, keepdim=True)
+    along = (gradient[:, None, :3] @ _turned_back(poses, rotation))[:, 0] * distance  # right, up, forward
+    return torch.stack([along[:, 0], along[:, 1], gradient[:, 3], -along[:, 2]], 1)
+
+
+def local_move(poses: Tensor, rotation: Tensor, step: Tensor) -> Tensor:
+    """Poses [B, 4] after step [B, 4] = (sideways, up, theta, log distance) in the camera's own frame."""
+    distance = poses[:, :3].norm(dim=1, keepdim=True) * step[:, 3:].exp()
+    towards = torch.stack([step[:, 0], step[:, 1], -torch.ones_like(step[:, 0])], 1)
+    direction = (_turned_back(poses, rotation) @ towards[..., None])[..., 0]
+    centre = distance * direction / towards.norm(dim=1, keepdim=True)
+    return torch.cat([centre, poses[:, 3:] + step[:, 2:3]], 1)
+
+
+def _turned_back(poses: Tensor, rotation: Tensor) -> Tensor:
+    """The camera's right, up and forward axes without theta, as columns [B, 3, 3]."""
+    cos, sin = torch.cos(poses[:, 3:]), torch.sin(poses[:, 3:])
+    x, y, z = rotation.unbind(2)
+    return torch.stack([cos * x - sin * y, -sin * x - cos * y, z], 2)
+
+
+def pose_gradient(scene: Scene, target: Target, poses: Tensor, renderer: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss [B], gradient [B, 4] in (centre, theta), and the look-at [B, 3, 3] of poses [B, 4], one per image."""
+    with torch.enable_grad():
+        poses = poses.detach().requires_grad_()
         rotation = rendering.look_at(poses[:, :3], poses[:, 3])
         loss, grad_centre, grad_rotation = rendering.compare(scene, target, poses[:, :3], rotation, renderer)
-        path.append(torch.cat([poses.detach(), loss[:, None]], 1) if trace else None)
-        if rate is None:
-            return poses.detach(), loss, torch.stack(path, 1) if trace else None
-        optimiser.zero_grad()
-        rotation.backward(grad_rotation)
-        poses.grad[:, :3] += grad_centre
-        optimiser.param_groups[0]["lr"] = rate
-        optimiser.step()
+        (gradient,) = torch.autograd.grad(rotation, poses, grad_rotation)
+    gradient[:, :3] += grad_centre
+    return loss, gradient, rotation.detach()
 
 
-def _descend_numba(
-    scene: Scene, target: Target, poses: Tensor, config: SolveConfig, renderer: str, trace: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `_descend`, compiled."""
-    scores, clutter, use_clutter = rendering.numba_target(target)
-    poses, loss = poses.numpy().copy(), np.empty(len(poses))
-    path = np.empty((len(poses), config.total_epochs + 1 if trace else 0, 5))
-    kernels_numba.descend(
-        rendering.numba_shape(scene), poses, rendering.numba_intrinsics(scene.camera), scene.camera.map_hw[1],
-        scores, clutter, use_clutter, learning_rates(config), *config.adam_betas, loss, path,
+def _advance(
+    scene: Scene, target: Target, state: _State, rates: NDArray, done: int, plan: Plan, finish: bool, renderer: str,
+    trace: bool,
+) -> Tensor:  # fmt: skip
+    """Take Adam steps with every candidate, one by one in PyTorch; returns the path [B, K, steps, 5] or [B, K, 0, 5].
+
+    The plain twin of `kernels_numba.advance`, for renderers that have no compiled optimiser.
+    """
+    beta1, beta2 = plan.betas
+    path = []
+    for s in range(len(rates) + finish):
+        for k in range(state.poses.shape[1]):
+            poses = state.poses[:, k].clone()
+            loss, gradient, rotation = pose_gradient(scene, target, poses, renderer)
+            better = loss < state.best_loss[:, k]
+            state.loss[:, k] = loss
+            state.best_loss[:, k] = torch.where(better, loss, state.best_loss[:, k])
+            state.best_poses[:, k] = torch.where(better[:, None], poses, state.best_poses[:, k])
+            path.append(torch.cat([poses, loss[:, None]], 1))
+            if s == len(rates):
+                continue
+            gradient = local_gradient(poses, rotation, gradient) if plan.local_scale else gradient
+            first = state.first[:, k].lerp_(gradient, 1 - beta1) / (1 - beta1 ** (done + s + 1))
+            second = state.second[:, k].lerp_(gradient**2, 1 - beta2) / (1 - beta2 ** (done + s + 1))
+            step = -rates[s] * first / (second.sqrt() + kernels_numba.ADAM_EPSILON)
+            if plan.local_scale:
+                step[:, 3] *= plan.local_scale
+            state.poses[:, k] = local_move(poses, rotation, step) if plan.local_scale else poses + step
+    if not trace:
+        return state.path[:, :, :0]
+    return torch.stack(path, 1).unflatten(1, (-1, state.poses.shape[1])).transpose(1, 2)
+
+
+def _advance_numba(
+    scene: Scene, target: Target, state: _State, rates: NDArray, done: int, plan: Plan, finish: bool, renderer: str,
+    trace: bool,
+) -> Tensor:  # fmt: skip
+    """As `_advance`, compiled."""
+    path = np.empty((*state.loss.shape, len(rates) + finish if trace else 0, 5))
+    arrays = [x.numpy() for x in (state.poses, state.first, state.second, state.loss, state.best_loss, state.best_poses)]
+    rendering.run_kernel(
+        kernels_numba.advance, rendering.numba_shape(scene), rendering.numba_intrinsics(scene.camera), scene.camera.map_hw[1],
+        *rendering.numba_target(target), *arrays, rates, done, *plan.betas, float(plan.local_scale), finish, path,
     )  # fmt: skip
-    return torch.as_tensor(poses), torch.as_tensor(loss), torch.as_tensor(path) if trace else None
+    return torch.as_tensor(path)
+
+
+def _advance_triton(
+    scene: Scene, target: Target, state: _State, rates: NDArray, done: int, plan: Plan, finish: bool, renderer: str,
+    trace: bool,
+) -> Tensor:  # fmt: skip
+    """As `_advance`, in one kernel on the GPU."""
+    path = state.path.new_empty(*state.loss.shape, len(rates) + finish if trace else 0, 5)
+    arrays = (state.poses, state.first, state.second, state.loss, state.best_loss, state.best_poses)
+    rendering.triton_kernels().advance(
+        rendering.numba_shape(scene), rendering.numba_intrinsics(scene.camera), scene.camera.map_hw[1],
+        *rendering.triton_target(target), arrays, rates, done, *plan.betas, float(plan.local_scale), finish, path,
+    )  # fmt: skip
+    return path

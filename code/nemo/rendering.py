@@ -21,7 +21,10 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -33,8 +36,8 @@ from nemo.kernels_numba import NEAR, TINY
 from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
 
-RENDERERS = ("torch", "numba", "pytorch3d", "pytorch3d-features")
-PIXEL_FACE_PAIRS = 1_000_000  # that the specification tests at a time, bounds its memory
+RENDERERS = ("torch", "numba", "triton", "pytorch3d", "pytorch3d-features")
+CPU_PAIRS, GPU_PAIRS = 10_000, 4_000_000  # pixel-face pairs the specification tests at a time: cache, memory
 
 
 @dataclass(frozen=True)
@@ -159,14 +162,18 @@ def images_that_fit(scene: Scene, channels: int, budget_bytes: int) -> int:
 
 
 def resolve_renderer(name: str, device: torch.device | str = "cpu") -> str:
-    """RENDERER as asked for -> the one to use; auto is numba.
+    """RENDERER as asked for -> the one to use on a device; auto is triton on a GPU that has it, numba elsewhere.
 
-    Raises ValueError for a name that does not exist, and for pytorch3d where it is not installed.
+    Raises ValueError for a name that does not exist, and for a renderer that cannot run here.
     """
+    can_triton = importlib.util.find_spec("triton") is not None
+    on_gpu = torch.device(device).type == "cuda" or bool(os.environ.get("TRITON_INTERPRET"))
     if name == "auto":
-        return "numba"
+        return "triton" if can_triton and torch.device(device).type == "cuda" else "numba"
     if name not in RENDERERS:
         raise ValueError(f"RENDERER must be one of auto, {', '.join(RENDERERS)}, found {name!r}")
+    if name == "triton" and not (can_triton and on_gpu):
+        raise ValueError(f"RENDERER=triton needs a CUDA device and the triton package, found {device}; RENDERER=auto picks what works")
     if name.startswith("pytorch3d") and importlib.util.find_spec("pytorch3d") is None:
         raise ValueError(
             f"RENDERER={name} needs PyTorch3D, which is not installed: get it with `conda install -c conda-forge "
@@ -186,6 +193,8 @@ def compare(
     """
     if renderer == "numba":
         return _compare_numba(scene, target, centre, rotation)
+    if renderer == "triton":
+        return _compare_triton(scene, target, centre, rotation)
     with torch.enable_grad():
         centre, rotation = centre.detach().requires_grad_(), rotation.detach().requires_grad_()
         loss = differentiable_loss(scene, target, centre, rotation, renderer)
@@ -260,10 +269,11 @@ def nearest_faces(relative: Tensor, rays: Tensor, forward: Tensor) -> tuple[Tens
     normals = edge_normals(relative)
     volume = (relative * normals).sum(-1)[:, 0]
     faces, depths = [], []
-    for chunk in rays.split(max(1, PIXEL_FACE_PAIRS // len(relative))):
-        weights = torch.einsum("fki,pi->pfk", normals, chunk)
-        total = weights.sum(-1)
-        inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (total != 0) & in_front
+    pairs = GPU_PAIRS if rays.is_cuda else CPU_PAIRS
+    for chunk in rays.split(max(1, pairs // len(relative))):
+        weights = torch.einsum("fki,pi->kpf", normals, chunk)
+        total = weights.sum(0)
+        inside = ((weights.amin(0) >= 0) | (weights.amax(0) <= 0)) & (total != 0) & in_front
         depth, face = torch.where(inside, volume / total, math.inf).min(-1)
         faces.append(torch.where(depth < math.inf, face, -1))
         depths.append(depth)
@@ -323,15 +333,48 @@ def numba_target(target: Target) -> tuple[NDArray, NDArray, bool]:
     return scores, np.ascontiguousarray(target.clutter.detach().cpu().numpy(), np.float32), True
 
 
+def run_kernel(kernel: Callable, *arguments: object) -> None:
+    """Call a parallel CPU kernel on no more threads than PyTorch uses, and leave PyTorch's number as it was.
+
+    numba's OpenMP layer sets the number of threads of the whole process when it starts, against OMP_NUM_THREADS.
+    """
+    threads = torch.get_num_threads()
+    kernels_numba.launch(kernel, threads, *arguments)
+    torch.set_num_threads(threads)
+
+
 def _compare_numba(scene: Scene, target: Target, centre: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scores, clutter, use_clutter = numba_target(target)
     centres, rotations = (np.ascontiguousarray(x.detach().cpu().numpy(), np.float64) for x in (centre, rotation))
     loss, grad_centre, grad_rotation = np.empty(len(scores)), np.empty_like(centres), np.empty_like(rotations)
-    kernels_numba.compare(
-        numba_shape(scene), centres, rotations, numba_intrinsics(scene.camera), scene.camera.map_hw[1],
+    run_kernel(
+        kernels_numba.compare, numba_shape(scene), centres, rotations, numba_intrinsics(scene.camera), scene.camera.map_hw[1],
         scores, clutter, use_clutter, loss, grad_centre, grad_rotation,
     )  # fmt: skip
     return tuple(torch.as_tensor(x).to(centre) for x in (loss, grad_centre, grad_rotation))
+
+
+# ---- the CUDA kernel ----
+
+
+def triton_kernels() -> ModuleType:
+    """`kernels_triton`, imported when it is first used: triton comes only with the CUDA builds of PyTorch."""
+    from nemo import kernels_triton
+
+    return kernels_triton
+
+
+def triton_target(target: Target) -> tuple[Tensor, Tensor | None]:
+    """scores [B, P, V] and clutter [B, P] or None in float32, contiguous."""
+    return target.scores.float().contiguous(), None if target.clutter is None else target.clutter.float().contiguous()
+
+
+def _compare_triton(scene: Scene, target: Target, centre: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    poses = (x.detach().float().contiguous() for x in (centre, rotation))
+    result = triton_kernels().compare(
+        numba_shape(scene), *poses, numba_intrinsics(scene.camera), scene.camera.map_hw[1], *triton_target(target)
+    )
+    return tuple(x.to(centre) for x in result)
 
 
 # ---- pictures rendered once and compared with many images ----
@@ -364,8 +407,8 @@ def rasterise_poses(scene: Scene, centre: NDArray, rotation: NDArray) -> tuple[N
     height, width = scene.camera.map_hw
     shape = (len(centre), height, width)
     face, depth, bary = np.full(shape, -1, np.int32), np.full(shape, np.inf), np.zeros((*shape, 3))
-    kernels_numba.fragments(
-        scene.vertices, scene.faces, np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(rotation, np.float64),
+    run_kernel(
+        kernels_numba.fragments, scene.vertices, scene.faces, np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(rotation, np.float64),
         numba_intrinsics(scene.camera), face, depth, bary,
     )  # fmt: skip
     return face, depth, bary
@@ -377,7 +420,7 @@ def compare_table(table: PictureTable, target: Target, renderer: str) -> Tensor:
         scores, clutter, use_clutter = numba_target(target)
         loss = np.empty((len(scores), table.corners.shape[1]))
         corners, bary = table.corners.numpy().astype(np.int32), table.bary.numpy()
-        kernels_numba.score_table(corners, bary, scores, clutter, use_clutter, loss)
+        run_kernel(kernels_numba.score_table, corners, bary, scores, clutter, use_clutter, loss)
         return torch.as_tensor(loss)
     losses = []
     for n in range(table.corners.shape[1]):

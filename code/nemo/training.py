@@ -107,11 +107,11 @@ class Trainer:
     def state_path(self) -> Path:
         return self.folder / f"training_state_{self.config.category}.pth"
 
-    def step(self, batch: Sample, rate: float, report: Progress) -> None:
+    def step(self, mesh: int, batch: Sample, rate: float, report: Progress) -> None:
         """One iteration: features, loss, gradient, bank update, and an optimiser step when enough are accumulated."""
-        device, bank_device, bank = self.devices.network[0], self.devices.bank, self.banks[self._mesh]
+        device, bank_device, bank = self.devices.network[0], self.devices.bank, self.banks[mesh]
         images = normalise(batch.image.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
-        map_hw = self.datasets[self._mesh].map_hw
+        map_hw = self.datasets[mesh].map_hw
         cells = torch.cat([cells_of(batch.positions, map_hw), batch.noise_cells], dim=1).to(device)
         features = self._features(images, cells).to(bank_device)
         at_vertices, at_noise = features[:, : bank.vertices], features[:, bank.vertices :]
@@ -145,13 +145,13 @@ class Trainer:
         self.network.train()
         report, started = Progress(), monotonic()
         total = sum(len(loader) for loader in self.loaders if loader is not None)
-        for self._mesh, loader in enumerate(self.loaders):
+        for mesh, loader in enumerate(self.loaders):
             if loader is None:
                 continue
             loader.dataset.epoch = loader.sampler.epoch = self.epoch
             for batch in loader:
                 rate = learning_rate(self.config, self.epoch + (report.batches + report.skipped) / total)
-                self.step(batch, rate, report)
+                self.step(mesh, batch, rate, report)
                 bar.update(len(batch.image))
         if not report.batches:
             raise ValueError(f"no visible vertex in any training image of {self.config.category}: check the prepared data")
