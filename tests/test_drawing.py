@@ -214,15 +214,18 @@ def draw(world, monkeypatch, *options: str) -> None:
     draw_results.main()
 
 
-def test_the_entry_point_draws_and_repeats_itself(world, monkeypatch, capsys):
+def test_the_entry_point_draws_once_and_repeats_itself(world, monkeypatch, capsys):
     folder = world / "exp" / "Report_single" / "clean"
     draw(world, monkeypatch, "--images", "1")
     first = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    assert list(first) == ["car_a.png", "overview.png"]
-    assert "1 figure of 1 category" in capsys.readouterr().out
+    assert list(first) == ["car_a.png", "overview.png", "pictures.json"]
+    printed = capsys.readouterr().out
+    assert "1 figure of 1 category" in printed and "1 pose not finite" in printed
+    draw(world, monkeypatch, "--images", "1")
+    assert "kept" in capsys.readouterr().out
+    (folder / "pictures.json").unlink()
     draw(world, monkeypatch, "--images", "1")
     assert {path.name: path.read_bytes() for path in sorted(folder.iterdir())} == first
-    assert "1 pose not finite" in capsys.readouterr().out
 
 
 def test_the_entry_point_tells_what_is_wrong(world, monkeypatch):

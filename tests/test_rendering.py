@@ -17,6 +17,15 @@ GRID = CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (3,
 FAST = [name for name in rendering.RENDERERS if name not in ("torch", "pytorch3d", "pytorch3d-features")]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny problems: PyTorch's threads would only wait for each other, for long on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def octahedron() -> Mesh:
     """Eight faces, subdivided once and pushed onto an ellipsoid: a closed mesh that is no cuboid."""
     vertices = np.concatenate([np.eye(3), -np.eye(3)])

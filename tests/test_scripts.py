@@ -254,7 +254,8 @@ def test_missing_data_are_downloaded_or_the_manual_steps_are_told(sample_raw, co
         for path in sorted((sample_raw / "PASCAL3D+_release1.1").rglob("*")):
             if path.is_file() and "Image_subsets" not in path.parts:
                 opened.write(path, path.relative_to(sample_raw))
-    done = code("download_data", "--raw", raw, "--address", f"PASCAL3D+_release1.1={archive.as_uri()}", "--address", f"Image_subsets={absent}")
+    addresses = f"PASCAL3D+_release1.1={archive.as_uri()}", f"Image_subsets={absent}"
+    done = code("download_data", "--raw", raw, "--address", addresses[0], "--address", addresses[1])
     assert (raw / "Annotations/car_imagenet").is_dir() and "Going on with Image_sets" in done.stderr
     assert "1 downloaded" in done.stdout
     code("prepare_images", "--raw", raw, "--out", tmp_path / "prepared", "--split", "val", "--categories", "car")
