@@ -18,14 +18,14 @@ CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtabl
 GPUS="${GPUS-all}"                                                    # all, indices such as "0 1 2", or empty for the CPU
 BATCH_SIZE="${BATCH_SIZE:-8}"                                         # images at a time
 SOLVER="${SOLVER:-paper}"                                             # paper, best
-RENDERER="${RENDERER:-auto}"                                          # auto, torch, numba, pytorch3d, pytorch3d-features
+RENDERER="${RENDERER:-auto}"                                          # auto, torch, numba, triton, pytorch3d, pytorch3d-features
 TOTAL_EPOCHS="${TOTAL_EPOCHS:-300}"                                   # optimiser steps of an image
 LEARNING_RATE="${LEARNING_RATE:-0.05}"                                # of the pose optimiser
 SAVE_FEATURES="${SAVE_FEATURES:-false}"                               # true: write feature maps (1-4 MB an image) and read them
 BASELINES="${BASELINES:-false}"                                       # true: also what knowing only the training poses gives
 NUM_PICTURES="${NUM_PICTURES:-6}"                                     # result pictures per category, 0 = none
 SEED="${SEED:-0}"
-WORKERS="${WORKERS:-0}"                                               # decoding processes beside the solver
+WORKERS="${WORKERS:-auto}"                                            # decoding processes beside the solver
 # ---- end of settings
 
 set -euo pipefail

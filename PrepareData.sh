@@ -16,7 +16,7 @@ MESH_DIMENSIONS="${MESH_DIMENSIONS:-single multi}"                    # cuboids:
 CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
 GEOMETRY="${GEOMETRY:-paper}"                                         # paper: the reference's crops; exact: true maps, smooth shrinking
 OVERWRITE="${OVERWRITE:-false}"                                       # true: make everything again
-WORKERS="${WORKERS:-0}"                                               # processes, 0 = all cores
+WORKERS="${WORKERS:-auto}"                                            # processes; auto: one per core
 # ---- end of settings
 
 set -euo pipefail

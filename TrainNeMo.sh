@@ -17,7 +17,7 @@ BACKBONE="${BACKBONE:-resnetext}"                                     # resnetex
 PRETRAINED="${PRETRAINED:-imagenet}"                                  # imagenet (downloaded), none, or a file of torchvision weights
 IMAGE_SCALE="${IMAGE_SCALE:-1}"                                       # 1, or 0.5: a quarter of the work on the same data
 RECIPE="${RECIPE:-paper}"                                             # paper: with all its quirks; fixed: for small data, see README
-AUGMENT="${AUGMENT:-}"                                                # any of: flip color
+AUGMENT="${AUGMENT:-}"                                                # any of: flip color occlude
 BATCH_SIZE="${BATCH_SIZE:-108}"
 TOTAL_EPOCHS="${TOTAL_EPOCHS:-800}"
 LEARNING_RATE="${LEARNING_RATE:-1e-4}"
@@ -27,7 +27,7 @@ NUM_CLUTTER_GROUP="${NUM_CLUTTER_GROUP:-512}"                         # the clut
 SEED="${SEED:-0}"
 RESUME="${RESUME:-true}"                                              # false: start an unfinished training again
 OVERWRITE="${OVERWRITE:-false}"                                       # true: train again where a checkpoint exists
-WORKERS="${WORKERS:-0}"                                               # decoding processes beside the training
+WORKERS="${WORKERS:-auto}"                                            # decoding processes beside the training
 # ---- end of settings
 
 set -euo pipefail

@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--num-clutter-image", type=cli.positive, default=default.num_clutter_image, help="clutter features per image")
     parser.add_argument("--num-clutter-group", type=cli.positive, default=default.num_clutter_group, help="images in the clutter bank")
     parser.add_argument("--separate-bank", type=cli.boolean, default=False, help="bank alone on the last GPU")
-    parser.add_argument("--augment", type=cli.words, default=default.augment, help="any of flip, color")
+    parser.add_argument("--augment", type=cli.words, default=default.augment, help="any of flip, color, occlude")
     parser.add_argument("--gpus", default="all", help="all or indices; empty: CPU")
     parser.add_argument("--workers", default="auto", help="decoding processes")
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")

@@ -15,7 +15,7 @@ import torch
 from nemo.backbone import FeatureNet, build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss
 from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from nemo.dataset import mirror
+from nemo.dataset import mirror, paste_patches
 from nemo.devices import Placement, place
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh
 from nemo.records import Annotation
@@ -173,6 +173,17 @@ def test_mirroring_an_annotation_mirrors_its_vertices():
     inside = (points[:, 1] > 1) & (points[:, 1] < 670)
     np.testing.assert_allclose(mirrored[partner][inside, 1], 672 - points[inside, 1], atol=1e-6)
     np.testing.assert_allclose(mirrored[partner][inside, 0], points[inside, 0], atol=1e-6)
+
+
+def test_patches_cover_what_they_say_and_nothing_else():
+    image, donor = torch.zeros(3, 64, 96, dtype=torch.uint8), torch.full((3, 64, 96), 9, dtype=torch.uint8)
+    points = np.random.default_rng(0).uniform([10, 20], [50, 80], (40, 2))
+    shares = []
+    for seed in range(20):
+        changed, covered = paste_patches(image, donor, points, np.random.default_rng(seed))
+        assert torch.equal(changed == 9, covered.expand(3, -1, -1))
+        shares.append(covered.float().mean().item())
+    assert min(shares) == 0 and 0.05 < max(shares) < 0.6
 
 
 def tiny_checkpoint() -> Checkpoint:

@@ -22,7 +22,9 @@ from nemo.settings import FEATURE_STRIDE, IMAGENET_MEAN, IMAGENET_STD, TrainConf
 from nemo.settings import category as category_settings
 from nemo.visibility import vertices_in_crop
 
-AUGMENTATIONS = ("flip", "color")
+AUGMENTATIONS = ("flip", "color", "occlude")
+MOST_PATCHES = 3  # of `occlude`
+PATCH_SIDE = (0.15, 0.5)  # share of the visible vertices' extent, per axis
 
 
 def read_crop(path: Path, image_scale: float) -> NDArray[np.uint8]:
@@ -99,7 +101,13 @@ class TrainingImages(Dataset):
             image, (positions, visible) = image.flip(-1), (part[index] for part in self.mirrored_vertices)
         if "color" in self.config.augment:
             image = change_colour(image, random)
-        return Sample(image, positions, visible, self._noise_cells(positions, random))
+        covered = None
+        if "occlude" in self.config.augment and visible.any():
+            donor = self._image(int(random.integers(len(self))))
+            image, covered = paste_patches(image, donor, positions[visible].numpy(), random)
+            rows, cols = positions.long().unbind(-1)
+            visible = visible & ~covered[rows, cols]
+        return Sample(image, positions, visible, self._noise_cells(positions, covered, random))
 
     def _image(self, index: int) -> Tensor:
         if not self.decoded[index]:
@@ -110,14 +118,17 @@ class TrainingImages(Dataset):
             self.decoded[index] = True
         return self.images[index]
 
-    def _noise_cells(self, positions: Tensor, random: np.random.Generator) -> Tensor:
-        """Cells, anywhere in the map, into which no vertex falls, seen or not (reference).
+    def _noise_cells(self, positions: Tensor, covered: Tensor | None, random: np.random.Generator) -> Tensor:
+        """Cells, anywhere in the map, into which no vertex falls, seen or not (reference), and cells of pasted patches.
 
         All different where there are enough of them; the reference stops with an error where there are not.
         """
         wanted = self.config.num_clutter_image
         free = np.ones(self.map_hw[0] * self.map_hw[1], bool)
         free[cells_of(positions, self.map_hw).numpy()] = False
+        if covered is not None:
+            cells = covered.float().reshape(self.map_hw[0], FEATURE_STRIDE, self.map_hw[1], FEATURE_STRIDE).mean((1, 3))
+            free |= (cells == 1).flatten().numpy()
         candidates = np.flatnonzero(free) if free.any() else np.arange(len(free))
         return torch.from_numpy(random.choice(candidates, wanted, replace=len(candidates) < wanted))
 
@@ -154,6 +165,25 @@ def change_colour(image: Tensor, random: np.random.Generator) -> Tensor:
     image = image_functional.adjust_brightness(image, random.uniform(0.6, 1.4))
     image = image_functional.adjust_contrast(image, random.uniform(0.6, 1.4))
     return image_functional.adjust_saturation(image, random.uniform(0.6, 1.4))
+
+
+def paste_patches(
+    image: Tensor, donor: Tensor, around_rc: NDArray, random: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cover parts of an image [3, H, W] with elliptic patches of another one; also which pixels they cover [H, W].
+
+    around_rc [N, 2]: points (row, col) to cover, one of which is the centre of each patch.
+    """
+    height, width = image.shape[1:]
+    rows, cols = torch.arange(height)[:, None], torch.arange(width)[None]
+    extent = np.maximum(around_rc.max(0) - around_rc.min(0), FEATURE_STRIDE)
+    covered = torch.zeros(height, width, dtype=torch.bool)
+    for _ in range(int(random.integers(MOST_PATCHES + 1))):
+        centre = around_rc[random.integers(len(around_rc))]
+        radius = np.maximum(extent * random.uniform(*PATCH_SIDE, 2) / 2, FEATURE_STRIDE / 2)
+        covered |= ((rows - centre[0]) / radius[0]) ** 2 + ((cols - centre[1]) / radius[1]) ** 2 <= 1
+    moved = donor.roll((int(random.integers(height)), int(random.integers(width))), (1, 2))
+    return torch.where(covered, moved, image), covered
 
 
 class TestImages(Dataset):

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 NEAR = 1e-3  # a triangle with a corner nearer to the camera than this (in CAD units) is not drawn
 ADAM_EPSILON = 1e-8  # torch.optim.Adam's default, which the reference uses
 TINY = 1e-9  # CAD units; keeps the look-at finite on the vertical axis and at the origin
+COMPILED = {"cache": True, "error_model": "numpy"}  # division by zero gives infinity
 REASSOCIATE = {"contract", "reassoc", "arcp", "nsz"}  # lets sums be reordered, keeps infinities and NaN
 
 
-@njit(cache=True, fastmath=False)
+@njit(**COMPILED)
 def _rasterize(uv, depth, faces, face_of, z_of, bary_of):
     height, width = face_of.shape
     for f in range(faces.shape[0]):
@@ -80,7 +81,7 @@ def rasterize(
     return face_of, z_of, bary_of
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _project(vertices, centre, rotation, intrinsics, uv, depth):
     """Vertices [V, 3] -> uv [V, 2] in cells and depth [V]; uv of a vertex behind the near plane is not used."""
     focal, px, py = intrinsics
@@ -92,7 +93,7 @@ def _project(vertices, centre, rotation, intrinsics, uv, depth):
             uv[v, 1] = py + focal * (rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z) / depth[v]
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _add_mesh(vertices, faces, centre, rotation, intrinsics, width, scores, clutter, use_clutter, buffers, total):
     """Any triangle mesh: z-buffer, then per pixel the score and its derivative. See `_evaluate` for `total`."""
     focal, px, py = intrinsics
@@ -119,8 +120,9 @@ def _add_mesh(vertices, faces, centre, rotation, intrinsics, width, scores, clut
         wy = rotation[1, 0] * dx + rotation[1, 1] * dy + rotation[1, 2]
         wz = rotation[2, 0] * dx + rotation[2, 1] * dy + rotation[2, 2]
         # q = ((sb - sa) e2 x D + (sc - sa) D x e1) / (e1 . e2 x D) with the edges e1, e2 from corner a
-        e1x, e1y, e1z = vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1], vertices[b, 2] - vertices[a, 2]
-        e2x, e2y, e2z = vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1], vertices[c, 2] - vertices[a, 2]
+        ax, ay, az = vertices[a]
+        e1x, e1y, e1z = vertices[b, 0] - ax, vertices[b, 1] - ay, vertices[b, 2] - az
+        e2x, e2y, e2z = vertices[c, 0] - ax, vertices[c, 1] - ay, vertices[c, 2] - az
         kx, ky, kz = e2y * wz - e2z * wy, e2z * wx - e2x * wz, e2x * wy - e2y * wx
         determinant = e1x * kx + e1y * ky + e1z * kz
         if determinant == 0.0:
@@ -137,7 +139,7 @@ def _add_mesh(vertices, faces, centre, rotation, intrinsics, width, scores, clut
             total[6 + 3 * i] += t * q
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _corner(i, j, axis, plane, rows, columns, low, high, centre, rotation, intrinsics, out):
     """Project a corner of a side (i, j: 0 low, 1 high along rows and columns) -> out [3] = x, y in cells, depth."""
     focal, px, py = intrinsics
@@ -151,7 +153,7 @@ def _corner(i, j, axis, plane, rows, columns, low, high, centre, rotation, intri
     out[1] = py + focal * (rotation[0, 1] * x + rotation[1, 1] * y + rotation[2, 1] * z) / out[2]
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _span(quad, y, width):
     """First column and one past the last whose centre a convex quad [4, 2+] covers on the line y.
 
@@ -170,7 +172,7 @@ def _span(quad, y, width):
     return int(max(0.0, math.ceil(min(left, width) - 0.5))), int(min(float(width), math.ceil(max(right, 0.0) - 0.5)))
 
 
-@njit(cache=True, fastmath=REASSOCIATE)
+@njit(**COMPILED, fastmath=REASSOCIATE)
 def _add_side(axis, plane, first, quad, low, step, samples, centre, rotation, intrinsics, width, scores, clutter,
               use_clutter, total):
     """One side of a cuboid that faces the camera: hit point -> cell -> diagonal -> score and derivative."""
@@ -235,7 +237,7 @@ def _add_side(axis, plane, first, quad, low, step, samples, centre, rotation, in
             total[6 + 3 * i] += tq
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _add_cuboid(low, high, samples, centre, rotation, intrinsics, width, scores, clutter, use_clutter, total):
     """A cuboid wholly in front of the camera: the sides that face it tile the silhouette, no z-buffer.
 
@@ -264,7 +266,7 @@ def _add_cuboid(low, high, samples, centre, rotation, intrinsics, width, scores,
     return True
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _evaluate(shape, centre, rotation, intrinsics, width, scores, clutter, use_clutter, background, buffers, total):
     """Loss of one image; leaves its derivatives in total [13] = (unused, dloss/dcentre [3], dloss/drotation [9]).
 
@@ -284,7 +286,7 @@ def _evaluate(shape, centre, rotation, intrinsics, width, scores, clutter, use_c
     return loss
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _buffers(vertex_count, height, width):
     return (
         np.zeros((vertex_count, 2)),
@@ -295,7 +297,7 @@ def _buffers(vertex_count, height, width):
     )
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _background(clutter, use_clutter):
     total = 0.0
     if use_clutter:
@@ -304,9 +306,9 @@ def _background(clutter, use_clutter):
     return total
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _look_at(centre, theta, rotation):
-    """world_from_cam [3, 3] of a camera at `centre` that looks at the origin, turned by theta; as `rendering.look_at`."""
+    """world_from_cam [3, 3] of a camera at `centre` that looks at the origin, as `rendering.look_at`."""
     x, y, z = centre
     distance, level = max(math.sqrt(x * x + y * y + z * z), TINY), math.sqrt(x * x + y * y)
     fx, fy, fz = -x / distance, -y / distance, -z / distance
@@ -319,7 +321,7 @@ def _look_at(centre, theta, rotation):
         rotation[i, 2] = f
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _look_at_backward(centre, theta, rotation, total, gradient):
     """total [13] of `_evaluate` -> gradient [4] with respect to (centre, theta): the chain rule through `_look_at`."""
     c, s = math.cos(theta), math.sin(theta)
@@ -327,7 +329,7 @@ def _look_at_backward(centre, theta, rotation, total, gradient):
     distance, level = max(math.sqrt(x * x + y * y + z * z), TINY), math.sqrt(x * x + y * y)
     grad, f = total[4:].reshape(3, 3), rotation[:, 2].copy()
     g_r, g_u = c * grad[:, 0] - s * grad[:, 1], -s * grad[:, 0] - c * grad[:, 1]
-    r, u = c * rotation[:, 0] - s * rotation[:, 1], -s * rotation[:, 0] - c * rotation[:, 1]
+    r = c * rotation[:, 0] - s * rotation[:, 1]
     gradient[3] = 0.0
     for i in range(3):
         gradient[3] += grad[i, 0] * rotation[i, 1] - grad[i, 1] * rotation[i, 0]
@@ -346,7 +348,7 @@ def _look_at_backward(centre, theta, rotation, total, gradient):
         gradient[1] -= (g_rx - r[0] * across) / level
 
 
-@njit(cache=True, parallel=True)
+@njit(**COMPILED, parallel=True)
 def compare(shape, centre, rotation, intrinsics, width, scores, clutter, use_clutter, loss, grad_centre, grad_rotation):
     """Loss and gradients of B images, one pose each, in parallel.
 
@@ -364,7 +366,7 @@ def compare(shape, centre, rotation, intrinsics, width, scores, clutter, use_clu
         grad_rotation[b] = total[4:].reshape(3, 3)
 
 
-@njit(cache=True, parallel=True)
+@njit(**COMPILED, parallel=True)
 def fragments(vertices, faces, centre, rotation, intrinsics, face_of, z_of, bary_of):
     """Rasterise N poses of one mesh in parallel. Writes face_of [N, H, W], z_of [N, H, W], bary_of [N, H, W, 3]."""
     for n in prange(centre.shape[0]):
@@ -373,7 +375,7 @@ def fragments(vertices, faces, centre, rotation, intrinsics, face_of, z_of, bary
         _rasterize(uv, depth, faces, face_of[n], z_of[n], bary_of[n])
 
 
-@njit(cache=True, parallel=True)
+@njit(**COMPILED, parallel=True)
 def score_table(corners, bary, scores, clutter, use_clutter, loss):
     """Loss [B, N] of N pre-rendered pictures for B images, in parallel over images.
 
@@ -393,16 +395,16 @@ def score_table(corners, bary, scores, clutter, use_clutter, loss):
         loss[b] = 1.0 - total / pixels
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _turned_back(pose, rotation, i):
     """Component i of the camera's right and up axes without theta."""
     c, s = math.cos(pose[3]), math.sin(pose[3])
     return c * rotation[i, 0] - s * rotation[i, 1], -s * rotation[i, 0] - c * rotation[i, 1]
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _to_local(pose, rotation, gradient):
-    """Gradient [4] in (centre, theta) -> in (sideways, up, theta, log distance), in place; see `pose.local_gradient`."""
+    """Gradient [4] in (centre, theta) -> in (sideways, up, theta, log distance), in place, as `pose.local_gradient`."""
     distance = math.sqrt(pose[0] ** 2 + pose[1] ** 2 + pose[2] ** 2)
     sideways = up = nearer = 0.0
     for i in range(3):
@@ -410,10 +412,11 @@ def _to_local(pose, rotation, gradient):
         sideways += gradient[i] * r
         up += gradient[i] * u
         nearer -= gradient[i] * rotation[i, 2]
-    gradient[0], gradient[1], gradient[2], gradient[3] = sideways * distance, up * distance, gradient[3], nearer * distance
+    gradient[2] = gradient[3]
+    gradient[0], gradient[1], gradient[3] = sideways * distance, up * distance, nearer * distance
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _local_move(pose, rotation, step):
     """Move a pose by step [4] = (sideways, up, theta, log distance), in place; see `pose.local_move`."""
     distance = math.sqrt(pose[0] ** 2 + pose[1] ** 2 + pose[2] ** 2)
@@ -424,7 +427,7 @@ def _local_move(pose, rotation, step):
     pose[3] += step[2]
 
 
-@njit(cache=True)
+@njit(**COMPILED)
 def _adam_step(gradient, first, second, count, rate, beta1, beta2, step):
     """step [4] of Adam's update number `count` (from 1), `torch.optim.Adam`'s formula; updates both moments."""
     correct1, correct2 = 1.0 - beta1**count, math.sqrt(1.0 - beta2**count)
@@ -434,7 +437,7 @@ def _adam_step(gradient, first, second, count, rate, beta1, beta2, step):
         step[i] = -rate / correct1 * first[i] / (math.sqrt(second[i]) / correct2 + ADAM_EPSILON)
 
 
-@njit(cache=True, parallel=True)
+@njit(**COMPILED, parallel=True)
 def advance(shape, intrinsics, width, scores, clutter, use_clutter, poses, first, second, loss, best_loss, best_poses,
             rates, done, beta1, beta2, local_scale, finish, path):
     """Take `len(rates)` Adam steps with K candidate poses of each of B images, in parallel over all of them.
@@ -447,7 +450,8 @@ def advance(shape, intrinsics, width, scores, clutter, use_clutter, poses, first
     height, candidates, steps = scores.shape[1] // width, poses.shape[1], len(rates)
     for item in prange(scores.shape[0] * candidates):
         b, k = item // candidates, item % candidates
-        pose, buffers, background = poses[b, k], _buffers(shape[0].shape[0], height, width), _background(clutter[b], use_clutter)
+        pose, background = poses[b, k], _background(clutter[b], use_clutter)
+        buffers = _buffers(shape[0].shape[0], height, width)
         total, rotation, gradient, step = np.empty(13), np.empty((3, 3)), np.empty(4), np.empty(4)
         for s in range(steps + 1 if finish else steps):
             _look_at(pose[:3], pose[3], rotation)

@@ -82,7 +82,8 @@ def _hit_cuboid(wx, wy, wz, cx, cy, cz, fx, fy, fz, lx, ly, lz, hx, hy, hz, nx, 
 def _hit_mesh(wx, wy, wz, cx, cy, cz, fx, fy, fz, vertices, faces, face_count):
     """As `_hit_cuboid` for any triangle mesh: every ray tries every face, the nearest wins, the first of equals."""
     nearest = wx * 0.0 + float("inf")
-    a, b, c = nearest.to(tl.int32) * 0, nearest.to(tl.int32) * 0, nearest.to(tl.int32) * 0
+    a = (wx * 0.0).to(tl.int32)
+    b, c = a, a
     for f in range(face_count):
         fa, fb, fc = tl.load(faces + 3 * f), tl.load(faces + 3 * f + 1), tl.load(faces + 3 * f + 2)
         ax, ay, az = tl.load(vertices + 3 * fa) - cx, tl.load(vertices + 3 * fa + 1) - cy, tl.load(vertices + 3 * fa + 2) - cz
@@ -314,10 +315,12 @@ def compare(
     centre [B, 3], rotation [B, 3, 3], scores [B, P, V], clutter [B, P] or None: float32, contiguous, on the GPU.
     """
     loss, grad_centre, grad_rotation = torch.empty_like(centre[:, 0]), torch.empty_like(centre), torch.empty_like(rotation)
-    _compare_kernel[(len(scores),)](
-        scores, scores if clutter is None else clutter, *_scene_arguments(shape, intrinsics, width, scores), centre, rotation,
-        loss, grad_centre, grad_rotation, CLUTTER=clutter is not None, CUBOID=bool(shape[-1]), BLOCK=BLOCK, num_warps=WARPS,
-    )  # fmt: skip
+    with torch.cuda.device_of(scores):
+        _compare_kernel[(len(scores),)](
+            scores, scores if clutter is None else clutter, *_scene_arguments(shape, intrinsics, width, scores), centre,
+            rotation, loss, grad_centre, grad_rotation, CLUTTER=clutter is not None, CUBOID=bool(shape[-1]), BLOCK=BLOCK,
+            num_warps=WARPS, enable_fp_fusion=True,
+        )  # fmt: skip
     return loss, grad_centre, grad_rotation
 
 
@@ -333,8 +336,9 @@ def advance(
     schedule = np.stack([rates / (1 - beta1**count), np.sqrt(1 - beta2**count)], 1)
     schedule = torch.as_tensor(schedule).to(scores.device, non_blocking=True)
     candidates = state[0].shape[1]
-    _advance_kernel[(len(scores) * candidates,)](
-        scores, scores if clutter is None else clutter, *_scene_arguments(shape, intrinsics, width, scores), *state, path,
-        schedule, len(rates), len(rates) + finish, beta1, beta2, local_scale, candidates, CLUTTER=clutter is not None,
-        CUBOID=bool(shape[-1]), LOCAL=local_scale > 0, TRACE=path.shape[2] > 0, BLOCK=BLOCK, num_warps=WARPS,
-    )  # fmt: skip
+    with torch.cuda.device_of(scores):
+        _advance_kernel[(len(scores) * candidates,)](
+            scores, scores if clutter is None else clutter, *_scene_arguments(shape, intrinsics, width, scores), *state, path,
+            schedule, len(rates), len(rates) + finish, beta1, beta2, local_scale, candidates, CLUTTER=clutter is not None,
+            CUBOID=bool(shape[-1]), LOCAL=local_scale > 0, TRACE=path.shape[2] > 0, BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True,
+        )  # fmt: skip

@@ -57,7 +57,7 @@ class Starts:
 
 
 def start_poses(config: SolveConfig, distance: float) -> NDArray[np.float64]:
-    """Poses [N, 4] (camera centre, theta) of the start grid: azimuth, elevation, theta, the last fastest (reference)."""
+    """Poses [N, 4] (camera centre, theta) of the start grid: azimuth, elevation, theta, last fastest (reference)."""
     azimuth = np.linspace(0, 2 * np.pi, config.azimuths, endpoint=False)
     grid = np.meshgrid(azimuth, np.linspace(*config.elevations), np.linspace(*config.thetas), indexing="ij")
     azimuth, elevation, theta = (g.ravel() for g in grid)
@@ -115,7 +115,8 @@ def choose_camera(
 ) -> tuple[MapCamera, float]:
     """The camera that a solver renders with, and the distance of its start grid.
 
-    paper: the reference's 12 degree camera with the category's tuned distance. best: the camera the crops were made with.
+    paper: the reference's 12 degree camera with the category's tuned distance. best: the camera that the crops were
+    made with.
     """
     if config.solver == "paper":
         return rendering.paper_camera(map_hw), settings.category(category).paper_distance
@@ -172,7 +173,7 @@ def solve(
     parts = []
     for chunk in features.split(rendering.images_that_fit(scene, features.shape[1], budget_bytes)):
         target = rendering.make_target(chunk.to(device, torch.float32), bank, clutter, renderer)
-        parts.append(_solve_target(scene, target, starts, plan, renderer, trace))
+        parts.append(solve_target(scene, target, starts, plan, renderer, trace))
     return _concatenate(parts)
 
 
@@ -181,8 +182,8 @@ def _concatenate(parts: list[Poses]) -> Poses:
     return Poses(**{name: None if c[0] is None else np.concatenate(c) for name, c in columns.items()})
 
 
-def _solve_target(scene: Scene, target: Target, starts: Starts, plan: Plan, renderer: str, trace: bool) -> Poses:
-    """The grid, the stages of the plan, and the candidate that comes out best."""
+def solve_target(scene: Scene, target: Target, starts: Starts, plan: Plan, renderer: str, trace: bool = False) -> Poses:
+    """`solve` for images whose scores are at hand: the grid, the plan's stages, the candidate that comes out best."""
     start_losses = rendering.compare_table(starts.table, target, renderer)
     chosen = choose_starts(starts.poses, start_losses, plan.stages[0][0], plan.separation)
     state = _State.begin(starts.poses[chosen], chosen)
@@ -252,6 +253,9 @@ class _State:
         zero = torch.zeros_like(poses)
         path = poses.new_zeros(*start.shape, 0, 5)
         return cls(poses, zero, zero.clone(), infinite, infinite.clone(), poses.clone(), start, path)
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        return self.poses, self.first, self.second, self.loss, self.best_loss, self.best_poses
 
     def select(self, index: Tensor) -> _State:
         return _State(*(_take(getattr(self, f.name), index).contiguous() for f in fields(self)))
@@ -333,10 +337,10 @@ def _advance_numba(
 ) -> Tensor:  # fmt: skip
     """As `_advance`, compiled."""
     path = np.empty((*state.loss.shape, len(rates) + finish if trace else 0, 5))
-    arrays = [x.numpy() for x in (state.poses, state.first, state.second, state.loss, state.best_loss, state.best_poses)]
+    arrays = [x.numpy() for x in state.arrays()]
     rendering.run_kernel(
-        kernels_numba.advance, rendering.numba_shape(scene), rendering.numba_intrinsics(scene.camera), scene.camera.map_hw[1],
-        *rendering.numba_target(target), *arrays, rates, done, *plan.betas, float(plan.local_scale), finish, path,
+        kernels_numba.advance, rendering.numba_shape(scene), rendering.numba_intrinsics(scene.camera),
+        scene.camera.map_hw[1], *rendering.numba_target(target), *arrays, rates, done, *plan.betas, float(plan.local_scale), finish, path,
     )  # fmt: skip
     return torch.as_tensor(path)
 
@@ -347,9 +351,8 @@ def _advance_triton(
 ) -> Tensor:  # fmt: skip
     """As `_advance`, in one kernel on the GPU."""
     path = state.path.new_empty(*state.loss.shape, len(rates) + finish if trace else 0, 5)
-    arrays = (state.poses, state.first, state.second, state.loss, state.best_loss, state.best_poses)
     rendering.triton_kernels().advance(
         rendering.numba_shape(scene), rendering.numba_intrinsics(scene.camera), scene.camera.map_hw[1],
-        *rendering.triton_target(target), arrays, rates, done, *plan.betas, float(plan.local_scale), finish, path,
+        *rendering.triton_target(target), state.arrays(), rates, done, *plan.betas, float(plan.local_scale), finish, path,
     )  # fmt: skip
     return path

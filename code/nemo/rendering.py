@@ -162,18 +162,21 @@ def images_that_fit(scene: Scene, channels: int, budget_bytes: int) -> int:
 
 
 def resolve_renderer(name: str, device: torch.device | str = "cpu") -> str:
-    """RENDERER as asked for -> the one to use on a device; auto is triton on a GPU that has it, numba elsewhere.
+    """RENDERER as asked for -> the one to use on a device; auto is numba.
 
-    Raises ValueError for a name that does not exist, and for a renderer that cannot run here.
+    The triton kernels pass their tests in Triton's interpreter, but are not chosen by themselves before they have been
+    checked on a GPU. Raises ValueError for a name that does not exist, and for a renderer that cannot run here.
     """
     can_triton = importlib.util.find_spec("triton") is not None
     on_gpu = torch.device(device).type == "cuda" or bool(os.environ.get("TRITON_INTERPRET"))
     if name == "auto":
-        return "triton" if can_triton and torch.device(device).type == "cuda" else "numba"
+        return "numba"
     if name not in RENDERERS:
         raise ValueError(f"RENDERER must be one of auto, {', '.join(RENDERERS)}, found {name!r}")
     if name == "triton" and not (can_triton and on_gpu):
-        raise ValueError(f"RENDERER=triton needs a CUDA device and the triton package, found {device}; RENDERER=auto picks what works")
+        raise ValueError(
+            f"RENDERER=triton needs a CUDA device and the triton package, found {device}; RENDERER=auto picks what works"
+        )
     if name.startswith("pytorch3d") and importlib.util.find_spec("pytorch3d") is None:
         raise ValueError(
             f"RENDERER={name} needs PyTorch3D, which is not installed: get it with `conda install -c conda-forge "
@@ -348,8 +351,8 @@ def _compare_numba(scene: Scene, target: Target, centre: Tensor, rotation: Tenso
     centres, rotations = (np.ascontiguousarray(x.detach().cpu().numpy(), np.float64) for x in (centre, rotation))
     loss, grad_centre, grad_rotation = np.empty(len(scores)), np.empty_like(centres), np.empty_like(rotations)
     run_kernel(
-        kernels_numba.compare, numba_shape(scene), centres, rotations, numba_intrinsics(scene.camera), scene.camera.map_hw[1],
-        scores, clutter, use_clutter, loss, grad_centre, grad_rotation,
+        kernels_numba.compare, numba_shape(scene), centres, rotations, numba_intrinsics(scene.camera),
+        scene.camera.map_hw[1], scores, clutter, use_clutter, loss, grad_centre, grad_rotation,
     )  # fmt: skip
     return tuple(torch.as_tensor(x).to(centre) for x in (loss, grad_centre, grad_rotation))
 
@@ -382,7 +385,7 @@ def _compare_triton(scene: Scene, target: Target, centre: Tensor, rotation: Tens
 
 @dataclass(frozen=True)
 class PictureTable:
-    """N pictures of a mesh: corners [P, N, 3] int64 that each pixel sees and their weights [P, N, 3], 0 off the mesh."""
+    """N pictures of a mesh: corners [P, N, 3] int64 that pixels see and their weights [P, N, 3], 0 off the mesh."""
 
     corners: Tensor
     bary: Tensor
@@ -403,13 +406,16 @@ def render_table(scene: Scene, centre: Tensor, rotation: Tensor, renderer: str) 
 
 
 def rasterise_poses(scene: Scene, centre: NDArray, rotation: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Face int32 [N, H, W] (-1: none), depth [N, H, W] (inf: none) and barycentrics [N, H, W, 3] of N poses, on the CPU."""
+    """Face [N, H, W] (-1: none), depth [N, H, W] (inf: none) and barycentrics [N, H, W, 3] of N poses, on the CPU.
+
+    centre [N, 3], rotation [N, 3, 3] world_from_cam.
+    """
     height, width = scene.camera.map_hw
     shape = (len(centre), height, width)
     face, depth, bary = np.full(shape, -1, np.int32), np.full(shape, np.inf), np.zeros((*shape, 3))
     run_kernel(
-        kernels_numba.fragments, scene.vertices, scene.faces, np.ascontiguousarray(centre, np.float64), np.ascontiguousarray(rotation, np.float64),
-        numba_intrinsics(scene.camera), face, depth, bary,
+        kernels_numba.fragments, scene.vertices, scene.faces, np.ascontiguousarray(centre, np.float64),
+        np.ascontiguousarray(rotation, np.float64), numba_intrinsics(scene.camera), face, depth, bary,
     )  # fmt: skip
     return face, depth, bary
 

@@ -114,7 +114,7 @@ class TrainConfig:
     bank_momentum: float = 0.9
     weight_regularisation: float = 0.1  # of the mean similarity between clutter features and the mesh bank
     seed: int = 0
-    augment: tuple[str, ...] = ()  # any of: flip, color, occlude
+    augment: tuple[str, ...] = ()  # any of: flip, color, occlude (see dataset)
     recipe: str = "paper"
     # ---- switched by RECIPE ----
     accumulate: int = 10  # iterations per optimiser step; gradients are summed
