@@ -8,8 +8,9 @@ DEMOROOT="${DEMOROOT:-$ROOT/demo}"
 DEMO_CATEGORIES="${DEMO_CATEGORIES:-car chair}"       # the generator has these
 DEMO_TRAIN_IMAGES="${DEMO_TRAIN_IMAGES:-240}"         # per category
 DEMO_TEST_IMAGES="${DEMO_TEST_IMAGES:-60}"            # per category
-DEMO_EPOCHS="${DEMO_EPOCHS:-12}"                      # more is better: see README
+DEMO_EPOCHS="${DEMO_EPOCHS:-16}"                      # more is better: see README
 DEMO_OCC_LEVEL="${DEMO_OCC_LEVEL:-FGL1_BGL1}"         # the occlusion level that is tested beside the clean images
+DEMO_PICTURES="${DEMO_PICTURES:-4}"                   # result pictures per category, clean and occluded
 GPUS="${GPUS-all}"                                    # all, indices such as "0 1", or empty for the CPU
 # ---- end of settings
 
@@ -27,20 +28,21 @@ export CATEGORIES="$DEMO_CATEGORIES" DATAROOT="$DEMOROOT/data" EXPROOT="$DEMOROO
 started=$SECONDS
 
 step "1/5 sample data"
-code make_sample_data --out "$DATAROOT" --categories "$CATEGORIES" --train-images "$DEMO_TRAIN_IMAGES" --val-images "$DEMO_TEST_IMAGES"
+code make_sample_data --out "$DATAROOT" --categories "$CATEGORIES" --train-images "$DEMO_TRAIN_IMAGES" --val-images "$DEMO_TEST_IMAGES" ||
+    fail "no sample data; if settings have changed since the last run, delete $DEMOROOT or set DEMOROOT to another folder"
 
 step "2/5 PrepareData.sh"
 GEOMETRY=exact ENABLE_OCCLUDED=true OCC_LEVELS="$DEMO_OCC_LEVEL" "$ROOT/PrepareData.sh"
 
 step "3/5 TrainNeMo.sh"
-BACKBONE=resnet18fpn PRETRAINED=none IMAGE_SCALE=0.5 RECIPE=fixed AUGMENT="flip color" \
+BACKBONE=resnet18fpn PRETRAINED=none IMAGE_SCALE=0.5 RECIPE=fixed AUGMENT="flip color occlude" \
     BATCH_SIZE=16 LEARNING_RATE=1e-3 TOTAL_EPOCHS="$DEMO_EPOCHS" "$ROOT/TrainNeMo.sh"
 
 step "4/5 InferenceNeMo.sh"
-"$ROOT/InferenceNeMo.sh"
+SOLVER=best NUM_PICTURES="$DEMO_PICTURES" "$ROOT/InferenceNeMo.sh"
 
 step "5/5 InferenceNeMo.sh $DEMO_OCC_LEVEL"
-"$ROOT/InferenceNeMo.sh" "$DEMO_OCC_LEVEL"
+SOLVER=best NUM_PICTURES="$DEMO_PICTURES" "$ROOT/InferenceNeMo.sh" "$DEMO_OCC_LEVEL"
 
 printf '\ndone in %d minutes %d seconds; tables: %s; pictures: %s\n' \
     $(((SECONDS - started) / 60)) $(((SECONDS - started) % 60)) \

@@ -134,7 +134,11 @@ def test_an_archive_is_downloaded_and_unpacked(server, tmp_path):
 
 @pytest.mark.parametrize(
     "name, content, complaint",
-    [("page.zip", b"<!DOCTYPE html><title>Quota exceeded</title>", "web page"), ("cut.zip", b"PK\x03\x04 cut", "not a zip"), (None, b"", "404")],
+    [
+        ("page.zip", b"<!DOCTYPE html><title>Quota exceeded</title>", "web page"),
+        ("cut.zip", b"PK\x03\x04 cut", "not a zip"),
+        (None, b"", "404"),
+    ],
 )
 def test_a_download_that_is_not_the_archive_says_so_and_leaves_nothing(server, tmp_path, name, content, complaint):
     folder, address = server
