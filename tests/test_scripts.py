@@ -19,7 +19,8 @@ from scipy.io import loadmat
 
 from nemo.cameras import cam_from_object_rotation, geodesic_distance
 from nemo.layout import PreparedSet
-from nemo.records import PoseSet, load_annotation, load_poses, save_poses
+from nemo.meshes import read_off
+from nemo.records import PoseSet, VertexAnnotation, load_annotation, load_poses, save_poses
 
 SCRIPTS = ("PrepareData.sh", "TrainNeMo.sh", "InferenceNeMo.sh", "DemoNeMo.sh")
 PREPARE = {"CATEGORIES": "car chair", "GEOMETRY": "exact", "ENABLE_OCCLUDED": "true", "OCC_LEVELS": "FGL1_BGL1"}
@@ -68,6 +69,28 @@ def test_preparation_has_the_layout_of_the_reference(road):
     assert clean.occ_mask is None
     masked = load_annotation(next((occluded / "annotations/carFGL1_BGL1").iterdir()))
     assert masked.occ_mask.shape == (masked.height, masked.width) and masked.occ_mask.any()
+
+
+def test_stored_points_are_row_column_and_lie_where_pascal3d_projects_them(road):
+    """From the .mat file by PASCAL3D+'s formula, written out once more."""
+    test, name = road["DATAROOT"] / "PASCAL3D_NeMo", "n00000001_500000"
+    stored = load_annotation(PreparedSet(test).vertex_annotation("single", "car", name), VertexAnnotation)
+    record = loadmat(road["DATAROOT"] / f"PASCAL3D+_release1.1/Annotations/car_imagenet/{name}.mat")["record"]
+    view = {k: record["objects"][0, 0]["viewpoint"][0, 0][k][0, 0][0, 0] for k in ("azimuth", "elevation", "theta", "distance", "px", "py")}
+    azimuth, elevation, theta = np.deg2rad([view["azimuth"], view["elevation"], view["theta"]])
+    vertices = read_off(road["DATAROOT"] / "PASCAL3D+_release1.1/CAD_single/car/01.off").vertices
+    eye = np.array([np.cos(elevation) * np.sin(azimuth), -np.cos(elevation) * np.cos(azimuth), np.sin(elevation)])
+    right = np.array([np.cos(azimuth), np.sin(azimuth), 0])
+    up = np.cross(eye, right)
+    offset = vertices - view["distance"] * eye
+    x, y = 3000 * (offset @ right) / -(offset @ eye), 3000 * (offset @ up) / -(offset @ eye)
+    column = view["px"] + np.cos(theta) * x - np.sin(theta) * y
+    row = view["py"] - np.sin(theta) * x - np.cos(theta) * y
+    scale = view["distance"] / 5  # the crop is centred on the principal point
+    expected = np.stack([(row - view["py"]) * scale + 128, (column - view["px"]) * scale + 336], axis=-1)
+    inside = ((expected >= 0) & (expected <= [255, 671])).all(1)
+    assert inside.sum() > 500
+    np.testing.assert_allclose(stored.cropped_kp_list[inside], expected[inside], atol=1e-6)
 
 
 def test_training_leaves_a_last_checkpoint_and_a_log(road):
