@@ -3,7 +3,7 @@
 # Everything lies in demo/, your own data/ and exp/ are not touched. A second run reuses what is there.
 #
 # ---- settings
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 DEMOROOT="${DEMOROOT:-$ROOT/demo}"
 DEMO_CATEGORIES="${DEMO_CATEGORIES:-car chair}"       # the generator has these
 DEMO_TRAIN_IMAGES="${DEMO_TRAIN_IMAGES:-240}"         # per category
@@ -24,6 +24,10 @@ step() {
     printf '\n== %s\n' "$*"
 }
 
+# what you have set for your own runs does not reach the demo's
+unset PATH_PASCAL3DP PATH_OCCLUDED_PASCAL3DP PATH_CACHE_TRAINING_SET PATH_CACHE_TESTING_SET PATH_CACHE_TESTING_SET_OCC \
+    SAVED_NETWORK_PATH LOAD_FILE_NAME SEPARATE_BANK WEIGHT_CLUTTER NUM_CLUTTER_IMAGE NUM_CLUTTER_GROUP SEED RESUME OVERWRITE \
+    WORKERS RENDERER TOTAL_EPOCHS LEARNING_RATE BATCH_SIZE SAVE_FEATURES BASELINES
 export CATEGORIES="$DEMO_CATEGORIES" DATAROOT="$DEMOROOT/data" EXPROOT="$DEMOROOT/exp" MESH_DIMENSIONS=single GPUS
 started=$SECONDS
 

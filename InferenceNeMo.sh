@@ -4,7 +4,7 @@
 # Edit the settings below, or set them for one run: SOLVER=best GPUS="" ./InferenceNeMo.sh FGL2_BGL2
 #
 # ---- settings
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 DATAROOT="${DATAROOT:-$ROOT/data}"
 EXPROOT="${EXPROOT:-$ROOT/exp}"
 PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"
@@ -33,8 +33,13 @@ source "$ROOT/code/common.sh"
 OCC_LEVEL=""
 case "${1-}" in
     FGL[1-3]_BGL[1-3]) OCC_LEVEL="$1"; shift ;;
+    "" | -*) ;;
+    *) fail "'$1' is not an occlusion level; levels are FGL1_BGL1, FGL2_BGL2 and so on up to FGL3_BGL3" ;;
 esac
 help_or_no_arguments "$0" "$@"
+one_of MESH_DIMENSIONS single multi
+one_of SAVE_FEATURES true false
+one_of BASELINES true false
 find_python
 
 tested="$PATH_CACHE_TESTING_SET"
@@ -51,12 +56,15 @@ gpu_list=($(code list_gpus --gpus "$GPUS"))
 if [ "${#gpu_list[@]}" -gt 1 ]; then # every GPU takes a share of the images; the run below merges them
     jobs=()
     for i in "${!gpu_list[@]}"; do
-        code solve_poses "${data[@]}" "${network[@]}" "${solver[@]}" --gpus "${gpu_list[$i]}" --shard "$i/${#gpu_list[@]}" &
+        "$PYTHON" "$ROOT/code/solve_poses.py" "${data[@]}" "${network[@]}" "${solver[@]}" \
+            --gpus "${gpu_list[$i]}" --shard "$i/${#gpu_list[@]}" &
         jobs+=($!)
     done
+    trap 'kill "${jobs[@]}" 2>/dev/null || true' EXIT
     for job in "${jobs[@]}"; do
         wait "$job" || fail "the solver failed on one of the GPUs, its message is above; what the others solved is kept"
     done
+    trap - EXIT
 fi
 code solve_poses "${data[@]}" "${network[@]}" "${solver[@]}" --gpus "$GPUS"
 baselines=()

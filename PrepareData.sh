@@ -3,7 +3,7 @@
 # Edit the settings below, or set them for one run: ENABLE_OCCLUDED=true CATEGORIES="car bus" ./PrepareData.sh
 #
 # ---- settings
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 DATAROOT="${DATAROOT:-$ROOT/data}"                                    # everything below lies here
 PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"    # raw PASCAL3D+, downloaded (7.5 GB) if missing
 PATH_OCCLUDED_PASCAL3DP="${PATH_OCCLUDED_PASCAL3DP:-$DATAROOT/OccludedPASCAL3D}"
@@ -22,15 +22,18 @@ WORKERS="${WORKERS:-auto}"                                            # processe
 set -euo pipefail
 source "$ROOT/code/common.sh"
 help_or_no_arguments "$0" "$@"
+one_of ENABLE_OCCLUDED true false
+one_of OVERWRITE true false
+one_of GEOMETRY paper exact
+words_of MESH_DIMENSIONS single multi
+words_of OCC_LEVELS FGL{1,2,3}_BGL{1,2,3}
 find_python
 
 common=(--raw "$PATH_PASCAL3DP" --categories "$CATEGORIES" --overwrite "$OVERWRITE")
 wanted=(--raw "$PATH_PASCAL3DP" --categories "$CATEGORIES")
-case "$ENABLE_OCCLUDED" in
-    true) wanted+=(--occluded "$PATH_OCCLUDED_PASCAL3DP" --levels "$OCC_LEVELS") ;;
-    false) ;;
-    *) fail "ENABLE_OCCLUDED is '$ENABLE_OCCLUDED', it can be true or false" ;;
-esac
+if [ "$ENABLE_OCCLUDED" = true ]; then
+    wanted+=(--occluded "$PATH_OCCLUDED_PASCAL3DP" --levels "$OCC_LEVELS")
+fi
 code download_data "${wanted[@]}"
 code prepare_images "${common[@]}" --out "$PATH_CACHE_TRAINING_SET" --split train --geometry "$GEOMETRY" --workers "$WORKERS"
 code prepare_images "${common[@]}" --out "$PATH_CACHE_TESTING_SET" --split val --geometry "$GEOMETRY" --workers "$WORKERS"

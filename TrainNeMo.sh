@@ -3,7 +3,7 @@
 # Edit the settings below, or set them for one run: GPUS="" BACKBONE=resnet18fpn TOTAL_EPOCHS=20 ./TrainNeMo.sh
 #
 # ---- settings
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
 DATAROOT="${DATAROOT:-$ROOT/data}"
 EXPROOT="${EXPROOT:-$ROOT/exp}"
 PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"
@@ -33,6 +33,8 @@ WORKERS="${WORKERS:-auto}"                                            # decoding
 set -euo pipefail
 source "$ROOT/code/common.sh"
 help_or_no_arguments "$0" "$@"
+one_of MESH_DIMENSIONS single multi
+one_of RECIPE paper fixed
 find_python
 
 code train --raw "$PATH_PASCAL3DP" --prepared "$PATH_CACHE_TRAINING_SET" --save-dir "$SAVED_NETWORK_PATH" \

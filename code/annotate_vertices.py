@@ -27,13 +27,12 @@ class Job:
     mesh_d: str
     category: str
     meshes: tuple[Mesh, ...]
-    overwrite: bool
 
 
 def annotate_image(job: Job, name: str) -> bool:
     """Write the vertex annotation of one image; returns whether it is new."""
     target = job.prepared.vertex_annotation(job.mesh_d, job.category, name)
-    if target.is_file() and not job.overwrite:
+    if target.is_file():
         return False
     annotation = load_annotation(job.prepared.annotation(job.category, name))
     index = 1 if job.mesh_d == "single" else annotation.cad_index
@@ -108,7 +107,7 @@ def main() -> None:
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, required=True)
     parser.add_argument("--clean", type=Path, help="the clean test set, when --prepared is the occluded one")
     parser.add_argument("--level", default="", help="occlusion level; with --clean")
-    parser.add_argument("--overwrite", type=cli.boolean, default=False)
+    parser.add_argument("--overwrite", type=cli.boolean, default=False, help="delete what is there of these categories first")
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
     args = parser.parse_args()
@@ -120,7 +119,9 @@ def main() -> None:
                 images += link_occluded(PreparedSet(args.clean), prepared, args.mesh_d, category, args.level)
                 continue
             meshes = tuple(read_off(path) for path in RawPascal3D(args.raw).cuboids(args.mesh_d, category))
-            done = annotate_category(Job(prepared, args.mesh_d, category, meshes, args.overwrite), pool)
+            if args.overwrite:
+                shutil.rmtree(prepared.vertex_annotation(args.mesh_d, category, "x").parent, ignore_errors=True)
+            done = annotate_category(Job(prepared, args.mesh_d, category, meshes), pool)
             images, new = images + done[0], new + done[1]
     verb = "linked to the clean set" if args.clean is not None else f"annotated, {new:,} of them now"
     print(f"{args.mesh_d}{' ' + args.level if args.level else ''}: vertices of {cli.count(images, 'image')} {verb}")

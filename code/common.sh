@@ -22,6 +22,29 @@ help_or_no_arguments() {
     esac
 }
 
+# one_of NAME ALLOWED...: the variable NAME must hold one of the allowed words.
+one_of() {
+    local name="$1" word
+    shift
+    for word in "$@"; do
+        [ "${!name}" != "$word" ] || return 0
+    done
+    fail "$name is '${!name}', it can be $(echo "$@" | sed 's/ / or /g')"
+}
+
+# words_of NAME ALLOWED...: the variable NAME must hold allowed words, separated by spaces or commas; commas become spaces.
+words_of() {
+    local name="$1" word
+    shift
+    printf -v "$name" '%s' "${!name//,/ }"
+    for word in ${!name}; do
+        case " $* " in
+            *" $word "*) ;;
+            *) fail "$name names '$word', it can hold $(echo "$@")" ;;
+        esac
+    done
+}
+
 # The Python to use: $PYTHON, else the project's own environment, else python3; it must have what the project needs.
 find_python() {
     if [ -z "${PYTHON-}" ]; then
@@ -49,7 +72,7 @@ make_environment() {
         done
         [ -n "$base" ] || fail "Python 3.10 or newer is needed, none was found; install it and run this again"
         echo "installing the packages of requirements.txt into $venv (once, several GB) ..." >&2
-        [ -x "$venv/bin/python" ] || "$base" -m venv "$venv" || fail "'$base -m venv' failed; on Debian and Ubuntu install python3-venv"
+        "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear "$venv" || fail "'$base -m venv' failed; on Debian and Ubuntu install python3-venv"
         "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/requirements.txt" ||
             fail "pip could not install requirements.txt; its message is above"
         cp "$ROOT/requirements.txt" "$venv/installed-requirements.txt"

@@ -25,6 +25,9 @@ def fetch_pascal3d(raw: RawPascal3D, addresses: dict[str, str]) -> bool:
     if (raw.root / "Annotations").is_dir():
         return False
     manual = f"download it yourself, unpack it so that {raw.root}/Annotations exists, and run the command again"
+    if raw.root.name != "PASCAL3D+_release1.1":
+        raise ValueError(f"{raw.root}/Annotations is not there, and the download unpacks as PASCAL3D+_release1.1; "
+                         "let PATH_PASCAL3DP end in that name, or point it at a complete set")  # fmt: skip
     fetch(addresses["PASCAL3D+_release1.1"], raw.root.parent / "PASCAL3D+_release1.1.zip", raw.root.parent, manual)
     if not (raw.root / "Annotations").is_dir():
         raise ValueError(f"the archive of PASCAL3D+ was unpacked into {raw.root.parent}, but {raw.root}/Annotations is not there; {manual}")

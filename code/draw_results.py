@@ -86,7 +86,7 @@ def load_solved(args: argparse.Namespace, category: str, device: torch.device) -
     if not len(poses):
         raise ValueError(f"{path} holds no poses; run InferenceNeMo.sh again")
     checkpoint = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
-    model = load_model(checkpoint, raw.cuboid_folder(args.mesh_d, category), device)
+    model = load_model(checkpoint, category, raw.cuboid_folder(args.mesh_d, category), device)
     found = model.checkpoint.fingerprint
     if poses.config["checkpoint"] != found:
         raise ValueError(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
+
+import torch
+from tqdm import tqdm
 
 from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
@@ -12,25 +17,35 @@ from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, c
 from nemo.records import FeatureSet, load_npz, save_features
 
 
-def extract(model: Model, prepared: PreparedSet, mesh_d: str, level: str, batch_size: int, workers: int) -> tuple[FeatureSet, list[str]]:
-    """Feature maps of all test images of a category, and the messages of those that cannot be read."""
+def extract(
+    model: Model, prepared: PreparedSet, names: dict[int, list[str]], level: str, batch_size: int, workers: int
+) -> tuple[FeatureSet, list[str]]:
+    """Feature maps of the named test images of a category, and the messages of those that cannot be read."""
     subset = model.checkpoint.config.category + level
-    names = names_by_mesh(prepared, mesh_d, subset, len(model.checkpoint.memory))
     todo = [(mesh, group[i : i + batch_size]) for mesh, group in names.items() for i in range(0, len(group), batch_size)]
     maps, failures = {}, []
-    for _, batch, images in cli.progress(read_batches(prepared, subset, todo, model, workers), f"{subset} features", total=len(todo)):
-        for name, image in zip(batch, images, strict=True):
-            if isinstance(image, str):
-                failures.append(image)
-            else:
-                maps[name] = model.features(image[None])[0].cpu().numpy()
+    with tqdm(total=sum(map(len, names.values())), desc=f"{subset} features", unit=" images", file=sys.stderr) as bar:
+        for _, batch, images in read_batches(prepared, subset, todo, model, workers):
+            readable = {name: image for name, image in zip(batch, images, strict=True) if not isinstance(image, str)}
+            failures += [image for image in images if isinstance(image, str)]
+            if readable:
+                maps |= dict(zip(readable, model.features(torch.stack(list(readable.values()))).cpu().numpy(), strict=True))
+            bar.update(len(batch))
+    for message in failures:
+        print(f"skipped: {message}", file=sys.stderr)
     kept = {mesh: [name for name in group if name in maps] for mesh, group in names.items()}
     banks = {mesh: model.checkpoint.banks(mesh) for mesh in names}
     features = FeatureSet(
         maps, {m: v.numpy() for m, (v, _) in banks.items()}, {m: c.numpy() for m, (_, c) in banks.items()}, kept,
-        {"checkpoint": model.checkpoint.fingerprint},
+        config_of(model, prepared, subset, names),
     )  # fmt: skip
     return features, failures
+
+
+def config_of(model: Model, prepared: PreparedSet, subset: str, names: dict[int, list[str]]) -> dict:
+    """What feature maps depend on."""
+    images = sum(map(len, names.values()))
+    return {"checkpoint": model.checkpoint.fingerprint, "data": prepared.fingerprint(subset), "images": images}
 
 
 def main() -> None:
@@ -52,12 +67,14 @@ def main() -> None:
     device, images, failed = first_device(gpus_of(args.gpus)), 0, 0
     for category in args.categories:
         path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
-        model = load_model(path, raw.cuboid_folder(args.mesh_d, category), device)
-        target = experiment.features(category, args.level)
-        if target.is_file() and model.checkpoint.fingerprint in str(load_npz(target, ["config"])["config"]):
+        model = load_model(path, category, raw.cuboid_folder(args.mesh_d, category), device)
+        target, prepared = experiment.features(category, args.level), PreparedSet(args.prepared)
+        names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory))
+        wanted = config_of(model, prepared, category + args.level, names)
+        if target.is_file() and json.loads(str(load_npz(target, ["config"], only=("config",))["config"])) == wanted:
             continue
         workers = decoding_workers(args.workers, device)
-        features, failures = extract(model, PreparedSet(args.prepared), args.mesh_d, args.level, args.batch_size, workers)
+        features, failures = extract(model, prepared, names, args.level, args.batch_size, workers)
         save_features(target, features)
         images, failed = images + len(features.maps), failed + len(failures)
     print(f"{args.level or 'clean'}: feature maps of {cli.count(images, 'image')} written, {failed} could not be read; "

@@ -33,7 +33,7 @@ class Job:
     prepared: PreparedSet
     category: str
     geometry: str
-    overwrite: bool
+    cads: int  # how many CAD models the category has
     level: str = ""
     occluded: RawOccluded | None = None
 
@@ -50,8 +50,9 @@ class Job:
 def prepare_image(job: Job, name: str) -> tuple[str, str, int]:
     """Crop one image and write its annotation. Returns (name, outcome, cad_index): `new`, `kept`, or why it was skipped."""
     image_path, annotation_path = job.prepared.image(job.subset, name), job.prepared.annotation(job.subset, name)
-    if not job.overwrite and image_path.is_file() and annotation_path.is_file():
-        return name, "kept", int(load_npz(annotation_path, ["cad_index"])["cad_index"])
+    if image_path.is_file() and annotation_path.is_file():
+        return name, "kept", int(load_npz(annotation_path, ["cad_index"], only=("cad_index",))["cad_index"])
+    annotation_path.unlink(missing_ok=True)  # of another crop; so that a kill below leaves nothing that looks finished
     source = job.source_image(name)
     if not source.is_file():
         return name, "no such image", 0
@@ -60,13 +61,13 @@ def prepare_image(job: Job, name: str) -> tuple[str, str, int]:
         image = read_image(source)
         if image.shape[:2] != record.image_hw:
             raise UnusableRecord("image and annotation differ in size", f"{source} is {image.shape[:2]}, not {record.image_hw}")
+        if not 1 <= record.cad_index <= job.cads:
+            raise UnusableRecord("no such CAD model", f"{name} has cad_index {record.cad_index} of {job.cads}")
         mask = _occluder_mask(job, name, record)
         geometry = crop_geometry(
             job.geometry, record.image_hw, category_settings(job.category).crop_hw,
             record.bbox_xyxy, record.principal_xy, record.distance,
         )  # fmt: skip
-        if image_path.is_file() and annotation_path.is_file():
-            annotation_path.unlink()  # so that a kill between the two writes leaves nothing that looks finished
         with atomic_path(image_path) as temporary:
             Image.fromarray(crop_image(image, geometry)).save(temporary, "JPEG", quality=JPEG_QUALITY[job.geometry])
         save_annotation(annotation_path, annotation_of(record, geometry, mask))
@@ -89,7 +90,7 @@ def _occluder_mask(job: Job, name: str, record: Record) -> NDArray[np.bool_] | N
     if job.occluded is None:
         return None
     path = job.occluded.annotation(job.category, job.level, name)
-    mask = load_npz(path, ["occluder_mask"])["occluder_mask"].astype(bool)
+    mask = load_npz(path, ["occluder_mask"], only=("occluder_mask",))["occluder_mask"].astype(bool)
     if mask.shape != record.image_hw:
         raise UnusableRecord("occluder mask of another size", f"{path} has {mask.shape}")
     return mask
@@ -158,7 +159,7 @@ def _check_source(job: Job, split: Split) -> None:
     digest = hashlib.sha256("\n".join(sorted(split.names)).encode()).hexdigest()
     text = cli.as_json({"split": split.source, "geometry": job.geometry, "images": len(split.names), "names_sha256": digest})
     path = job.prepared.source(job.subset)
-    if path.is_file() and path.read_text() != text and not job.overwrite:
+    if path.is_file() and path.read_text() != text:
         raise ValueError(
             f"{path.parent} was prepared from other images or with another GEOMETRY; "
             "set OVERWRITE=true to prepare it again, or prepare into another folder"
@@ -168,7 +169,7 @@ def _check_source(job: Job, split: Split) -> None:
 
 def _write_lists(job: Job, split: Split, usable: dict[str, int]) -> None:
     folder = job.prepared.lists(job.subset)
-    meshes = range(1, len(job.raw.cads(job.category)) + 1)
+    meshes = range(1, job.cads + 1)
     lists = {subtype: [n for n in names if n in usable] for subtype, names in split.subtypes.items()}
     lists |= {f"mesh{i:02d}": sorted(n for n, cad in usable.items() if cad == i) for i in meshes}
     for stem, names in lists.items():
@@ -184,7 +185,7 @@ def main() -> None:
     parser.add_argument("--occluded", type=Path, help="OccludedPASCAL3D; with --level")
     parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--geometry", choices=("paper", "exact"), default="paper")
-    parser.add_argument("--overwrite", type=cli.boolean, default=False)
+    parser.add_argument("--overwrite", type=cli.boolean, default=False, help="delete what is there of these categories first")
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
     args = parser.parse_args()
@@ -195,7 +196,9 @@ def main() -> None:
     total: Counter = Counter()
     with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
-            job = Job(raw, PreparedSet(args.out), category, args.geometry, args.overwrite, args.level, occluded)
+            if args.overwrite:
+                PreparedSet(args.out).remove(category + args.level)
+            job = Job(raw, PreparedSet(args.out), category, args.geometry, len(raw.cads(category)), args.level, occluded)
             total += prepare_category(job, args.split, pool)
     done = total.pop("new", 0) + total.pop("kept", 0)
     skipped = "; ".join(f"{n} skipped: {reason}" for reason, n in sorted(total.items()))

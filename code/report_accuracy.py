@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nemo import cli
 from nemo.files import write_text
-from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet
+from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, read_list
 from nemo.metrics import (
     LABELS,
     Accuracy,
@@ -30,7 +30,7 @@ from nemo.settings import FULL_TEST_IMAGES, PUBLISHED, PUBLISHED_MEANS, SHORT_NA
 from nemo.settings import category as category_settings
 
 METRICS = ("pi/6", "pi/18", "median")
-PER_CATEGORY_SETTINGS = ("category", "checkpoint", "map_hw", "focal_cells", "principal_xy_cells", "start_distance")
+PER_CATEGORY_SETTINGS = ("category", "checkpoint", "data", "map_hw", "focal_cells", "principal_xy_cells", "start_distance")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Row:
     not_finite: int
     missing: int
     config: dict
+    unusable: int = 0  # images that preparation left out, see SKIPPED.txt
 
     @property
     def accuracy(self) -> Accuracy:
@@ -59,7 +60,11 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
     """Compare the saved poses of a category with the annotations; ValueError for poses of another image set."""
     poses = load_poses(experiment.poses(category, level))
     names = poses.names.tolist()
-    expected = {path.stem for path in (tested.root / "images" / (category + level)).glob("*.JPEG")}
+    subset = category + level
+    lists = sorted(p for p in tested.lists(subset).glob("*.txt") if p.name != "SKIPPED.txt")
+    expected = {name for path in lists for name in read_list(path)}
+    skipped = tested.skipped(subset)
+    unusable = len(skipped.read_text().splitlines()) if skipped.is_file() else 0
     if strangers := set(names) - expected:
         raise ValueError(
             f"{experiment.poses(category, level)} has {len(strangers)} poses of images that {tested.root} lacks; run InferenceNeMo.sh again"
@@ -67,7 +72,7 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
     predicted = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=-1)
     not_finite = int((~np.isfinite(predicted).all(-1)).sum())
     errors = pose_errors(predicted, true_poses(clean, category, names))
-    return Row(category, names, errors, not_finite, len(expected - set(names)), poses.config)
+    return Row(category, names, errors, not_finite, len(expected - set(names)), poses.config, unusable)
 
 
 def check_same_settings(rows: list[Row]) -> None:
@@ -97,19 +102,17 @@ def table_rows(rows: list[Row]) -> list[list[str]]:
 def is_full_test_set(rows: list[Row], level: str) -> bool:
     """Whether the table covers all 12 categories and all images of the published one."""
     names = tuple(category_settings(row.category).short for row in rows)
-    return names == SHORT_NAMES and sum(len(row.names) for row in rows) == FULL_TEST_IMAGES.get(level)
+    return names == SHORT_NAMES and sum(len(row.names) + row.unusable for row in rows) == FULL_TEST_IMAGES.get(level)
 
 
 def published_rows(mesh_d: str, level: str) -> list[list[str]]:
     """The published numbers of the same protocol, as table lines."""
-    if (mesh_d, level) in PUBLISHED:
-        table = PUBLISHED[mesh_d, level]
-        return [[f"{LABELS[metric].strip()} published", *(f"{v:.1f}" for v in table[metric]), ""] for metric in METRICS]
-    blank = [""] * len(SHORT_NAMES)
+    table, blank = PUBLISHED.get((mesh_d, level), {}), [""] * len(SHORT_NAMES)
+    lines = [[f"{LABELS[metric].strip()} reference", *(f"{v:.1f}" for v in values), ""] for metric, values in table.items()]
     if level in PUBLISHED_MEANS[mesh_d]:
         pi6, pi18 = PUBLISHED_MEANS[mesh_d][level]
-        return [["Pi/6 published", *blank, f"{pi6:.1f}", ""], ["Pi/18 published", *blank, f"{pi18:.1f}", ""]]
-    return []
+        lines += [["Pi/6 paper", *blank, f"{pi6:.1f}", ""], ["Pi/18 paper", *blank, f"{pi18:.1f}", ""]]
+    return lines
 
 
 def baseline_rows(rows: list[Row], clean: PreparedSet, train: PreparedSet) -> list[list[str]]:
@@ -158,6 +161,8 @@ def notes_of(rows: list[Row], absent: list[str], level: str) -> list[str]:
         notes.append(f"PARTIAL: no poses of {', '.join(absent)}.")
     if missing:
         notes.append(f"PARTIAL: {cli.count(missing, 'test image')} without a pose.")
+    if unusable := sum(row.unusable for row in rows):
+        notes.append(f"{cli.count(unusable, 'image')} of the test set could not be prepared, see SKIPPED.txt of each category.")
     if not_finite:
         notes.append(f"{cli.count(not_finite, 'prediction')} not finite, counted as wrong.")
     if not is_full_test_set(rows, level):

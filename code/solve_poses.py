@@ -33,12 +33,13 @@ def make_run(args: argparse.Namespace, category: str, config: SolveConfig, devic
     """Everything that the poses of one category need, checked."""
     raw, experiment = RawPascal3D(args.raw), Experiment(args.exp, args.mesh_d)
     path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
-    model = load_model(path, raw.cuboid_folder(args.mesh_d, category), device)
-    if model.checkpoint.config.category != category:
-        raise ValueError(f"{path} was trained on {model.checkpoint.config.category}, not on {category}")
-    prepared = PreparedSet(cli.require_folder(args.prepared, "test set", "run PrepareData.sh first"))
+    model = load_model(path, category, raw.cuboid_folder(args.mesh_d, category), device)
+    remedy = "run PrepareData.sh first" + (" with ENABLE_OCCLUDED=true" if args.level else "")
+    prepared = PreparedSet(cli.require_folder(args.prepared, "test set", remedy))
     names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory))
     features = load_features(experiment.features(category, args.level)) if args.from_features else None
+    if features is not None and features.config.get("checkpoint") != model.checkpoint.fingerprint:
+        raise ValueError(f"{experiment.features(category, args.level)} is of another checkpoint than {path}; run extract_features.py again")
     return Run(model, prepared, args.level, config, renderer, experiment.poses(category, args.level), names,
                args.batch_size, decoding_workers(args.workers, device), args.shard, features)  # fmt: skip
 

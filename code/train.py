@@ -33,27 +33,29 @@ def train_category(args: argparse.Namespace, category: str) -> int:
     config = settings_of(args, category)
     last = checkpoint_path(args.save_dir, "saved_model_%s_last.pth", category)
     if last.is_file() and not args.overwrite:
-        if load_checkpoint(last).config != config:
+        kept, data = load_checkpoint(last), PreparedSet(args.prepared).fingerprint(category)
+        if kept.config != config or (data and kept.data and kept.data != data):
             raise ValueError(
-                f"{last} was trained with other settings; set OVERWRITE=true to train again, or SAVED_NETWORK_PATH to another folder"
+                f"{last} was trained with other settings or on other data; set OVERWRITE=true to train again, "
+                "or SAVED_NETWORK_PATH to another folder"
             )
         print(f"{category}: {last} exists, kept")
         return 0
     prepared = PreparedSet(cli.require_folder(args.prepared, "training set", "run PrepareData.sh first"))
     meshes = [read_off(path) for path in RawPascal3D(args.raw).cuboids(args.mesh_d, category)]
+    placement = place(gpus_of(args.gpus), args.separate_bank)
+    workers = decoding_workers(args.workers, placement.network[0])
     datasets = []
     for i, mesh in enumerate(meshes, start=1):
         list_path = prepared.mesh_list(args.mesh_d, category, i)
         if not list_path.is_file():
             raise FileNotFoundError(f"no list of training images: {list_path}; run PrepareData.sh first")
-        datasets.append(TrainingImages(prepared, read_list(list_path), mesh, config))
+        datasets.append(TrainingImages(prepared, read_list(list_path), mesh, config, shared=workers > 0))
     images = sum(map(len, datasets))
     if not images:
         raise ValueError(f"{category} has no training image in {prepared.root}")
-    placement = place(gpus_of(args.gpus), args.separate_bank)
     print(f"{category}: {cli.count(images, 'image')}, {cli.count(len(meshes), 'cuboid')}; {placement.sentence}", flush=True)
-    trainer = Trainer(config, meshes, datasets, placement, args.save_dir,
-                      decoding_workers(args.workers, placement.network[0]))  # fmt: skip
+    trainer = Trainer(config, meshes, datasets, placement, args.save_dir, workers, prepared.fingerprint(category))
     if args.resume and trainer.resume():
         print(f"{category}: going on after epoch {trainer.epoch}", flush=True)
     trainer.fit()

@@ -2,7 +2,7 @@
 # Make the environment if needed and run the tests: ./tests/run.sh [--all] [pytest arguments]
 # Without --all the tests marked slow are left out.
 set -euo pipefail
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$ROOT/code/common.sh"
 case "${1-}" in
     -h | --help) sed -n '2,3s/^# //p' "$0"; exit 0 ;;

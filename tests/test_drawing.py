@@ -199,7 +199,7 @@ def world(tmp_path):
     memory = torch.nn.functional.normalize(torch.randn(len(CUBOID.vertices) + 5, 128), dim=1)
     path = experiment.network_folder / "saved_model_car_last.pth"
     save_checkpoint(path, Checkpoint(FeatureNet("resnet18fpn").state_dict(), [memory], [CUBOID], config, 1))
-    settings = run_config(load_model(path, tmp_path), SolveConfig(), "")
+    settings = run_config(load_model(path, "car", tmp_path), SolveConfig(), "", "")
     angles = np.array([0.1, 0.3, np.nan])
     loss, whole = np.full(3, 0.9), np.ones(3, np.int64)
     poses = PoseSet("car", "", np.array(names), angles, angles, angles, 5 + angles, loss, whole, whole, settings)

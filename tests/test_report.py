@@ -29,6 +29,7 @@ def test_published_rows_fit_the_table():
             published = report.published_rows(mesh_d, level)
             assert published and all(len(line) == len(lines[0]) for line in published)
     assert report.published_rows("single", "")[0][-2] == "85.5"
+    assert report.published_rows("single", "")[3][-2] == "85.0"
     assert report.published_rows("multi", "FGL1_BGL1")[1][-2] == "49.9"
 
 

@@ -251,6 +251,8 @@ def test_help_prints_the_settings_and_unknown_arguments_are_an_error(script, nam
         ("InferenceNeMo.sh", {}, "checkpoint not found.*train first"),
         ("InferenceNeMo.sh", {"RENDERER": "pytorch3d"}, "PyTorch3D|checkpoint not found"),
         ("TrainNeMo.sh", {"GPUS": "77"}, "GPUS names GPU 77|not found|no meshes"),
+        ("InferenceNeMo.sh", {"SAVE_FEATURES": "yes"}, "SAVE_FEATURES is 'yes', it can be true or false"),
+        ("PrepareData.sh", {"MESH_DIMENSIONS": "single,triple"}, "MESH_DIMENSIONS names 'triple'"),
         ("TrainNeMo.sh", {"TOTAL_EPOCHS": "many"}, "not a whole number above 0"),
         ("PrepareData.sh", {"ENABLE_OCCLUDED": "maybe"}, "ENABLE_OCCLUDED is 'maybe'"),
     ],
@@ -260,6 +262,20 @@ def test_a_mistake_gets_one_clear_sentence(script, tmp_path, name, settings, com
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert re.search(complaint, done.stderr), done.stderr
+
+
+def test_overwriting_leaves_nothing_of_what_was_there(sample_raw, code, tmp_path):
+    raw, prepared = sample_raw / "PASCAL3D+_release1.1", tmp_path / "prepared"
+    arguments = ("--raw", raw, "--out", prepared, "--split", "val", "--categories", "chair", "--geometry")
+    code("prepare_images", *arguments, "paper")
+    code("make_cuboids", "--raw", raw, "--mesh-d", "multi", "--categories", "chair")
+    code("annotate_vertices", "--raw", raw, "--prepared", prepared, "--mesh-d", "multi", "--categories", "chair")
+    (prepared / "lists/chair/stale.txt").write_text("stranger.JPEG\n")
+    code("prepare_images", *arguments, "exact", "--overwrite", "true")
+    assert not (prepared / "annotations3D_multi/chair").exists() and not (prepared / "lists/chair/stale.txt").exists()
+    code("annotate_vertices", "--raw", raw, "--prepared", prepared, "--mesh-d", "multi", "--categories", "chair")
+    stored = [load_annotation(p, VertexAnnotation) for p in (prepared / "annotations3D_multi/chair").iterdir()]
+    assert len(stored) == 6 and {a.geometry for a in stored} == {"exact"}
 
 
 def test_data_of_another_geometry_are_not_mixed(road, script):

@@ -17,6 +17,7 @@ from nemo.bank import Bank, clutter_loss, contrastive_loss
 from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from nemo.dataset import mirror, paste_patches
 from nemo.devices import Placement, place
+from nemo.inference import load_model
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh
 from nemo.records import Annotation
 from nemo.settings import FIXED_RECIPE, TrainConfig
@@ -206,9 +207,13 @@ def test_checkpoints_survive_a_round_trip(tmp_path):
 
 def test_a_checkpoint_of_the_reference_loads_and_must_fit_its_mesh(tmp_path):
     path, bank = tmp_path / "saved_model_car_799.pth", torch.randn(1024 + 2560, 128)
-    content = {"state": {"module.out_layer.bias": torch.zeros(128)}, "memory": [bank], "timestamp": 3, "args": argparse.Namespace(lr=1e-4)}
+    arguments = argparse.Namespace(lr=2e-4, type_="bus")
+    content = {"state": {"module.out_layer.bias": torch.zeros(128)}, "memory": [bank], "timestamp": 3, "args": arguments}
     torch.save(content, path)
     loaded = load_checkpoint(path)
+    assert loaded.config.category == "bus" and loaded.config.learning_rate == 2e-4
+    with pytest.raises(ValueError, match="trained on bus, not on car"):
+        load_model(path, "car", tmp_path)
     assert loaded.meshes is None and "out_layer.bias" in loaded.state and len(loaded.banks(1)[0]) == 1024
     mesh = Mesh(np.zeros((1092, 3)), np.zeros((0, 3), np.int32))
     with pytest.raises(ValueError, match=r"1024 vertices.*01\.off has 1092"):
@@ -230,6 +235,14 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"evil\.pth.*safely"):
         load_checkpoint(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
+
+
+def test_pretrained_weights_that_do_not_exist_or_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="PRETRAINED is 'imagenets'"):
+        build_network("resnet18fpn", "imagenets")
+    torch.save(FeatureNet("resnet18fpn").net.stem.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="pretrained weights lack"):
+        build_network("resnetext", str(tmp_path / "other.pth"))
 
 
 def test_pretrained_weights_come_from_a_file(tmp_path):

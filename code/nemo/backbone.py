@@ -15,6 +15,15 @@ from nemo.settings import FEATURE_CHANNELS, FEATURE_STRIDE
 BACKBONES = ("resnetext", "resnet18fpn")
 
 
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16 where the GPU has it in hardware, else nothing.
+
+    Entered inside `forward`: DataParallel's threads do not inherit the type of an autocast around them.
+    """
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+
+
 def _double_convolution(channels: tuple[int, int, int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for before, after in zip(channels[:-1], channels[1:], strict=True):
@@ -114,7 +123,10 @@ def _load_renamed(module: nn.Module, state: dict[str, Tensor], places: dict[str,
     missing = sorted(wanted - optional - set(renamed))
     if missing:
         raise ValueError(f"the pretrained weights lack {len(missing)} of {len(wanted)} entries, {missing[0]} first")
-    module.load_state_dict(renamed, strict=False)
+    try:
+        module.load_state_dict(renamed, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f"the pretrained weights are of another network ({str(error).splitlines()[1].strip()})") from error
 
 
 class FeatureNet(nn.Module):
@@ -132,9 +144,11 @@ class FeatureNet(nn.Module):
 
         images: [B, 3, H, W], normalised. cells: [B, K] indices row * (W/8) + column. Returns [B, K, C] in float32.
         """
-        maps = self.net(images).flatten(2)  # [B, D, P]
-        gathered = maps.gather(2, cells[:, None, :].expand(-1, maps.shape[1], -1))
-        return functional.normalize(self.out_layer(gathered.transpose(1, 2)).float(), dim=-1)
+        with half_precision(images.device):
+            maps = self.net(images).flatten(2)  # [B, D, P]
+            gathered = maps.gather(2, cells[:, None, :].expand(-1, maps.shape[1], -1))
+            projected = self.out_layer(gathered.transpose(1, 2))
+        return functional.normalize(projected.float(), dim=-1)
 
     def feature_map(self, images: Tensor, bias: bool) -> Tensor:
         """Unit features of all cells [B, C, H/8, W/8] in float32. The reference leaves the bias out here (bias=False)."""
@@ -161,6 +175,8 @@ def build_network(backbone: str, pretrained: str) -> FeatureNet:
                 f"ImageNet weights could not be downloaded from {entry.url} ({error}); "
                 "download that file yourself and set PRETRAINED to its path, or set PRETRAINED=none"
             ) from error
+    elif not Path(pretrained).is_file():
+        raise ValueError(f"PRETRAINED is {pretrained!r}, it can be imagenet, none or a file of torchvision weights")
     else:
         state = load_torch_file(Path(pretrained))
         state = state.get("state_dict", state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,12 @@ from torch import Tensor
 from nemo.files import atomic_path
 from nemo.meshes import Mesh
 from nemo.settings import TrainConfig
+
+REFERENCE_NAMES = {  # its arguments that have another name here
+    "type_": "category", "lr": "learning_rate", "T": "temperature", "distance_thr": "near_distance_px",
+    "weight_noise": "weight_clutter", "num_noise": "num_clutter_image", "max_group": "num_clutter_group",
+    "adj_momentum": "bank_momentum", "train_accumulate": "accumulate",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class Checkpoint:
     meshes: list[Mesh] | None
     config: TrainConfig
     epoch: int
-    fingerprint: str = ""
+    fingerprint: str = ""  # of the file
+    data: str = ""  # fingerprint of the training data; empty in files of the reference
 
     def banks(self, mesh: int) -> tuple[Tensor, Tensor]:
         """Vertex features [V, C] and clutter features [N, C] of mesh 1, 2, ..."""
@@ -48,7 +55,7 @@ class Checkpoint:
                     f"bank {i} of the checkpoint has {rows} vertices but {where}/{i:02d}.off has {len(mesh.vertices)}: "
                     "it was trained on another cuboid; make the cuboids from the CAD models it was trained with"
                 )
-        return Checkpoint(self.state, self.memory, meshes, self.config, self.epoch, self.fingerprint)
+        return replace(self, meshes=meshes)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -60,19 +67,18 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "memory": [memory.cpu() for memory in checkpoint.memory],
         "timestamp": checkpoint.epoch,
         "args": asdict(checkpoint.config),
+        "data": checkpoint.data,
         "meshes": [
             {"vertices": torch.from_numpy(mesh.vertices), "faces": torch.from_numpy(mesh.faces)} for mesh in checkpoint.meshes
         ],
     }
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)  # given a path, it would write the temporary name into the file
 
 
 def load_torch_file(path: Path) -> dict:
     """Read a file of torch.save without executing anything in it; ValueError when it is broken or wants to run code."""
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint not found: {path}; train first, or set LOAD_FILE_NAME")
     torch.serialization.add_safe_globals([argparse.Namespace])  # the reference stores its arguments as one
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -85,6 +91,8 @@ def load_torch_file(path: Path) -> dict:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint of this project or of the reference. ValueError, naming what is wrong, when it is neither."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"checkpoint not found: {path}; train first, or set LOAD_FILE_NAME")
     content = load_torch_file(path)
     missing = [key for key in ("state", "memory") if key not in content]
     if missing:
@@ -92,7 +100,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     stored = content.get("args")
     stored = vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, dict) else {}
     known = {field.name for field in fields(TrainConfig)}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items() if key in known}
+    named = {REFERENCE_NAMES.get(key, key): value for key, value in stored.items()}
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in named.items() if key in known}
     memory = content["memory"]
     memory = [memory] if isinstance(memory, Tensor) else list(memory)
     meshes = content.get("meshes")
@@ -103,6 +112,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         config=TrainConfig(**values),
         epoch=int(content.get("timestamp", 0)),
         fingerprint=_fingerprint(path),
+        data=str(content.get("data", "")),
     )
 
 

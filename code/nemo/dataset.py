@@ -60,13 +60,13 @@ class Sample:
 
 
 class TrainingImages(Dataset):
-    """Crops of one mesh with their vertices. Decoded crops are kept in memory that worker processes share.
+    """Crops of one mesh with their vertices. Decoded crops are kept in memory, which worker processes can share.
 
     What is random about a sample (clutter cells, augmentation) depends on (seed, epoch, index) alone, so neither the
     number of workers nor a resumed run changes it.
     """
 
-    def __init__(self, prepared: PreparedSet, names: Sequence[str], mesh: Mesh, config: TrainConfig):
+    def __init__(self, prepared: PreparedSet, names: Sequence[str], mesh: Mesh, config: TrainConfig, shared: bool = False):
         unknown = set(config.augment) - set(AUGMENTATIONS)
         if unknown:
             raise ValueError(f"AUGMENT names {', '.join(sorted(unknown))}, it can be {' '.join(AUGMENTATIONS)}")
@@ -88,8 +88,11 @@ class TrainingImages(Dataset):
             mirrored = [vertices_in_crop(mirror(a), mesh) for a in annotations]
             self.mirrored_vertices = _as_tensors(mirrored, config.image_scale)
         height, width = self.map_hw[0] * FEATURE_STRIDE, self.map_hw[1] * FEATURE_STRIDE
-        self.images = torch.zeros(len(names), 3, height, width, dtype=torch.uint8).share_memory_()
-        self.decoded = torch.zeros(len(names), dtype=torch.bool).share_memory_()
+        self.images = torch.zeros(len(names), 3, height, width, dtype=torch.uint8)
+        self.decoded = torch.zeros(len(names), dtype=torch.bool)
+        if shared:
+            self.images.share_memory_()
+            self.decoded.share_memory_()
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -53,7 +53,8 @@ class Placement:
 def place(gpus: Sequence[int], separate_bank: bool) -> Placement:
     """Distribute network and bank over GPUs, and say so. separate_bank: the bank gets the last of several GPUs."""
     if not gpus:
-        return Placement((torch.device("cpu"),), torch.device("cpu"), "training on the CPU")
+        where = "training on the CPU" + (", the bank too: SEPARATE_BANK needs two GPUs" if separate_bank else "")
+        return Placement((torch.device("cpu"),), torch.device("cpu"), where)
     devices = tuple(torch.device("cuda", gpu) for gpu in gpus)
     if not separate_bank:
         return Placement(devices, devices[0], f"network on {len(devices)} GPU(s), bank on GPU {gpus[0]}")

@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
@@ -70,7 +71,7 @@ def unpack(archive: Path, destination: Path) -> None:
             opened.extractall(staging)
         for top in sorted(staging.iterdir()):
             _move(top, destination / top.name, levels=2)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{archive}: broken archive ({error}); delete it and run the command again") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -57,9 +57,14 @@ class Model:
         return vertices.to(self.device), functional.normalize(clutter.mean(0), dim=0).to(self.device)
 
 
-def load_model(path: Path, mesh_folder: Path, device: torch.device | str = "cpu") -> Model:
-    """Load a checkpoint; its meshes come from the file itself or, for one of the reference, from mesh_folder."""
+def load_model(path: Path, category: str, mesh_folder: Path, device: torch.device | str = "cpu") -> Model:
+    """Load a checkpoint; its meshes come from the file itself or, for one of the reference, from mesh_folder.
+
+    Raises ValueError when it was trained on another category than `category`, or does not fit its meshes or backbone.
+    """
     checkpoint = load_checkpoint(path)
+    if checkpoint.config.category != category:
+        raise ValueError(f"{path} was trained on {checkpoint.config.category}, not on {category}")
     if checkpoint.meshes is None:
         meshes = [read_off(file) for file in numbered_meshes(mesh_folder)]
         checkpoint = checkpoint.with_meshes(meshes, mesh_folder)
@@ -75,18 +80,20 @@ def names_by_mesh(prepared: PreparedSet, mesh_d: str, subset: str, meshes: int) 
     """Which test images are compared with which mesh, from the lists (multi: the annotated subtype, as the paper)."""
     lists = {number: prepared.mesh_list(mesh_d, subset, number) for number in range(1, meshes + 1)}
     if not lists[1].is_file():
-        raise FileNotFoundError(f"no list of test images: {lists[1]}; run PrepareData.sh first")
+        raise FileNotFoundError(
+            f"no list of test images: {lists[1]}; run PrepareData.sh first (for an occlusion level with ENABLE_OCCLUDED=true)"
+        )
     return {number: read_list(path) if path.is_file() else [] for number, path in lists.items()}
 
 
-def run_config(model: Model, config: SolveConfig, level: str) -> dict:
+def run_config(model: Model, config: SolveConfig, level: str, data: str) -> dict:
     """Everything that poses depend on, as JSON values; the same values mean the same poses."""
     map_hw, trained = model.map_hw, model.checkpoint.config
     camera, distance = choose_camera(config, trained.category, map_hw, trained.image_scale)
     return {
         "solve": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()},
         "category": trained.category, "level": level, "mesh_d": trained.mesh_d, "backbone": trained.backbone,
-        "image_scale": trained.image_scale, "recipe": trained.recipe, "checkpoint": model.checkpoint.fingerprint,
+        "image_scale": trained.image_scale, "recipe": trained.recipe, "checkpoint": model.checkpoint.fingerprint, "data": data,
         "focal_cells": camera.focal, "principal_xy_cells": list(camera.principal_xy), "map_hw": list(map_hw),
         "start_distance": distance,
     }  # fmt: skip
@@ -118,7 +125,8 @@ class Run:
         return self.target.with_name(f"{self.target.stem}.partial-{self.shard[0]}-of-{self.shard[1]}.npz")
 
     def __post_init__(self) -> None:
-        self.settings = run_config(self.model, self.config, self.level) | {"renderer": self.renderer}
+        data = self.prepared.fingerprint(self.category + self.level)
+        self.settings = run_config(self.model, self.config, self.level, data) | {"renderer": self.renderer}
         self.rows: dict[str, dict] = {}
         self.failures: list[str] = []
 
@@ -132,14 +140,15 @@ class Run:
 
     def collect(self) -> None:
         """Take up the poses that killed or parallel runs left behind."""
-        for path in sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz")):
-            poses = load_poses(path)
-            if poses.config == self.settings:
-                self._keep(poses)
+        wanted = {name for group in self.names.values() for name in group}
+        for path in [self.target, *sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz"))]:
+            if path.is_file() and (poses := load_poses(path)).config == self.settings:
+                self._keep(poses, wanted)
 
-    def _keep(self, poses: PoseSet) -> None:
+    def _keep(self, poses: PoseSet, wanted: set[str]) -> None:
         for i, name in enumerate(poses.names.tolist()):
-            self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS}
+            if name in wanted:
+                self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS}
 
     def pose_set(self) -> PoseSet:
         """All poses so far, sorted by name."""
@@ -184,16 +193,23 @@ class Run:
     def _feature_batches(self, todo: Sequence[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str], Tensor | None]]:
         """Feature maps batch after batch; images that cannot be read are reported and left out."""
         if self.stored_features is not None:
+            maps = self.stored_features.maps
             for mesh, names in todo:
-                yield mesh, names, torch.from_numpy(np.stack([self.stored_features.maps[n] for n in names])).to(self.model.device)
+                stored = [name for name in names if name in maps]
+                self._report([f"{name}: no feature map was saved" for name in names if name not in maps])
+                stacked = torch.from_numpy(np.stack([maps[n] for n in stored])).to(self.model.device) if stored else None
+                yield mesh, stored, stacked
             return
         for mesh, names, images in read_batches(self.prepared, self.category + self.level, todo, self.model, self.workers):
             readable = [(name, image) for name, image in zip(names, images, strict=True) if not isinstance(image, str)]
-            for message in (image for image in images if isinstance(image, str)):
-                self.failures.append(message)
-                print(f"skipped: {message}", file=sys.stderr)
+            self._report([image for image in images if isinstance(image, str)])
             stacked = torch.stack([image for _, image in readable]) if readable else None
             yield mesh, [name for name, _ in readable], None if stacked is None else self.model.features(stacked)
+
+    def _report(self, messages: list[str]) -> None:
+        self.failures += messages
+        for message in messages:
+            print(f"skipped: {message}", file=sys.stderr)
 
     def _solve(self, mesh: int, names: list[str], features: Tensor) -> None:
         bank, clutter = self.model.banks(mesh)
@@ -201,7 +217,8 @@ class Run:
         camera, distance = choose_camera(self.config, self.category, self.model.map_hw, trained.image_scale)
         poses: Poses = solve(self.model.mesh(mesh), features, bank, clutter, self.config, camera, distance, self.renderer)
         for i, name in enumerate(names):
-            self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS if key != "mesh"} | {"mesh": mesh}
+            self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS if key != "mesh"}
+            self.rows[name]["mesh"] = mesh
 
 
 def read_batches(

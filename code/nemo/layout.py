@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +99,22 @@ class PreparedSet:
         """What the subset was prepared from, and how."""
         return self.lists(subset) / "SOURCE.json"
 
+    def fingerprint(self, subset: str) -> str:
+        """A short digest of what the subset was prepared from, and how; empty when it is unknown."""
+        path = self.source(subset)
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
     def skipped(self, subset: str) -> Path:
         """Which images were left out, and why."""
         return self.lists(subset) / "SKIPPED.txt"
 
     def vertex_lists(self, mesh_d: str, subset: str) -> Path:
         return self.root / f"lists3D_{mesh_d}" / subset
+
+    def remove(self, subset: str) -> None:
+        """Delete everything of a subset, vertex annotations of all meshes included."""
+        for folder in sorted(self.root.glob(f"*/{subset}")):
+            shutil.rmtree(folder)
 
     def mesh_list(self, mesh_d: str, subset: str, mesh: int) -> Path:
         """Names of the images of mesh 1, 2, ... (single: all)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def read_record(path: Path, category: str) -> Record:
         n_objects = objects.shape[-1]
         first = objects[0, 0]
         found = str(first["class"][0])
-    except (KeyError, IndexError, ValueError, TypeError, OSError, MatReadError, NotImplementedError) as error:
+    except (KeyError, IndexError, ValueError, TypeError, OSError, MatReadError, NotImplementedError, zlib.error) as error:
         raise UnusableRecord("unreadable annotation", f"{path} ({error})") from error
     if found != category:
         raise UnusableRecord("first object is of another class", f"{path} has a {found} first")

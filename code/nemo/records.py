@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,15 +17,18 @@ from numpy.typing import NDArray
 from nemo.files import atomic_path, write_text
 
 
-def load_npz(path: Path, required: Sequence[str]) -> dict[str, NDArray]:
-    """All arrays of an npz file; ValueError, naming file and key, when it is broken, pickled or incomplete."""
+def load_npz(path: Path, required: Sequence[str], only: Sequence[str] | None = None) -> dict[str, NDArray]:
+    """All arrays of an npz file, or those named in `only`.
+
+    Raises ValueError, naming file and key, when it is broken, pickled, or lacks a required one.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"not found: {path}")
     try:
         with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, NotImplementedError) as error:
+            arrays = {key: stored[key] for key in stored.files if only is None or key in only}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
         raise ValueError(f"{path}: cannot be read as npz without pickled objects ({error})") from error
     missing = [key for key in required if key not in arrays]
     if missing:

@@ -11,7 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ from nemo.meshes import Mesh
 from nemo.settings import TrainConfig
 
 REFERENCE_EPOCHS_BETWEEN_SAVES = 200  # the reference writes after 200, 400, ... epochs, numbered 199, 399, ...
-SECONDS_BETWEEN_STATES = 20.0
+SECONDS_BETWEEN_STATES = 20.0  # at least; and 20 times what writing one takes
 WARM_UP = 0.05  # of all epochs, with the cosine schedule
 
 
@@ -77,6 +77,7 @@ class Trainer:
     devices: Placement
     folder: Path
     workers: int = 0
+    data: str = ""  # fingerprint of the training set
     epoch: int = 0
     iteration: int = 0
     log: list[dict] = field(default_factory=list)
@@ -113,7 +114,7 @@ class Trainer:
         images = normalise(batch.image.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
         map_hw = self.datasets[mesh].map_hw
         cells = torch.cat([cells_of(batch.positions, map_hw), batch.noise_cells], dim=1).to(device)
-        features = self._features(images, cells).to(bank_device)
+        features = self.parallel(images, cells).to(bank_device)
         at_vertices, at_noise = features[:, : bank.vertices], features[:, bank.vertices :]
         visible = batch.visible.to(bank_device)
         if not visible.any():
@@ -135,10 +136,6 @@ class Trainer:
         report.clutter += clutter.item()
         if not math.isfinite(report.loss):
             raise ValueError(f"the loss is not finite in epoch {self.epoch} (iteration {self.iteration}); try a smaller LEARNING_RATE")
-
-    def _features(self, images: Tensor, cells: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.device.type == "cuda"):
-            return self.parallel(images, cells)
 
     def run_epoch(self, bar: tqdm) -> None:
         """All images of all meshes once, mesh after mesh."""
@@ -170,23 +167,25 @@ class Trainer:
     def fit(self) -> None:
         """Train to the last epoch; states are kept on the way so that a killed run goes on where it was."""
         images = sum(len(dataset) for dataset in self.datasets)
-        saved = monotonic()
+        due = monotonic() + SECONDS_BETWEEN_STATES
         with tqdm(total=images * self.config.total_epochs, initial=images * self.epoch, unit=" images", file=sys.stderr,
                   desc=self.config.category, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
             while self.epoch < self.config.total_epochs:
                 self.run_epoch(bar)
                 if self.epoch % REFERENCE_EPOCHS_BETWEEN_SAVES == 0:
                     save_checkpoint(self.folder / f"saved_model_{self.config.category}_{self.epoch - 1}.pth", self.checkpoint())
-                if monotonic() - saved > SECONDS_BETWEEN_STATES and self.epoch < self.config.total_epochs:
+                if monotonic() > due and self.epoch < self.config.total_epochs:
+                    started = monotonic()
                     self.save_state()
-                    saved = monotonic()
+                    due = monotonic() + max(SECONDS_BETWEEN_STATES, 20 * (monotonic() - started))
         save_checkpoint(self.folder / f"saved_model_{self.config.category}_last.pth", self.checkpoint())
         self.write_log()
         self.state_path.unlink(missing_ok=True)
 
     def checkpoint(self) -> Checkpoint:
         """What inference needs."""
-        return Checkpoint(self.network.state_dict(), [b.memory for b in self.banks], self.meshes, self.config, self.epoch)
+        memory = [bank.memory for bank in self.banks]
+        return Checkpoint(self.network.state_dict(), memory, self.meshes, self.config, self.epoch, data=self.data)
 
     def write_log(self) -> None:
         """Loss per epoch as csv beside the checkpoint."""
@@ -200,7 +199,7 @@ class Trainer:
         """Everything that a resumed run needs, at the end of an epoch."""
         gradients = [p.grad for p in self.network.parameters()]
         state = {
-            "config": asdict(self.config), "images": [len(d) for d in self.datasets], "epoch": self.epoch,
+            "config": asdict(self.config), "data": self.data, "images": [len(d) for d in self.datasets], "epoch": self.epoch,
             "iteration": self.iteration, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "banks": [bank.state() for bank in self.banks], "gradients": gradients, "log": self.log,
         }  # fmt: skip
@@ -213,9 +212,9 @@ class Trainer:
             return False
         state = load_torch_file(self.state_path)
         differing = [k for k, v in asdict(self.config).items() if _plain(state["config"].get(k)) != _plain(v)]
-        if differing or state["images"] != [len(d) for d in self.datasets]:
+        if differing or state["images"] != [len(d) for d in self.datasets] or state.get("data", "") != self.data:
             raise ValueError(
-                f"{self.state_path} is of an unfinished training with other {', '.join(differing) or 'images'}; "
+                f"{self.state_path} is of an unfinished training with other {', '.join(differing) or 'training data'}; "
                 "set RESUME=false to start again, or SAVED_NETWORK_PATH to another folder"
             )
         self.network.load_state_dict(state["network"])
