@@ -13,9 +13,10 @@ from pathlib import Path
 from nemo import cli
 from nemo.cameras import camera_centre
 from nemo.files import atomic_path, write_text
-from nemo.layout import MESH_DIMENSIONS, PreparedSet, RawPascal3D, read_list
+from nemo.layout import PreparedSet, RawPascal3D, read_list
 from nemo.meshes import Mesh, read_off
 from nemo.records import VertexAnnotation, load_annotation, save_annotation
+from nemo.settings import MESH_DIMENSIONS
 from nemo.visibility import facing_weights, vertices_in_crop
 
 

@@ -24,7 +24,7 @@ from nemo.devices import first_device, gpus_of
 from nemo.drawing import Panel, Pose, Row
 from nemo.files import write_text
 from nemo.inference import Model, load_model
-from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, checkpoint_path
+from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.meshes import Mesh, read_off
 from nemo.metrics import pose_errors
 from nemo.records import Annotation, PoseSet, load_annotation, load_poses
@@ -217,20 +217,12 @@ def draw_category(solved: Solved, args: argparse.Namespace) -> tuple[list[Row], 
 def main() -> None:
     """Draw the chosen images of every category and the contact sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, for its CAD models")
-    parser.add_argument("--prepared", type=Path, required=True, help="test set whose images were solved")
     parser.add_argument("--clean", type=Path, required=True, help="clean test set, whose annotations are the truth")
-    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>")
-    parser.add_argument("--load-file-name", default="saved_model_%s_last.pth", help="checkpoint; %%s: the category")
-    parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single", help="cuboids")
-    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--images", type=cli.positive, default=6, help="images of each category")
     parser.add_argument("--select", choices=SELECTIONS, default="spread", help="evenly over the errors, or these")
     parser.add_argument("--overlay", choices=OVERLAYS, default="cad", help="cad: the annotated one if --raw has it")
-    parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
     parser.add_argument("--seed", type=int, default=0, help="of --select random")
-    cli.add_categories(parser)
+    cli.add_network(parser)
     args = parser.parse_args()
     for folder, what in ((args.prepared, "test set"), (args.clean, "clean test set")):
         cli.require_folder(folder, what, "run PrepareData.sh first")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -13,7 +12,7 @@ from tqdm import tqdm
 from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
 from nemo.inference import Model, load_model, names_by_mesh, read_batches
-from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, checkpoint_path
+from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import FeatureSet, load_npz, save_features
 
 
@@ -51,17 +50,9 @@ def config_of(model: Model, prepared: PreparedSet, subset: str, names: dict[int,
 def main() -> None:
     """Extract category after category."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
-    parser.add_argument("--prepared", type=Path, required=True, help="test set made by PrepareData.sh")
-    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>")
-    parser.add_argument("--load-file-name", default="saved_model_%s_last.pth", help="checkpoint; %%s stands for the category")
-    parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single")
-    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--batch-size", type=cli.positive, default=8)
-    parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
     parser.add_argument("--workers", default="auto", help="decoding processes")
-    cli.add_categories(parser)
+    cli.add_network(parser)
     args = parser.parse_args()
     experiment, raw = Experiment(args.exp, args.mesh_d), RawPascal3D(args.raw)
     device, images, failed = first_device(gpus_of(args.gpus)), 0, 0

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from nemo import cli
-from nemo.layout import MESH_DIMENSIONS, RawPascal3D
+from nemo.layout import RawPascal3D
 from nemo.meshes import NUMBER_VERTICES, cuboid_grid, cuboid_mesh, read_off, write_off
+from nemo.settings import MESH_DIMENSIONS
 
 
 def make_cuboids(raw: RawPascal3D, category: str, mesh_d: str, number_vertices: int, thickness: float, overwrite: bool) -> int:

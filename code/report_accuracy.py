@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nemo import cli
 from nemo.files import write_text
-from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, read_list
+from nemo.layout import Experiment, PreparedSet, read_list
 from nemo.metrics import (
     LABELS,
     Accuracy,
@@ -26,7 +26,7 @@ from nemo.metrics import (
     random_pose_baseline,
 )
 from nemo.records import load_annotation, load_poses
-from nemo.settings import FULL_TEST_IMAGES, PUBLISHED, PUBLISHED_MEANS, SHORT_NAMES
+from nemo.settings import FULL_TEST_IMAGES, MESH_DIMENSIONS, PUBLISHED, PUBLISHED_MEANS, SHORT_NAMES
 from nemo.settings import category as category_settings
 
 METRICS = ("pi/6", "pi/18", "median")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
 from nemo.inference import Run, load_model, names_by_mesh
-from nemo.layout import MESH_DIMENSIONS, Experiment, PreparedSet, RawPascal3D, checkpoint_path
+from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import load_features
 from nemo.rendering import RENDERERS, resolve_renderer
 from nemo.settings import SolveConfig
@@ -61,24 +60,16 @@ def main() -> None:
     """Find poses category after category."""
     default = SolveConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1 (for the meshes of the reference's checkpoints)")
-    parser.add_argument("--prepared", type=Path, required=True, help="test set made by PrepareData.sh")
-    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>")
-    parser.add_argument("--load-file-name", default="saved_model_%s_last.pth", help="checkpoint; %%s stands for the category")
-    parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single", help="cuboids")
-    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--solver", choices=("paper", "best"), default=default.solver, help="how poses are searched")
     parser.add_argument("--renderer", choices=("auto", *RENDERERS), default=default.renderer, help="what compares mesh and map")
     parser.add_argument("--total-epochs", type=cli.positive, default=default.total_epochs, help="optimiser steps of an image")
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="of the optimiser")
     parser.add_argument("--batch-size", type=cli.positive, default=8, help="images at a time")
-    parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
     parser.add_argument("--workers", default="auto", help="decoding processes")
     parser.add_argument("--shard", type=shard, default=(0, 1), help="i/n: only every n-th batch; the last run without it merges")
     parser.add_argument("--from-features", type=cli.boolean, default=False, help="read what extract_features.py saved")
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
-    cli.add_categories(parser)
+    cli.add_network(parser)
     args = parser.parse_args()
     device = first_device(gpus_of(args.gpus))
     renderer = resolve_renderer(args.renderer, device)

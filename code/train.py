@@ -11,9 +11,9 @@ from nemo.backbone import BACKBONES
 from nemo.checkpoints import load_checkpoint
 from nemo.dataset import TrainingImages
 from nemo.devices import decoding_workers, gpus_of, place
-from nemo.layout import MESH_DIMENSIONS, PreparedSet, RawPascal3D, checkpoint_path, read_list
+from nemo.layout import PreparedSet, RawPascal3D, checkpoint_path, read_list
 from nemo.meshes import read_off
-from nemo.settings import FIXED_RECIPE, TrainConfig
+from nemo.settings import FIXED_RECIPE, MESH_DIMENSIONS, TrainConfig
 from nemo.training import Trainer
 
 

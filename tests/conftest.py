@@ -77,3 +77,13 @@ def sample_raw(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sample data")
     run_code("make_sample_data", "--out", root, "--categories", "car chair", "--train-images", 10, "--val-images", 6, "--seed", 3)
     return root
+
+
+class Trap:
+    """Touches a file when unpickled; tests look whether it did."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Trap
 
 from nemo.downloads import download, unpack
 from nemo.files import atomic_path
@@ -47,16 +48,6 @@ def test_poses_survive_a_round_trip_and_their_csv_is_in_degrees(tmp_path):
     again = load_poses(tmp_path / "car.npz")
     assert again.config == {"k": [1]} and again.names.tolist() == ["a", "b"] and np.array_equal(again.azimuth, column)
     assert (tmp_path / "car.csv").read_text().splitlines()[1].startswith("a,28.6479,")
-
-
-class Trap:
-    """Touches a file when unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_subset_pickles_hold_lists_of_names_and_nothing_else(tmp_path):

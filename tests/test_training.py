@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Trap
 
 from nemo.backbone import FeatureNet, build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss
@@ -218,16 +219,6 @@ def test_a_checkpoint_of_the_reference_loads_and_must_fit_its_mesh(tmp_path):
     mesh = Mesh(np.zeros((1092, 3)), np.zeros((0, 3), np.int32))
     with pytest.raises(ValueError, match=r"1024 vertices.*01\.off has 1092"):
         loaded.with_meshes([mesh], tmp_path)
-
-
-class Trap:
-    """Touches a file when unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path):

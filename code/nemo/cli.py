@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from nemo.settings import CATEGORIES
+from nemo.settings import CATEGORIES, MESH_DIMENSIONS
 
 T = TypeVar("T")
 
@@ -73,6 +73,19 @@ def words(text: str) -> tuple[str, ...]:
 def add_categories(parser: argparse.ArgumentParser) -> None:
     """Add --categories, the 12 of PASCAL3D+ unless told."""
     parser.add_argument("--categories", type=words, default=tuple(CATEGORIES), help="names, separated by spaces")
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add what names a trained network, the images that it is used on, and where its results lie."""
+    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
+    parser.add_argument("--prepared", type=Path, required=True, help="test set made by PrepareData.sh")
+    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>")
+    parser.add_argument("--load-file-name", default="saved_model_%s_last.pth", help="checkpoint; %%s stands for the category")
+    parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single", help="one cuboid per category or per CAD model")
+    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
+    add_categories(parser)
 
 
 def require_folder(path: Path, what: str, remedy: str) -> Path:

@@ -7,8 +7,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-MESH_DIMENSIONS = ("single", "multi")
-
 
 @dataclass(frozen=True)
 class RawPascal3D:

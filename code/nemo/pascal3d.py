@@ -45,7 +45,6 @@ class Record:
     principal_xy: NDArray[np.float64]  # [2]
     keypoints_xy: NDArray[np.float64]  # [K, 2], 0 where not visible
     keypoint_status: NDArray[np.int64]  # [K], 1 = visible
-    objects: int  # how many objects the image has
 
 
 def read_record(path: Path, category: str) -> Record:
@@ -61,17 +60,16 @@ def read_record(path: Path, category: str) -> Record:
     try:
         record = loadmat(path)["record"]
         objects = record["objects"][0, 0]
-        n_objects = objects.shape[-1]
         first = objects[0, 0]
         found = str(first["class"][0])
     except (KeyError, IndexError, ValueError, TypeError, OSError, MatReadError, NotImplementedError, zlib.error) as error:
         raise UnusableRecord("unreadable annotation", f"{path} ({error})") from error
     if found != category:
         raise UnusableRecord("first object is of another class", f"{path} has a {found} first")
-    return _record_of(path, category, record, first, n_objects)
+    return _record_of(path, category, record, first)
 
 
-def _record_of(path: Path, category: str, record: NDArray, first: np.void, n_objects: int) -> Record:
+def _record_of(path: Path, category: str, record: NDArray, first: np.void) -> Record:
     def number(holder: np.void, field: str) -> float:
         try:
             value = float(np.asarray(holder[field]).reshape(-1)[0])
@@ -108,7 +106,6 @@ def _record_of(path: Path, category: str, record: NDArray, first: np.void, n_obj
         principal_xy=np.array([number(viewpoint, "px"), number(viewpoint, "py")]),
         keypoints_xy=keypoints,
         keypoint_status=status,
-        objects=n_objects,
     )
 
 

@@ -17,6 +17,7 @@ PAPER_FOV = math.radians(12.0)  # field of view of the reference's square render
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+MESH_DIMENSIONS = ("single", "multi")  # one cuboid per category, or one per CAD model
 OCC_LEVELS = ("FGL1_BGL1", "FGL2_BGL2", "FGL3_BGL3")  # the three levels that the paper's tables use
 ALL_OCC_LEVELS = tuple(f"FGL{f}_BGL{b}" for f in (1, 2, 3) for b in (1, 2, 3))
 
