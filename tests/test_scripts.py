@@ -180,6 +180,18 @@ def test_shards_together_give_what_one_run_gives(road, code, tmp_path):
     assert [p.name for p in sorted((tmp_path / "Poses_single").iterdir())] == ["car.csv", "car.npz"]
 
 
+def test_one_cuboid_per_cad_model(road, script, tmp_path):
+    """MESH_DIMENSIONS=multi: three banks in one checkpoint; each image is compared with the cuboid of its subtype."""
+    roots = {"DATAROOT": road["DATAROOT"], "EXPROOT": tmp_path, "MESH_DIMENSIONS": "multi", "CATEGORIES": "car"}
+    assert "10 images, 3 cuboids" in ran(script("TrainNeMo.sh", **TRAIN | roots))
+    ran(script("InferenceNeMo.sh", "FGL1_BGL1", **INFER | roots))
+    poses = load_poses(tmp_path / "Poses_multi/carFGL1_BGL1.npz")
+    truth = [load_annotation(PreparedSet(road["DATAROOT"] / "PASCAL3D_NeMo").annotation("car", name)).cad_index for name in poses.names]
+    assert poses.mesh.tolist() == truth and set(truth) == {1, 2, 3}
+    assert (tmp_path / "Accuracy_multi/FGL1_BGL1/table.csv").is_file()
+    assert (tmp_path / "Report_multi/FGL1_BGL1/overview.png").is_file()
+
+
 def test_saved_features_give_the_same_poses(road, script, tmp_path):
     (tmp_path / "NeMo_single").symlink_to(road["EXPROOT"] / "NeMo_single")
     settings = INFER | {"SAVE_FEATURES": "true", "NUM_PICTURES": 0, "CATEGORIES": "car"}
