@@ -13,7 +13,7 @@ from pathlib import Path
 from nemo import cli
 from nemo.cameras import camera_centre
 from nemo.files import atomic_path, write_text
-from nemo.layout import PreparedSet, RawPascal3D, read_list
+from nemo.layout import PreparedSet, RawPascal3D
 from nemo.meshes import Mesh, read_off
 from nemo.records import VertexAnnotation, load_annotation, save_annotation
 from nemo.settings import MESH_DIMENSIONS
@@ -70,8 +70,7 @@ def annotate_category(job: Job, pool: ProcessPoolExecutor) -> tuple[int, int]:
 
 def write_vertex_lists(prepared: PreparedSet, mesh_d: str, subset: str, names: set[str]) -> None:
     """Lists of the images that training and inference read: one for single, those of `lists/` for multi."""
-    sources = sorted(prepared.lists(subset).glob("*.txt"))
-    lists = {path.name: read_list(path) for path in sources if path.name != "SKIPPED.txt"}
+    lists = prepared.listed(subset)
     if mesh_d == "single":
         lists = {"mesh01.txt": sorted({name for group in lists.values() for name in group})}
     for file_name, group in lists.items():

@@ -95,9 +95,8 @@ def load_solved(args: argparse.Namespace, category: str, device: torch.device) -
         )
     clean = PreparedSet(args.clean)
     annotations = [load_annotation(clean.annotation(category, name)) for name in poses.names.tolist()]
-    predicted = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=-1)
     truth = np.array([[a.azimuth, a.elevation, a.theta] for a in annotations])
-    return Solved(poses, annotations, pose_errors(predicted, truth), model)
+    return Solved(poses, annotations, pose_errors(poses.angles, truth), model)
 
 
 def overlay_mesh(solved: Solved, i: int, raw: RawPascal3D, overlay: str) -> tuple[Mesh, str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nemo import cli
 from nemo.files import write_text
-from nemo.layout import Experiment, PreparedSet, read_list
+from nemo.layout import Experiment, PreparedSet
 from nemo.metrics import (
     LABELS,
     Accuracy,
@@ -61,17 +61,15 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
     poses = load_poses(experiment.poses(category, level))
     names = poses.names.tolist()
     subset = category + level
-    lists = sorted(p for p in tested.lists(subset).glob("*.txt") if p.name != "SKIPPED.txt")
-    expected = {name for path in lists for name in read_list(path)}
+    expected = {name for group in tested.listed(subset).values() for name in group}
     skipped = tested.skipped(subset)
     unusable = len(skipped.read_text().splitlines()) if skipped.is_file() else 0
     if strangers := set(names) - expected:
         raise ValueError(
             f"{experiment.poses(category, level)} has {len(strangers)} poses of images that {tested.root} lacks; run InferenceNeMo.sh again"
         )
-    predicted = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=-1)
-    not_finite = int((~np.isfinite(predicted).all(-1)).sum())
-    errors = pose_errors(predicted, true_poses(clean, category, names))
+    not_finite = int((~np.isfinite(poses.angles).all(-1)).sum())
+    errors = pose_errors(poses.angles, true_poses(clean, category, names))
     return Row(category, names, errors, not_finite, len(expected - set(names)), poses.config, unusable)
 
 

@@ -126,6 +126,7 @@ class Run:
 
     def __post_init__(self) -> None:
         data = self.prepared.fingerprint(self.category + self.level)
+        self.wanted = {name for group in self.names.values() for name in group}
         self.settings = run_config(self.model, self.config, self.level, data) | {"renderer": self.renderer}
         self.rows: dict[str, dict] = {}
         self.failures: list[str] = []
@@ -135,19 +136,17 @@ class Run:
         if not self.target.is_file():
             return None
         poses = load_poses(self.target)
-        wanted = {name for group in self.names.values() for name in group}
-        return poses if poses.config == self.settings and set(poses.names.tolist()) == wanted else None
+        return poses if poses.config == self.settings and set(poses.names.tolist()) == self.wanted else None
 
     def collect(self) -> None:
         """Take up the poses that killed or parallel runs left behind."""
-        wanted = {name for group in self.names.values() for name in group}
         for path in [self.target, *sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz"))]:
             if path.is_file() and (poses := load_poses(path)).config == self.settings:
-                self._keep(poses, wanted)
+                self._keep(poses)
 
-    def _keep(self, poses: PoseSet, wanted: set[str]) -> None:
+    def _keep(self, poses: PoseSet) -> None:
         for i, name in enumerate(poses.names.tolist()):
-            if name in wanted:
+            if name in self.wanted:
                 self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS}
 
     def pose_set(self) -> PoseSet:

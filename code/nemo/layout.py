@@ -106,6 +106,11 @@ class PreparedSet:
         """Which images were left out, and why."""
         return self.lists(subset) / "SKIPPED.txt"
 
+    def listed(self, subset: str) -> dict[str, list[str]]:
+        """Image names per list file of `lists/`, by file name."""
+        paths = sorted(path for path in self.lists(subset).glob("*.txt") if path != self.skipped(subset))
+        return {path.name: read_list(path) for path in paths}
+
     def vertex_lists(self, mesh_d: str, subset: str) -> Path:
         return self.root / f"lists3D_{mesh_d}" / subset
 

@@ -142,6 +142,11 @@ class PoseSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def angles(self) -> NDArray:
+        """Azimuth, elevation and theta [B, 3] in radians."""
+        return np.stack([self.azimuth, self.elevation, self.theta], axis=-1)
+
     def rows(self) -> Iterator[dict[str, object]]:
         """One mapping per image, angles in degrees."""
         for i in range(len(self)):
