@@ -12,18 +12,22 @@ from conftest import ROOT
 
 ROWS = (
     ("settings", "files"),
-    ("layout", "records", "checkpoints", "cli", "downloads", "boxes", "cameras", "meshes", "kernels_numba", "kernels_triton"),
-    ("visibility", "rendering", "pascal3d", "occlusion", "backbone", "bank", "devices", "metrics"),
-    ("dataset", "pose", "drawing", "sample_models", "sample"),
-    ("training", "inference"),
+    ("layout", "records", "checkpoints", "cli", "downloads", "boxes", "cameras", "meshes", "resources", "kernels_numba", "kernels_triton"),
+    ("visibility", "rendering", "pascal3d", "kitti", "occlusion", "backbone", "bank", "devices", "distributed", "journal", "metrics"),
+    ("dataset", "pose", "drawing", "plots", "sample_models", "sample"),
+    ("inference", "photographs", "report_page"),
+    ("training",),
 )
 DOORS = {
     "pytorch3d": {"nemo/rendering.py"},
-    "matplotlib": {"nemo/drawing.py"},
+    "matplotlib": {"nemo/drawing.py", "nemo/plots.py"},
     "scipy": {"nemo/pascal3d.py", "make_sample_data.py"},
     "torchvision": {"nemo/backbone.py", "nemo/dataset.py"},
     "numba": {"nemo/kernels_numba.py"},
     "triton": {"nemo/kernels_triton.py"},
+    "filelock": {"nemo/files.py"},
+    "safetensors": {"nemo/checkpoints.py"},
+    "tensorboard": {"nemo/journal.py"},
 }
 SAME_ROW = {("checkpoints", "meshes"), ("sample", "sample_models")}  # a record of meshes; one subject in two files
 MODULES = sorted((ROOT / "code").rglob("*.py"))
