@@ -15,6 +15,8 @@ OCC_LEVELS="${OCC_LEVELS:-FGL1_BGL1 FGL2_BGL2 FGL3_BGL3}"             # which of
 MESH_DIMENSIONS="${MESH_DIMENSIONS:-single multi}"                    # cuboids: one per category, one per CAD model
 CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
 GEOMETRY="${GEOMETRY:-paper}"                                         # paper: the reference's crops; exact: true maps, smooth shrinking
+NUMBER_VERTICES="${NUMBER_VERTICES:-1000}"                            # that a cuboid aims at
+MINIMUM_THICKNESS="${MINIMUM_THICKNESS:-auto}"                        # of a cuboid's side, as a share of its longest; auto: 0 (the paper's), exact 0.05
 OVERWRITE="${OVERWRITE:-false}"                                       # true: make everything again
 WORKERS="${WORKERS:-auto}"                                            # processes; auto: one per core
 # ---- end of settings
@@ -34,11 +36,13 @@ wanted=(--raw "$PATH_PASCAL3DP" --categories "$CATEGORIES")
 if [ "$ENABLE_OCCLUDED" = true ]; then
     wanted+=(--occluded "$PATH_OCCLUDED_PASCAL3DP" --levels "$OCC_LEVELS")
 fi
+cuboids=(--number-vertices "$NUMBER_VERTICES" --geometry "$GEOMETRY")
+[ "$MINIMUM_THICKNESS" = auto ] || cuboids+=(--minimum-thickness "$MINIMUM_THICKNESS")
 code download_data "${wanted[@]}"
 code prepare_images "${common[@]}" --out "$PATH_CACHE_TRAINING_SET" --split train --geometry "$GEOMETRY" --workers "$WORKERS"
 code prepare_images "${common[@]}" --out "$PATH_CACHE_TESTING_SET" --split val --geometry "$GEOMETRY" --workers "$WORKERS"
 for mesh_d in $MESH_DIMENSIONS; do
-    code make_cuboids "${common[@]}" --mesh-d "$mesh_d"
+    code make_cuboids "${common[@]}" --mesh-d "$mesh_d" "${cuboids[@]}"
     code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TRAINING_SET" --workers "$WORKERS"
     code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET" --workers "$WORKERS"
 done

@@ -3,48 +3,87 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from nemo import cli
+from nemo.files import write_text
 from nemo.layout import RawPascal3D
-from nemo.meshes import NUMBER_VERTICES, cuboid_grid, cuboid_mesh, read_off, write_off
-from nemo.settings import MESH_DIMENSIONS
+from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, write_off
+from nemo.settings import EXACT_MINIMUM_THICKNESS, MESH_DIMENSIONS, CuboidConfig
 
 
-def make_cuboids(raw: RawPascal3D, category: str, mesh_d: str, number_vertices: int, thickness: float, overwrite: bool) -> int:
-    """Write the cuboids of a category; returns how many there are. Finished ones are kept unless overwrite."""
+def make_cuboids(raw: RawPascal3D, category: str, mesh_d: str, config: CuboidConfig, overwrite: bool) -> int:
+    """Write the cuboids of a category; returns how many there are.
+
+    What is there is kept when it was made from the same CAD models with the same settings, or would come out the same.
+    Raises ValueError when it would not and `overwrite` is False: vertex annotations and checkpoints belong to it.
+    """
     cads = raw.cads(category)
-    folder = raw.cuboid_folder(mesh_d, category)
+    folder, record = raw.cuboid_folder(mesh_d, category), raw.cuboid_source(mesh_d, category)
     groups = {"01.off": cads} if mesh_d == "single" else {path.name: [path] for path in cads}
+    source = cli.as_json(asdict(config) | {"cads_sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in cads}})
+    known = record.is_file() and record.read_text() == source
     for name, sources in groups.items():
         target = folder / name
-        if overwrite or not target.is_file():
-            points = np.concatenate([read_off(path).vertices for path in sources])
-            try:
-                write_off(target, cuboid_mesh(cuboid_grid(points, number_vertices, thickness)))
-            except ValueError as error:
-                raise ValueError(f"{sources[0]}: {error}") from error
+        if overwrite or not (known and target.is_file()):
+            mesh = _cuboid_around(sources, config)
+            if target.is_file() and not overwrite and not _same(read_off(target), mesh):
+                raise ValueError(f"{target} was made from other CAD models or with other settings; set OVERWRITE=true to make it again, "
+                                 "and what was annotated and trained with it, or use another PATH_PASCAL3DP")  # fmt: skip
+            if overwrite or not target.is_file():
+                write_off(target, mesh)
+    write_text(record, source)
     return len(groups)
+
+
+def _cuboid_around(cads: list[Path], config: CuboidConfig) -> Mesh:
+    points = np.concatenate([read_off(path).vertices for path in cads])
+    try:
+        return cuboid_mesh(cuboid_grid(points, config.number_vertices, config.minimum_thickness))
+    except ValueError as error:
+        raise ValueError(f"{cads[0]}: {error}") from error
+
+
+def _same(a: Mesh, b: Mesh) -> bool:
+    """Equal up to the digits that a file keeps, and to the last bit of float32 in which NumPy versions differ."""
+    return a.vertices.shape == b.vertices.shape and np.allclose(a.vertices, b.vertices, rtol=0, atol=1e-7) and np.array_equal(a.faces, b.faces)
+
+
+def thickness(text: str) -> float:
+    """argparse type of a share of a length, [0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
 
 
 def main() -> None:
     """Make the cuboids of all categories."""
+    default = CuboidConfig()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, with CAD/<category>/NN.off")
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, required=True)
-    parser.add_argument("--number-vertices", type=cli.positive, default=NUMBER_VERTICES)
-    parser.add_argument("--minimum-thickness", type=float, default=0.0,
-                        help="of a side, as a share of the longest; 0 = the paper's, whose flat axes collapse")  # fmt: skip
+    parser.add_argument("--number-vertices", type=cli.positive, default=default.number_vertices, help="that a cuboid aims at")
+    parser.add_argument("--geometry", choices=("paper", "exact"), default="paper", help="decides what --minimum-thickness is by default")
+    parser.add_argument("--minimum-thickness", type=thickness,
+                        help="of a side, as a share of the longest; 0, the default of paper: flat axes collapse as in the reference; "
+                             f"{EXACT_MINIMUM_THICKNESS}: the default of exact")  # fmt: skip
     parser.add_argument("--overwrite", type=cli.boolean, default=False)
     cli.add_categories(parser)
     args = parser.parse_args()
     raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"))
-    meshes = sum(
-        make_cuboids(raw, category, args.mesh_d, args.number_vertices, args.minimum_thickness, args.overwrite)
-        for category in args.categories
-    )
+    at_least = args.minimum_thickness
+    if at_least is None:
+        at_least = EXACT_MINIMUM_THICKNESS if args.geometry == "exact" else default.minimum_thickness
+    config = CuboidConfig(args.number_vertices, at_least)
+    meshes = sum(make_cuboids(raw, category, args.mesh_d, config, args.overwrite) for category in args.categories)
     print(f"{args.mesh_d}: {cli.count(meshes, 'cuboid')} of {cli.count(len(args.categories), 'category')} in {raw.root}/CAD_{args.mesh_d}")
 
 

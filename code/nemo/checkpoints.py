@@ -53,7 +53,7 @@ class Checkpoint:
             if rows != len(mesh.vertices):
                 raise ValueError(
                     f"bank {i} of the checkpoint has {rows} vertices but {where}/{i:02d}.off has {len(mesh.vertices)}: "
-                    "it was trained on another cuboid; make the cuboids from the CAD models it was trained with"
+                    "it was trained on another cuboid; make the cuboids from the CAD models it was trained with, or put its mesh there"
                 )
         return replace(self, meshes=meshes)
 

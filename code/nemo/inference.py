@@ -18,7 +18,7 @@ from nemo.backbone import FeatureNet
 from nemo.checkpoints import Checkpoint, load_checkpoint
 from nemo.dataset import TestImages, map_size, normalise
 from nemo.layout import PreparedSet, numbered_meshes, read_list
-from nemo.meshes import Mesh, read_off
+from nemo.meshes import Mesh, published_cuboid, read_off
 from nemo.pose import Poses, choose_camera, solve
 from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
 from nemo.settings import SolveConfig
@@ -60,20 +60,33 @@ class Model:
 def load_model(path: Path, category: str, mesh_folder: Path, device: torch.device | str = "cpu") -> Model:
     """Load a checkpoint; its meshes come from the file itself or, for one of the reference, from mesh_folder.
 
+    Where that folder's cuboid has another number of vertices but the authors' own has the right one, it is used.
+
     Raises ValueError when it was trained on another category than `category`, or does not fit its meshes or backbone.
     """
     checkpoint = load_checkpoint(path)
     if checkpoint.config.category != category:
         raise ValueError(f"{path} was trained on {checkpoint.config.category}, not on {category}")
     if checkpoint.meshes is None:
-        meshes = [read_off(file) for file in numbered_meshes(mesh_folder)]
-        checkpoint = checkpoint.with_meshes(meshes, mesh_folder)
+        checkpoint = _with_meshes(checkpoint, mesh_folder)
     network = FeatureNet(checkpoint.config.backbone)
     try:
         network.load_state_dict(checkpoint.state)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit backbone {checkpoint.config.backbone} ({str(error).splitlines()[0]})") from error
     return Model(checkpoint, network.to(device, memory_format=torch.channels_last).eval(), torch.device(device))
+
+
+def _with_meshes(checkpoint: Checkpoint, mesh_folder: Path) -> Checkpoint:
+    """A checkpoint of the reference with its meshes: those of the folder or, where they do not fit, the authors' own cuboid."""
+    try:
+        return checkpoint.with_meshes([read_off(file) for file in numbered_meshes(mesh_folder)], mesh_folder)
+    except (ValueError, FileNotFoundError) as error:
+        published = published_cuboid(checkpoint.config.category)
+        if published is None or [len(published.vertices)] != [len(m) - checkpoint.config.num_clutter for m in checkpoint.memory]:
+            raise
+        print(f"note: {error}. Its {len(published.vertices)} vertices are those of the authors' cuboid, which is used.", file=sys.stderr)
+        return checkpoint.with_meshes([published], mesh_folder)
 
 
 def names_by_mesh(prepared: PreparedSet, mesh_d: str, subset: str, meshes: int) -> dict[int, list[str]]:

@@ -37,6 +37,10 @@ class RawPascal3D:
     def cuboid_folder(self, mesh_d: str, category: str) -> Path:
         return self.root / f"CAD_{mesh_d}" / category
 
+    def cuboid_source(self, mesh_d: str, category: str) -> Path:
+        """What the cuboids were made from, and how; beside their folder, since the reference counts the files in it."""
+        return self.root / f"CAD_{mesh_d}" / f"{category}.json"
+
     def cuboids(self, mesh_d: str, category: str) -> list[Path]:
         """The cuboid meshes of a category; FileNotFoundError when there is none."""
         return numbered_meshes(self.cuboid_folder(mesh_d, category))

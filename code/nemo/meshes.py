@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemo.files import atomic_path
+from nemo.settings import PUBLISHED_CUBOIDS, CuboidConfig
 
-NUMBER_VERTICES = 1000  # aimed at, the real number is some 3-13 % higher (reference)
 COVERED = 0.99  # share of the CAD vertices inside the cuboid, per axis (reference)
 MAX_OFF_ENTRIES = 50_000_000
 
@@ -97,7 +97,11 @@ def covering_interval(coordinates: NDArray, covered: float = COVERED) -> tuple[f
     return float(ordered[first]), float(ordered[first + k])
 
 
-def cuboid_grid(points: NDArray, number_vertices: int = NUMBER_VERTICES, minimum_thickness: float = 0.0) -> CuboidGrid:
+def cuboid_grid(
+    points: NDArray,
+    number_vertices: int = CuboidConfig.number_vertices,
+    minimum_thickness: float = CuboidConfig.minimum_thickness,
+) -> CuboidGrid:
     """The box around points [N, 3] and its sampling (reference, `CreateCuboidMesh`).
 
     minimum_thickness: share of the longest side that every side gets at least. 0 is the reference, whose flat axes
@@ -137,3 +141,10 @@ def cuboid_mesh(grid: CuboidGrid) -> Mesh:
             vertices.append(side.reshape(-1, 3))
             faces.append(np.stack([first, second], axis=-2).reshape(-1, 3))
     return Mesh(np.concatenate(vertices), np.concatenate(faces).astype(np.int32))
+
+
+def published_cuboid(category: str) -> Mesh | None:
+    """The authors' own single cuboid of a category (car: V = 1,024); None for a category that they do not have."""
+    if category not in PUBLISHED_CUBOIDS:
+        return None
+    return cuboid_mesh(cuboid_grid(np.array(PUBLISHED_CUBOIDS[category])))
