@@ -15,6 +15,9 @@ OCC_LEVELS="${OCC_LEVELS:-FGL1_BGL1 FGL2_BGL2 FGL3_BGL3}"             # which of
 MESH_DIMENSIONS="${MESH_DIMENSIONS:-single multi}"                    # cuboids: one per category, one per CAD model
 CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
 GEOMETRY="${GEOMETRY:-paper}"                                         # paper: the reference's crops; exact: true maps, smooth shrinking
+RECORD_RULES="${RECORD_RULES:-auto}"                                  # strict: see README; reference: its rules; auto: reference with Image_subsets, else strict
+TRAIN_PARTS="${TRAIN_PARTS:-imagenet}"                                # of PASCAL3D+: imagenet (the paper's), pascal (images of VOC 2012)
+TEST_PARTS="${TEST_PARTS:-imagenet}"                                  # the same for the test set
 NUMBER_VERTICES="${NUMBER_VERTICES:-1000}"                            # that a cuboid aims at
 MINIMUM_THICKNESS="${MINIMUM_THICKNESS:-auto}"                        # of a cuboid's side, as a share of its longest; auto: 0 (the paper's), exact 0.05
 OVERWRITE="${OVERWRITE:-false}"                                       # true: make everything again
@@ -27,6 +30,9 @@ help_or_no_arguments "$0" "$@"
 one_of ENABLE_OCCLUDED true false
 one_of OVERWRITE true false
 one_of GEOMETRY paper exact
+one_of RECORD_RULES auto strict reference
+words_of TRAIN_PARTS imagenet pascal
+words_of TEST_PARTS imagenet pascal
 words_of MESH_DIMENSIONS single multi
 words_of OCC_LEVELS FGL{1,2,3}_BGL{1,2,3}
 find_python
@@ -38,9 +44,10 @@ if [ "$ENABLE_OCCLUDED" = true ]; then
 fi
 cuboids=(--number-vertices "$NUMBER_VERTICES" --geometry "$GEOMETRY")
 [ "$MINIMUM_THICKNESS" = auto ] || cuboids+=(--minimum-thickness "$MINIMUM_THICKNESS")
+images=(--geometry "$GEOMETRY" --record-rules "$RECORD_RULES" --workers "$WORKERS")
 code download_data "${wanted[@]}"
-code prepare_images "${common[@]}" --out "$PATH_CACHE_TRAINING_SET" --split train --geometry "$GEOMETRY" --workers "$WORKERS"
-code prepare_images "${common[@]}" --out "$PATH_CACHE_TESTING_SET" --split val --geometry "$GEOMETRY" --workers "$WORKERS"
+code prepare_images "${common[@]}" "${images[@]}" --out "$PATH_CACHE_TRAINING_SET" --split train --parts "$TRAIN_PARTS"
+code prepare_images "${common[@]}" "${images[@]}" --out "$PATH_CACHE_TESTING_SET" --split val --parts "$TEST_PARTS"
 for mesh_d in $MESH_DIMENSIONS; do
     code make_cuboids "${common[@]}" --mesh-d "$mesh_d" "${cuboids[@]}"
     code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TRAINING_SET" --workers "$WORKERS"
@@ -48,8 +55,8 @@ for mesh_d in $MESH_DIMENSIONS; do
 done
 if [ "$ENABLE_OCCLUDED" = true ]; then
     for level in $OCC_LEVELS; do
-        code prepare_images "${common[@]}" --out "$PATH_CACHE_TESTING_SET_OCC" --split val --geometry "$GEOMETRY" \
-            --workers "$WORKERS" --occluded "$PATH_OCCLUDED_PASCAL3DP" --level "$level"
+        code prepare_images "${common[@]}" "${images[@]}" --out "$PATH_CACHE_TESTING_SET_OCC" --split val --parts "$TEST_PARTS" \
+            --occluded "$PATH_OCCLUDED_PASCAL3DP" --level "$level"
         for mesh_d in $MESH_DIMENSIONS; do
             code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET_OCC" \
                 --clean "$PATH_CACHE_TESTING_SET" --level "$level"

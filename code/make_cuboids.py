@@ -50,7 +50,8 @@ def _cuboid_around(cads: list[Path], config: CuboidConfig) -> Mesh:
 
 def _same(a: Mesh, b: Mesh) -> bool:
     """Equal up to the digits that a file keeps, and to the last bit of float32 in which NumPy versions differ."""
-    return a.vertices.shape == b.vertices.shape and np.allclose(a.vertices, b.vertices, rtol=0, atol=1e-7) and np.array_equal(a.faces, b.faces)
+    same_vertices = a.vertices.shape == b.vertices.shape and np.allclose(a.vertices, b.vertices, rtol=0, atol=1e-7)
+    return same_vertices and np.array_equal(a.faces, b.faces)
 
 
 def thickness(text: str) -> float:

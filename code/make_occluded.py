@@ -20,7 +20,7 @@ from nemo.kernels_numba import rasterize
 from nemo.layout import RawOccluded, RawPascal3D
 from nemo.meshes import Mesh, read_off
 from nemo.occlusion import is_written, level_bounds, occlude, write_occluded, write_occluded_lists
-from nemo.pascal3d import Record, UnusableRecord, read_record, read_split
+from nemo.pascal3d import Record, UnusableRecord, read_record, read_split, record_rules
 from nemo.settings import OCC_LEVELS
 
 CUTOUTS_PER_IMAGE = 3
@@ -37,6 +37,7 @@ class Job:
     seed: int
     meshes: tuple[Mesh, ...]
     occluders: tuple[Path, ...]
+    rules: str
 
 
 def silhouette(record: Record, mesh: Mesh) -> NDArray[np.uint8]:
@@ -60,7 +61,7 @@ def occlude_image(job: Job, name: str) -> str:
         return "kept"
     source = job.raw.image(job.category, name)
     try:
-        record = read_record(job.raw.annotation(job.category, name), job.category)
+        record = read_record(job.raw.annotation(job.category, name), job.category, job.rules)
         with Image.open(source) as opened:
             image = np.array(opened.convert("RGB"))
     except UnusableRecord as error:
@@ -88,6 +89,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the occluded set (PATH_OCCLUDED_PASCAL3DP)")
     parser.add_argument("--levels", type=cli.words, default=OCC_LEVELS, help="any of FGL1_BGL1 .. FGL3_BGL3")
     parser.add_argument("--occluders", type=Path, help="folder of cut-out pictures (PNG with alpha); without it they are procedural")
+    parser.add_argument("--record-rules", choices=("auto", "strict", "reference"), default="auto", help="as in prepare_images.py")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures")
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
@@ -101,9 +103,10 @@ def main() -> None:
     with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             meshes = tuple(read_off(path) for path in raw.cads(category))
-            names = read_split(raw, category, "val").names
+            split = read_split(raw, category, "val")
+            names, rules = split.names, record_rules(args.record_rules, split)
             for level in args.levels:
-                job = Job(raw, occluded, category, level, args.seed, meshes, occluders)
+                job = Job(raw, occluded, category, level, args.seed, meshes, occluders, rules)
                 outcomes = pool.map(partial(occlude_image, job), names, chunksize=4)
                 counts.update(cli.progress(outcomes, f"{category}{level}", total=len(names)))
             write_occluded_lists(occluded, category, args.levels)

@@ -18,7 +18,7 @@ from nemo import cli
 from nemo.boxes import CropGeometry, crop_geometry, crop_image
 from nemo.files import atomic_path, write_text
 from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
-from nemo.pascal3d import Record, Split, UnusableRecord, read_record, read_split
+from nemo.pascal3d import Record, Split, UnusableRecord, read_record, read_split, record_rules
 from nemo.records import Annotation, load_npz, save_annotation
 from nemo.settings import category as category_settings
 
@@ -36,6 +36,7 @@ class Job:
     cads: int  # how many CAD models the category has
     level: str = ""
     occluded: RawOccluded | None = None
+    rules: str = "strict"  # for records, see nemo.pascal3d.read_record
 
     @property
     def subset(self) -> str:
@@ -47,37 +48,63 @@ class Job:
         return self.raw.image(self.category, name)
 
 
-def prepare_image(job: Job, name: str) -> tuple[str, str, int]:
-    """Crop one image and write its annotation. Returns (name, outcome, cad_index): `new`, `kept`, or why it was skipped."""
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image: `new`, `kept`, or why it was skipped."""
+
+    name: str
+    what: str
+    cad_index: int = 0
+    objects: int = 1
+
+    @property
+    def usable(self) -> bool:
+        return self.what in ("new", "kept")
+
+
+def prepare_image(job: Job, name: str) -> Outcome:
+    """Crop one image and write its annotation."""
     image_path, annotation_path = job.prepared.image(job.subset, name), job.prepared.annotation(job.subset, name)
     if image_path.is_file() and annotation_path.is_file():
-        return name, "kept", int(load_npz(annotation_path, ["cad_index"], only=("cad_index",))["cad_index"])
+        stored = load_npz(annotation_path, ["cad_index"], only=("cad_index", "objects"))
+        return Outcome(name, "kept", int(stored["cad_index"]), int(stored.get("objects", 1)))
     annotation_path.unlink(missing_ok=True)  # of another crop; so that a kill below leaves nothing that looks finished
+    try:
+        crop, annotation = cropped(job, name)
+    except UnusableRecord as error:
+        return Outcome(name, error.reason)
+    with atomic_path(image_path) as temporary:
+        Image.fromarray(crop).save(temporary, "JPEG", quality=JPEG_QUALITY[job.geometry])
+    save_annotation(annotation_path, annotation)
+    return Outcome(name, "new", annotation.cad_index, annotation.objects or 1)
+
+
+def cropped(job: Job, name: str) -> tuple[NDArray[np.uint8], Annotation]:
+    """The crop of one image and its annotation; UnusableRecord with the reason when there is none to be had."""
     source = job.source_image(name)
     if not source.is_file():
-        return name, "no such image", 0
+        raise UnusableRecord("no such image", str(source))
     try:
-        record = read_record(job.raw.annotation(job.category, name), job.category)
+        record = read_record(job.raw.annotation(job.category, name), job.category, job.rules)
+    except FileNotFoundError as error:
+        raise UnusableRecord("no annotation", str(error)) from None
+    if not 1 <= record.cad_index <= job.cads:
+        raise UnusableRecord("no such CAD model", f"{name} has cad_index {record.cad_index} of {job.cads}")
+    try:
         image = read_image(source)
-        if image.shape[:2] != record.image_hw:
-            raise UnusableRecord("image and annotation differ in size", f"{source} is {image.shape[:2]}, not {record.image_hw}")
-        if not 1 <= record.cad_index <= job.cads:
-            raise UnusableRecord("no such CAD model", f"{name} has cad_index {record.cad_index} of {job.cads}")
-        mask = _occluder_mask(job, name, record)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        raise UnusableRecord("unreadable image", f"{source} ({error})") from error
+    if image.shape[:2] != record.image_hw:
+        raise UnusableRecord("image and annotation differ in size", f"{source} is {image.shape[:2]}, not {record.image_hw}")
+    mask = _occluder_mask(job, name, record)
+    try:
         geometry = crop_geometry(
             job.geometry, record.image_hw, category_settings(job.category).crop_hw,
             record.bbox_xyxy, record.principal_xy, record.distance,
         )  # fmt: skip
-        with atomic_path(image_path) as temporary:
-            Image.fromarray(crop_image(image, geometry)).save(temporary, "JPEG", quality=JPEG_QUALITY[job.geometry])
-        save_annotation(annotation_path, annotation_of(record, geometry, mask))
-    except UnusableRecord as error:
-        return name, error.reason, 0
-    except FileNotFoundError:
-        return name, "no annotation", 0
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        return name, f"unreadable ({type(error).__name__})", 0
-    return name, "new", record.cad_index
+        return crop_image(image, geometry), annotation_of(record, geometry, mask)
+    except ValueError as error:
+        raise UnusableRecord("no crop at that distance", f"{name}: {error}") from error
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -90,7 +117,10 @@ def _occluder_mask(job: Job, name: str, record: Record) -> NDArray[np.bool_] | N
     if job.occluded is None:
         return None
     path = job.occluded.annotation(job.category, job.level, name)
-    mask = load_npz(path, ["occluder_mask"], only=("occluder_mask",))["occluder_mask"].astype(bool)
+    try:
+        mask = load_npz(path, ["occluder_mask"], only=("occluder_mask",))["occluder_mask"].astype(bool)
+    except (FileNotFoundError, ValueError) as error:
+        raise UnusableRecord("no readable occluder mask", str(error)) from error
     if mask.shape != record.image_hw:
         raise UnusableRecord("occluder mask of another size", f"{path} has {mask.shape}")
     return mask
@@ -131,37 +161,34 @@ def annotation_of(record: Record, geometry: CropGeometry, occ_mask: NDArray | No
         crop_scale=geometry.scale,
         crop_offset=geometry.offset_rc,
         occ_mask=occ_mask,
+        objects=record.objects if record.objects > 1 else None,
     )
 
 
-def prepare_category(job: Job, split_name: str, pool: ProcessPoolExecutor) -> Counter:
-    """Prepare one subset and its lists; returns how many images had which outcome."""
-    split = read_split(job.raw, job.category, split_name)
+def prepare_category(job: Job, split: Split, pool: ProcessPoolExecutor) -> list[Outcome]:
+    """Prepare one subset and its lists; returns what became of each image."""
     names = split.names
     if job.occluded is not None:  # O has fewer images; those it has decide
         present = set(job.occluded.names(job.category, job.level))
         names = [name for name in names if name in present]
     _check_source(job, split)
-    results = list(
-        cli.progress(
-            pool.map(partial(prepare_image, job), names, chunksize=4), f"{job.subset} {split_name}", total=len(names)
-        )
-    )
-    usable = {name: cad for name, outcome, cad in results if outcome in ("new", "kept")}
-    _write_lists(job, split, usable)
-    skipped = sorted(f"{name}: {outcome}" for name, outcome, _ in results if name not in usable)
+    outcomes = list(cli.progress(pool.map(partial(prepare_image, job), names, chunksize=4), job.subset, total=len(names)))
+    _write_lists(job, split, {outcome.name: outcome.cad_index for outcome in outcomes if outcome.usable})
+    skipped = sorted(f"{outcome.name}: {outcome.what}" for outcome in outcomes if not outcome.usable)
     write_text(job.prepared.skipped(job.subset), "".join(line + "\n" for line in skipped))
-    return Counter(outcome for _, outcome, _ in results)
+    return outcomes
 
 
 def _check_source(job: Job, split: Split) -> None:
     """Write where the subset comes from; refuse to mix it with one that was prepared otherwise."""
     digest = hashlib.sha256("\n".join(sorted(split.names)).encode()).hexdigest()
-    text = cli.as_json({"split": split.source, "geometry": job.geometry, "images": len(split.names), "names_sha256": digest})
+    text = cli.as_json(
+        {"split": split.source, "geometry": job.geometry, "records": job.rules, "images": len(split.names), "names_sha256": digest}
+    )
     path = job.prepared.source(job.subset)
     if path.is_file() and path.read_text() != text:
         raise ValueError(
-            f"{path.parent} was prepared from other images or with another GEOMETRY; "
+            f"{path.parent} was prepared from other images, or with another GEOMETRY or RECORD_RULES; "
             "set OVERWRITE=true to prepare it again, or prepare into another folder"
         )
     write_text(path, text)
@@ -185,28 +212,45 @@ def main() -> None:
     parser.add_argument("--occluded", type=Path, help="OccludedPASCAL3D; with --level")
     parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--geometry", choices=("paper", "exact"), default="paper")
+    parser.add_argument("--parts", type=cli.words, default=("imagenet",), help="of PASCAL3D+: imagenet, pascal or both")
+    parser.add_argument("--record-rules", choices=("auto", "strict", "reference"), default="auto", help="see pascal3d.read_record")
     parser.add_argument("--overwrite", type=cli.boolean, default=False, help="delete what is there of these categories first")
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
     args = parser.parse_args()
     if bool(args.level) != (args.occluded is not None):
         raise ValueError("--level and --occluded go together")
-    raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"))
+    if unknown := set(args.parts) - {"imagenet", "pascal"} or not args.parts:
+        raise ValueError(f"--parts names {unknown}, it can be imagenet, pascal or both")
+    raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"), args.parts)
     occluded = RawOccluded(cli.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")) if args.occluded else None
-    total: Counter = Counter()
+    outcomes: list[Outcome] = []
     with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             if args.overwrite:
                 PreparedSet(args.out).remove(category + args.level)
-            job = Job(raw, PreparedSet(args.out), category, args.geometry, len(raw.cads(category)), args.level, occluded)
-            total += prepare_category(job, args.split, pool)
-    done = total.pop("new", 0) + total.pop("kept", 0)
-    skipped = "; ".join(f"{n} skipped: {reason}" for reason, n in sorted(total.items()))
-    where = f", listed in {args.out}/lists/<category>/SKIPPED.txt" if total else ""
-    print(f"{args.split}{' ' + args.level if args.level else ''}: {cli.count(done, 'image')} of "
-          f"{cli.count(len(args.categories), 'category')} in {args.out}{'; ' + skipped if skipped else ''}{where}")  # fmt: skip
-    if not done:
+            split = read_split(raw, category, args.split)
+            rules = record_rules(args.record_rules, split)
+            cads = len(raw.cads(category))
+            job = Job(raw, PreparedSet(args.out), category, args.geometry, cads, args.level, occluded, rules)
+            outcomes += prepare_category(job, split, pool)
+    print(closing_line(args, outcomes))
+    if not any(outcome.usable for outcome in outcomes):
         raise ValueError("no image could be prepared")
+
+
+def closing_line(args: argparse.Namespace, outcomes: list[Outcome]) -> str:
+    """Counts of one run: images used, those with several objects, and those skipped by reason."""
+    used = [outcome for outcome in outcomes if outcome.usable]
+    reasons = sorted(Counter(outcome.what for outcome in outcomes if not outcome.usable).items())
+    several = sum(outcome.objects > 1 for outcome in used)
+    subset = f"{args.split} {args.level}".strip()
+    line = f"{subset}: {cli.count(len(used), 'image')} of {cli.count(len(args.categories), 'category')} in {args.out}"
+    if several:
+        line += f"; {several} with several objects, of which one is used"
+    for reason, number in reasons:
+        line += f"; {number} skipped: {reason}"
+    return line + (f", listed in {args.out}/lists/<category>/SKIPPED.txt" if reasons else "")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import pickle
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.io import savemat
 
 from nemo.backbone import FeatureNet
 from nemo.checkpoints import Checkpoint, save_checkpoint
 from nemo.inference import load_model
-from nemo.layout import RawPascal3D
+from nemo.layout import PreparedSet, RawPascal3D
 from nemo.meshes import cuboid_grid, cuboid_mesh, published_cuboid, read_off, write_off
+from nemo.pascal3d import read_record, read_split
+from nemo.records import load_annotation
 from nemo.settings import CATEGORIES, EXACT_MINIMUM_THICKNESS, TrainConfig
 
 FLAT = np.array(np.meshgrid([0, 1], [0.2], [0, 1])).reshape(3, -1).T.repeat(50, 0).astype(float)
@@ -118,3 +121,139 @@ def test_a_bank_that_fits_neither_the_folder_nor_the_authors_cuboid_says_what_to
     write_off(tmp_path / "01.off", published_cuboid("car"))
     with pytest.raises(ValueError, match="bank 1 of the checkpoint has 1017 vertices.*or put its mesh there"):
         load_model(tmp_path / "cut.pth", "car", tmp_path)
+
+
+# ---- records and splits ---------------------------------------------------------------------------------------------
+
+
+VIEW = {"azimuth": 30.0, "elevation": 10.0, "theta": 2.0, "distance": 6.0, "focal": 1.0, "viewport": 3000.0, "px": 50.0, "py": 40.0}
+
+
+def an_object(name: str = "car", **changes: object) -> dict:
+    """An object of a record; changes to its viewpoint, or to itself. None deletes a field."""
+    view = {k: v for k, v in (VIEW | {k: v for k, v in changes.items() if k in VIEW}).items() if v is not None}
+    whole = {"class": name, "bbox": np.array([20.0, 20.0, 80.0, 60.0]), "cad_index": 1, "anchors": {"wheel": {"status": 2}}}
+    whole["viewpoint"] = view
+    return {k: v for k, v in (whole | {k: v for k, v in changes.items() if k not in VIEW}).items() if v is not None}
+
+
+def write_mat(path: Path, *objects: dict, size: tuple = (100, 80, 3)) -> Path:
+    """A PASCAL3D+ annotation with any number of objects."""
+    keys = sorted({key for found in objects for key in found})
+    stacked = np.empty((1, len(objects)), dtype=[(key, object) for key in keys])
+    for i, found in enumerate(objects):
+        for key in keys:
+            stacked[0, i][key] = found.get(key, np.zeros((0, 0)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, {"record": {"imgsize": np.array(size, float), "objects": stacked}})
+    return path
+
+
+RECORDS = {  # name: (objects, outcome when strict, outcome of the reference's rule); None = used
+    "good": ([an_object()], None, None),
+    "other_first": ([an_object("bus"), an_object(azimuth=77.0)], None, None),
+    "two_cars": ([an_object(distance=0.0), an_object(azimuth=77.0)], None, None),
+    "a_bus": ([an_object("bus")], "no object of the category", None),
+    "far_zero": ([an_object(distance=0.0)], "distance not positive", None),
+    "coarse_only": ([an_object(azimuth=None)], "no azimuth", "no azimuth"),
+    "not_a_number": ([an_object(theta=np.nan)], "theta is not finite", "theta is not finite"),
+    "no_camera": ([an_object(viewport=0.0)], "viewport not positive", "viewport not positive"),
+    "no_view": ([an_object(viewpoint=None)], "no fine viewpoint or box", "no fine viewpoint or box"),
+    "no_box": ([an_object(bbox=np.array([1.0, 2.0]))], "broken box", "broken box"),
+    "flat_box": ([an_object(bbox=np.array([20.0, 20.0, 20.0, 60.0]))], "empty box", None),
+    "wrong_cad": ([an_object(cad_index=7)], "no such CAD model", "no such CAD model"),
+    "other_size": ([an_object()], "image and annotation differ in size", "image and annotation differ in size"),
+    "no_image": ([an_object()], "no such image", "no such image"),
+    "no_annotation": ([], "no annotation", "no annotation"),
+    "broken_image": ([an_object()], "unreadable image", "unreadable image"),
+    "near_zero": ([an_object(distance=1e-3)], "no crop at that distance", "no crop at that distance"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def broken_raw(tmp_path) -> Path:
+    """A PASCAL3D+ root of cars with every kind of record that there may be, and the paper's subset file."""
+    raw = RawPascal3D(tmp_path / "raw")
+    picture = np.random.default_rng(0).integers(0, 255, (80, 100, 3), dtype=np.uint8)
+    write_off(raw.cad_folder("car") / "01.off", published_cuboid("car"))
+    for name, (objects, _, _) in RECORDS.items():
+        raw.image("car", name).parent.mkdir(parents=True, exist_ok=True)
+        if objects:
+            write_mat(raw.annotation("car", name), *objects, size=(90, 80, 3) if name == "other_size" else (100, 80, 3))
+        if name == "broken_image":
+            raw.image("car", name).write_bytes(b"no picture")
+        elif name != "no_image":
+            Image.fromarray(picture).save(raw.image("car", name), "JPEG")
+    raw.subset_pickle("car", "val").parent.mkdir()
+    raw.subset_pickle("car", "val").write_bytes(pickle.dumps([list(RECORDS)[:5], list(RECORDS)[5:]]))
+    return raw.root
+
+
+@pytest.mark.parametrize("rules", ["strict", "reference"])
+def test_every_record_follows_one_rule_and_is_counted_by_reason(broken_raw, code, tmp_path, rules):
+    expected = {name: outcomes[rules == "reference"] for name, (_, *outcomes) in RECORDS.items()}
+    reasons = [reason for reason in expected.values() if reason]
+    prepared = PreparedSet(tmp_path / rules)
+    arguments = ("prepare_images", "--raw", broken_raw, "--out", prepared.root, "--split", "val", "--categories", "car", "--workers", 1,
+                 "--record-rules", rules)  # fmt: skip
+    done = code(*arguments)
+    assert prepared.skipped("car").read_text().splitlines() == sorted(f"{name}: {reason}" for name, reason in expected.items() if reason)
+    line = done.stdout.splitlines()[-1]
+    assert f"val: {len(RECORDS) - len(reasons)} images of 1 category" in line and "2 with several objects, of which one is used" in line
+    for reason in set(reasons):
+        assert f"; {reasons.count(reason)} skipped: {reason}" in line
+    listed = {name for group in prepared.listed("car").values() for name in group}
+    assert listed == {name for name, reason in expected.items() if reason is None}
+    azimuths = {name: np.rad2deg(load_annotation(prepared.annotation("car", name)).azimuth) for name in ("other_first", "two_cars")}
+    assert azimuths == pytest.approx({"other_first": 77, "two_cars": 77} if rules == "strict" else {"other_first": 30, "two_cars": 30})
+    assert code(*arguments).stdout.splitlines()[-1] == line, "a second run says something else"
+    again = code(*arguments[:-1], "reference" if rules == "strict" else "strict", check=False)
+    assert again.returncode == 1 and "RECORD_RULES" in again.stderr
+
+
+def test_auto_rules_are_the_reference_s_for_the_paper_s_own_selection(broken_raw, code, tmp_path):
+    for subsets in (True, False):
+        if not subsets:
+            raw = RawPascal3D(broken_raw)
+            raw.subset_pickle("car", "val").unlink()
+            raw.image_set("car", "val").parent.mkdir()
+            raw.image_set("car", "val").write_text("\n".join(RECORDS))
+        out = tmp_path / str(subsets)
+        code("prepare_images", "--raw", broken_raw, "--out", out, "--split", "val", "--categories", "car", "--workers", 1)
+        source = PreparedSet(out).source("car").read_text()
+        assert f'"records": "{"reference" if subsets else "strict"}"' in source
+        assert (out / "images/car/far_zero.JPEG").is_file() == subsets
+
+
+def test_key_points_that_are_not_numbers_are_not_visible(tmp_path):
+    names = CATEGORIES["car"].keypoints
+    anchors = {name: {"status": 1, "location": np.array([np.nan, 3.0] if i == 0 else [4.0, 5.0])} for i, name in enumerate(names)}
+    record = read_record(write_mat(tmp_path / "x.mat", an_object(anchors=anchors)), "car")
+    assert record.keypoint_status.tolist() == [0] + [1] * (len(names) - 1) and record.keypoints_xy[:2].tolist() == [[0, 0], [4, 5]]
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ""])
+def test_a_name_that_would_leave_its_folder_is_refused(tmp_path, name):
+    raw = RawPascal3D(tmp_path)
+    raw.subset_pickle("car", "val").parent.mkdir()
+    raw.subset_pickle("car", "val").write_bytes(pickle.dumps([["fine", name]]))
+    with pytest.raises(ValueError, match="not a file name"):
+        read_split(raw, "car", "val")
+
+
+def test_the_pascal_voc_part_is_an_option(tmp_path, code):
+    raw = RawPascal3D(tmp_path / "raw", ("imagenet", "pascal"))
+    write_off(raw.cad_folder("car") / "01.off", published_cuboid("car"))
+    for part, name in (("imagenet", "n1_1.JPEG"), ("pascal", "2008_000001.jpg"), ("pascal", "2008_000002.jpg")):
+        write_mat(raw.root / f"Annotations/car_{part}" / f"{Path(name).stem}.mat", an_object("bus"), an_object())
+        (raw.root / f"Images/car_{part}").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (100, 80)).save(raw.root / f"Images/car_{part}" / name, "JPEG")
+    raw.image_set("car", "train").parent.mkdir()
+    raw.image_set("car", "train").write_text("n1_1\n")
+    raw.voc_image_set("car", "train").parent.mkdir(parents=True)
+    raw.voc_image_set("car", "train").write_text("2008_000001  1\n2008_000002  0\n2008_000003 -1\n")
+    arguments = ("prepare_images", "--raw", raw.root, "--split", "train", "--categories", "car", "--workers", 1)
+    assert "train: 1 image of" in code(*arguments, "--out", tmp_path / "paper").stdout
+    assert "train: 3 images of" in code(*arguments, "--out", tmp_path / "both", "--parts", "imagenet pascal").stdout
+    assert (tmp_path / "both/lists/car/pascal.txt").read_text() == "2008_000001.JPEG\n2008_000002.JPEG\n"
+    assert "PASCAL/car_train.txt" in (tmp_path / "both/lists/car/SOURCE.json").read_text()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+MOST_WINDOW_PIXELS = 2**26  # of the original under a crop, larger ones would need gigabytes (a distance below 0.5, mostly)
 FALLBACK_SIDE = 224  # px of the shorter side of the box where the distance is not positive (reference)
 
 
@@ -82,6 +83,8 @@ def crop_geometry(
     bbox_rc = np.asarray(bbox_xyxy, dtype=np.float64)[[1, 3, 0, 2]]
     if geometry == "paper":
         return _paper_geometry(scale, image_hw, crop, bbox_rc, principal_rc)
+    if crop.prod() / scale**2 > MOST_WINDOW_PIXELS:
+        raise ValueError(f"at scale {scale:.4g} a crop would cover {crop.prod() / scale**2:.0f} pixels of the original")
     corner = principal_rc * scale - crop / 2
     box_ori = np.clip(bbox_rc, 0, np.repeat(image_hw, 2))
     box_obj = np.clip(bbox_rc * scale - np.repeat(corner, 2), 0, np.repeat(crop, 2))

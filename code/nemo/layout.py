@@ -10,15 +10,21 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RawPascal3D:
-    """PASCAL3D+_release1.1, ImageNet part."""
+    """PASCAL3D+_release1.1. parts: `imagenet` (all that the paper uses), `pascal` (the images from PASCAL VOC 2012)."""
 
     root: Path
+    parts: tuple[str, ...] = ("imagenet",)
 
     def image(self, category: str, name: str) -> Path:
-        return self.root / "Images" / f"{category}_imagenet" / f"{name}.JPEG"
+        endings = {"imagenet": "JPEG", "pascal": "jpg"}
+        return _first_file([self.root / "Images" / f"{category}_{part}" / f"{name}.{endings[part]}" for part in self.parts])
 
     def annotation(self, category: str, name: str) -> Path:
-        return self.root / "Annotations" / f"{category}_imagenet" / f"{name}.mat"
+        return _first_file([self.root / "Annotations" / f"{category}_{part}" / f"{name}.mat" for part in self.parts])
+
+    def voc_image_set(self, category: str, split: str) -> Path:
+        """split: train, val."""
+        return self.root / "PASCAL/VOCdevkit/VOC2012/ImageSets/Main" / f"{category}_{split}.txt"
 
     def subset_pickle(self, category: str, split: str) -> Path:
         return self.root / "Image_subsets" / f"{category}_imagenet_{split}.pkl"
@@ -44,6 +50,11 @@ class RawPascal3D:
     def cuboids(self, mesh_d: str, category: str) -> list[Path]:
         """The cuboid meshes of a category; FileNotFoundError when there is none."""
         return numbered_meshes(self.cuboid_folder(mesh_d, category))
+
+
+def _first_file(paths: list[Path]) -> Path:
+    """The first of the paths that is a file, or the first."""
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def numbered_meshes(folder: Path) -> list[Path]:

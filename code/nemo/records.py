@@ -52,7 +52,8 @@ class Annotation:
     box, box_ori, box_obj: (row0, row1, col0, col1, height, width), see nemo.boxes. principal (x, y), height, width,
     bbox (x0, y0, x1, y1) and distance belong to the original image. crop = crop_scale * original + crop_offset, on
     (row, col), is the map that the pixels follow; both and `geometry` are additions to the reference's keys.
-    occ_mask, bool [height, width] in the original image, is there only for occluded images.
+    occ_mask, bool [height, width] in the original image, is there only for occluded images; objects, how many the
+    image has, only where it has several.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Annotation:
     crop_scale: float
     crop_offset: NDArray
     occ_mask: NDArray | None = None
+    objects: int | None = None
 
     @property
     def crop_hw(self) -> tuple[int, int]:
@@ -90,8 +92,8 @@ class VertexAnnotation(Annotation):
 
 
 _TEXT = ("name", "geometry")
-_WHOLE = ("height", "width", "cad_index")
-_OPTIONAL = ("occ_mask",)
+_WHOLE = ("height", "width", "cad_index", "objects")
+_OPTIONAL = ("occ_mask", "objects")
 _SHAPES = {"box": (6,), "box_ori": (6,), "box_obj": (6,), "principal": (2,), "bbox": (4,), "crop_offset": (2,)}
 
 
