@@ -14,7 +14,7 @@ import torch
 from conftest import Trap
 
 from nemo.backbone import FeatureNet, build_network, cells_of
-from nemo.bank import Bank, clutter_loss, contrastive_loss
+from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
 from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from nemo.dataset import mirror, paste_patches
 from nemo.devices import Placement, place
@@ -107,7 +107,7 @@ def test_bank_and_loss_equal_the_reference(golden, case):
         main = contrastive_loss(features[:, :vertices], value["keypoints_rc"], visible, bank.memory, config)
         clutter = config.weight_regularisation * clutter_loss(features[:, vertices:], bank.mesh_rows)
         (main + clutter).backward()
-        bank.update(features.detach()[:, :vertices], visible, features.detach()[:, vertices:])
+        bank.update(*vertex_sums(features.detach()[:, :vertices], visible), features.detach()[:, vertices:])
         assert main.item() == pytest.approx(value["loss_main"].item(), rel=2e-6)
         assert clutter.item() == pytest.approx(value["loss_reg"].item(), abs=1e-7)
         expected = value["grad_features"]
@@ -132,7 +132,7 @@ def test_reference_ring_leaves_400_clutter_rows_untouched_and_the_full_ring_none
         before = bank.clutter_rows.clone()
         for _ in range(6):
             noise = torch.nn.functional.normalize(torch.randn(108, 5, 8), dim=-1)
-            bank.update(torch.randn(108, 3, 8), torch.zeros(108, 3, dtype=torch.bool), noise)
+            bank.update(*vertex_sums(torch.randn(108, 3, 8), torch.zeros(108, 3, dtype=torch.bool)), noise)
         same = torch.isclose(bank.clutter_rows, before, atol=1e-6).all(1).sum().item()
         assert same == untouched
 

@@ -1,7 +1,7 @@
 """The feature bank of a neural mesh, and the contrastive loss against it (paper section 3.2).
 
-Only visible vertices enter the similarity product, image by image, and the gradient is formed in the same pass:
-neither a one-hot matrix nor [B, V, V + N] logits nor a mask of that size ever exists.
+Only visible vertices enter the similarity product, a block of rows at a time, and the gradient is formed in the same
+pass: neither a one-hot matrix nor [B, V, V + N] logits nor a mask of that size ever exists.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from nemo.settings import FEATURE_CHANNELS, TrainConfig
 
-ROWS_AT_ONCE = 2048  # rows of the similarity product that are held in memory together
+# rows of the similarity product that are held in memory together: few enough for a CPU's cache, enough to fill a GPU
+ROWS_AT_ONCE = {"cpu": 512, "cuda": 16384}
 
 
 @dataclass
@@ -59,21 +61,18 @@ class Bank:
         self.slot, self.slots = state["slot"], state["slots"]
 
     @torch.no_grad()
-    def update(self, features: Tensor, visible: Tensor, noise: Tensor) -> None:
-        """Move the bank towards a batch: features [B, V, C], visible [B, V] bool, noise [B, n, C].
+    def update(self, total: Tensor, seen: Tensor, noise: Tensor) -> None:
+        """Move the bank towards a batch: what `vertex_sums` gives of it, and its clutter features [B, n, C].
 
         batch mean (reference): a vertex's sum is divided by B, so rarely visible vertices move slowly.
         """
-        weight = visible.to(features.dtype)
-        total = torch.einsum("bv,bvc->vc", weight, features)
-        seen = weight.sum(0)
-        divisor = torch.full_like(seen, len(features)) if self.mean == "batch" else seen.clamp(min=1)
+        divisor = torch.full_like(seen, len(noise)) if self.mean == "batch" else seen.clamp(min=1)
         mixed = self.momentum * self.mesh_rows + (1 - self.momentum) * total / divisor[:, None]
         self.memory[: self.vertices] = torch.where((seen > 0)[:, None], mixed, self.mesh_rows)
-        self._write_clutter(noise.flatten(0, 1), len(features))
+        self._write_clutter(noise.flatten(0, 1))
         self.memory = functional.normalize(self.memory, dim=1)
 
-    def _write_clutter(self, rows: Tensor, batch: int) -> None:
+    def _write_clutter(self, rows: Tensor) -> None:
         clutter = self.clutter_rows
         if len(rows) >= len(clutter):
             clutter.copy_(rows[: len(clutter)])
@@ -88,54 +87,68 @@ class Bank:
             self.slot = (self.slot + len(rows)) % len(clutter)
 
 
+@torch.no_grad()
+def vertex_sums(features: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum of a batch's visible features per vertex [V, C], and in how many images each is visible [V].
+
+    features [B, V, C], visible [B, V] bool. Sums of parts of a batch add up to the sum of the batch.
+    """
+    weight = visible.to(features.dtype)
+    return torch.einsum("bv,bvc->vc", weight, features), weight.sum(0)
+
+
 class _ContrastiveLoss(torch.autograd.Function):
-    """Mean cross entropy over visible vertices, its gradient computed on the way."""
+    """Cross entropy over visible vertices, divided by `count`; its gradient is computed on the way."""
 
     @staticmethod
-    def forward(ctx, features, positions, visible, memory, vertices, temperature, near, log_weight):
+    def forward(ctx, features, positions, visible, memory, count, config):
+        vertices = features.shape[1]
         gradient = torch.zeros_like(features) if ctx.needs_input_grad[0] else None
         total = features.new_zeros(())
-        count = visible.sum()
-        step = max(1, ROWS_AT_ONCE // vertices)
-        for first in range(0, len(features), step):
-            chunk = slice(first, first + step)
-            image, vertex = visible[chunk].nonzero(as_tuple=True)
-            rows = features[chunk][image, vertex]  # [R, C]
-            logits = rows @ memory.T / temperature  # [R, V + N]
-            logits[:, vertices:] += log_weight
-            close = torch.cdist(positions[chunk], positions[chunk]) <= near  # [b, V, V]
-            close = close[image, vertex]
-            row = torch.arange(len(rows), device=rows.device)
-            close[row, vertex] = False
+        image, vertex = visible.nonzero(as_tuple=True)
+        count = max(len(image) if count is None else count, 1)
+        scaled, log_weights = memory / config.temperature, memory.new_zeros(len(memory))
+        log_weights[vertices:] = math.log(config.weight_clutter)
+        rows_rc = positions.unbind(-1)
+        step = ROWS_AT_ONCE.get(features.device.type, ROWS_AT_ONCE["cuda"])
+        for i, k in zip(image.split(step), vertex.split(step), strict=True):
+            row = torch.arange(len(i), device=i.device)
+            logits = torch.addmm(log_weights, features[i, k], scaled.T)  # [R, V + N]
+            squared = sum((plane[i] - plane[i, k][:, None]).square_() for plane in rows_rc)  # [R, V]
+            close = squared <= (config.near_distance_px * config.image_scale) ** 2
+            close[row, k] = False
             logits[:, :vertices].masked_fill_(close, -math.inf)
-            log_sum = logits.logsumexp(1)
-            total += (log_sum - logits[row, vertex]).sum()
+            share = torch.softmax(logits, 1)
+            total -= share[row, k].log().sum()
             if gradient is not None:
-                share = logits.sub_(log_sum[:, None]).exp_()
-                share[row, vertex] -= 1
-                gradient[chunk][image, vertex] = share @ memory / temperature
-        ctx.save_for_backward(gradient, count)
-        return total / count.clamp(min=1)
+                share[row, k] -= 1
+                gradient[i, k] = (share @ scaled).div_(count)
+        ctx.gradient = gradient
+        return total / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, upstream):
-        gradient, count = ctx.saved_tensors
-        return upstream * gradient / count.clamp(min=1), *[None] * 7
+        gradient, ctx.gradient = ctx.gradient, None  # scaled in place: it is as large as the features
+        return gradient.mul_(upstream), *[None] * 5
 
 
-def contrastive_loss(features: Tensor, positions_rc: Tensor, visible: Tensor, memory: Tensor, config: TrainConfig) -> Tensor:
+def contrastive_loss(
+    features: Tensor, positions_rc: Tensor, visible: Tensor, memory: Tensor, config: TrainConfig, count: int | None = None
+) -> Tensor:  # fmt: skip
     """-log of a visible vertex's share among the vertices farther than `near_distance_px` and the clutter (paper eq. 7).
 
     features [B, V, C] unit vectors at the vertices, positions_rc [B, V, 2] crop pixels (hidden vertices count as
     neighbours too), visible [B, V] bool, memory [V + N, C]. Near distance in crop pixels at the image scale in use.
-    Returns the mean over visible vertices, 0 when there is none. No gradient flows into the bank.
+    Returns the sum over visible vertices divided by `count`, which is their number unless this is a part of a batch;
+    0 when there is none. No gradient flows into the bank.
     """
-    return _ContrastiveLoss.apply(
-        features, positions_rc, visible, memory, features.shape[1],
-        config.temperature, config.near_distance_px * config.image_scale, math.log(config.weight_clutter),
-    )  # fmt: skip
+    return _ContrastiveLoss.apply(features, positions_rc, visible, memory, count, config)
 
 
-def clutter_loss(noise: Tensor, mesh_rows: Tensor) -> Tensor:
-    """Mean similarity of clutter features [B, n, C] and vertex features [V, C], by the product of the two means."""
-    return noise.mean((0, 1)) @ mesh_rows.mean(0)
+def clutter_loss(noise: Tensor, mesh_rows: Tensor, images: int | None = None) -> Tensor:
+    """Mean similarity of clutter features [B, n, C] and vertex features [V, C], by the product of the two means.
+
+    images: how many images the mean is over, when the B of them are a part of a batch.
+    """
+    return noise.sum((0, 1)) / (noise.shape[1] * (images or len(noise))) @ mesh_rows.mean(0)
