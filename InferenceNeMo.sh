@@ -19,6 +19,7 @@ GPUS="${GPUS-all}"                                                    # all, ind
 BATCH_SIZE="${BATCH_SIZE:-8}"                                         # images at a time
 SOLVER="${SOLVER:-paper}"                                             # paper, best
 RENDERER="${RENDERER:-auto}"                                          # auto, torch, numba, triton, pytorch3d, pytorch3d-features
+SIX_D="${SIX_D:-false}"                                               # true: also find where the object lies on the map, and start from other distances
 TOTAL_EPOCHS="${TOTAL_EPOCHS:-300}"                                   # optimiser steps of an image
 LEARNING_RATE="${LEARNING_RATE:-0.05}"                                # of the pose optimiser
 SAVE_FEATURES="${SAVE_FEATURES:-false}"                               # true: write feature maps (1-4 MB an image) and read them
@@ -40,13 +41,14 @@ help_or_no_arguments "$0" "$@"
 one_of MESH_DIMENSIONS single multi
 one_of SAVE_FEATURES true false
 one_of BASELINES true false
+one_of SIX_D true false
 find_python
 
 tested="$PATH_CACHE_TESTING_SET"
 [ -z "$OCC_LEVEL" ] || tested="$PATH_CACHE_TESTING_SET_OCC"
 data=(--mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --level "$OCC_LEVEL" --exp "$EXPROOT")
 network=(--raw "$PATH_PASCAL3DP" --prepared "$tested" --save-dir "$SAVED_NETWORK_PATH" --load-file-name "$LOAD_FILE_NAME")
-solver=(--solver "$SOLVER" --renderer "$RENDERER" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"
+solver=(--solver "$SOLVER" --six-d "$SIX_D" --renderer "$RENDERER" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"
     --batch-size "$BATCH_SIZE" --seed "$SEED" --workers "$WORKERS" --from-features "$SAVE_FEATURES")
 
 if [ "$SAVE_FEATURES" = true ]; then

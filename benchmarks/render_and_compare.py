@@ -106,7 +106,8 @@ def compiled(problem: Problem, renderer: str, device: str) -> tuple[float, float
 def one_by_one(problem: Problem, renderer: str, target_of: str, device: str) -> tuple[float, float]:
     """Seconds of a step, and of a solved image as 144 starts scored from their pictures and 301 steps."""
     target = rendering.make_target(problem.features[:1], problem.bank, problem.clutter, target_of)
-    poses = torch.as_tensor(pose.start_poses(SolveConfig(), problem.distance)[40:41], device=device)
+    poses = pose.start_poses(SolveConfig(), problem.distance)[40:41]
+    poses = torch.as_tensor(np.append(poses, [problem.scene.camera.principal_xy], 1), device=device)
 
     def step() -> None:
         pose.pose_gradient(problem.scene, target, poses, renderer)

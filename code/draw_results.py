@@ -57,9 +57,11 @@ class Solved:
         return annotation.azimuth, annotation.elevation, annotation.theta
 
 
-def camera_of(config: dict) -> MapCamera:
-    """The camera in which poses were found, in cells of the feature map."""
-    return MapCamera(config["focal_cells"], tuple(config["principal_xy_cells"]), tuple(config["map_hw"]))
+def camera_of(poses: PoseSet, i: int) -> MapCamera:
+    """The camera in which the pose of image i was found, in cells of the feature map."""
+    config = poses.config
+    principal_xy = config["principal_xy_cells"] if poses.principal_xy is None else poses.principal_xy[i].tolist()
+    return MapCamera(config["focal_cells"], tuple(principal_xy), tuple(config["map_hw"]))
 
 
 def select_images(errors: NDArray, number: int, how: str, seed: int) -> list[int]:
@@ -154,7 +156,7 @@ def match_of(solved: Solved, i: int, path: Path) -> Match:
     bank, clutter = (part.cpu() for part in model.banks(mesh))
     target = make_target(features, bank, clutter)
     compared = target if config["solve"]["clutter"] else replace(target, clutter=None)
-    return Match(make_scene(model.mesh(mesh), camera_of(config)), target, compared)
+    return Match(make_scene(model.mesh(mesh), camera_of(solved.poses, i)), target, compared)
 
 
 def draw_image(solved: Solved, i: int, args: argparse.Namespace) -> Row:

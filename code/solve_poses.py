@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--renderer", choices=("auto", *RENDERERS), default=default.renderer, help="what compares mesh and map")
     parser.add_argument("--total-epochs", type=cli.positive, default=default.total_epochs, help="optimiser steps of an image")
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="of the optimiser")
+    parser.add_argument("--six-d", type=cli.boolean, default=default.six_d, help="also find where the object lies on the map")
     parser.add_argument("--batch-size", type=cli.positive, default=8, help="images at a time")
     parser.add_argument("--workers", default="auto", help="decoding processes")
     parser.add_argument("--shard", type=shard, default=(0, 1), help="i/n: only every n-th batch; the last run without it merges")
@@ -74,8 +75,9 @@ def main() -> None:
     device = first_device(gpus_of(args.gpus))
     renderer = resolve_renderer(args.renderer, device)
     config = SolveConfig(
-        solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate, seed=args.seed
-    )
+        solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate,
+        six_d=args.six_d, seed=args.seed,
+    )  # fmt: skip
     counts = [solve_category(make_run(args, category, config, device, renderer)) for category in args.categories]
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "

@@ -6,6 +6,7 @@ import http.server
 import pickle
 import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,11 @@ def test_poses_survive_a_round_trip_and_their_csv_is_in_degrees(tmp_path):
     again = load_poses(tmp_path / "car.npz")
     assert again.config == {"k": [1]} and again.names.tolist() == ["a", "b"] and np.array_equal(again.azimuth, column)
     assert (tmp_path / "car.csv").read_text().splitlines()[1].startswith("a,28.6479,")
+    assert again.principal_xy is None
+    save_poses(tmp_path / "car.npz", replace(poses, principal_xy=np.array([[40.5, 16.0], [42.0, 12.25]])))
+    assert load_poses(tmp_path / "car.npz").principal_xy.tolist() == [[40.5, 16.0], [42.0, 12.25]]
+    assert (tmp_path / "car.csv").read_text().splitlines()[0].endswith(",mesh,principal_x,principal_y")
+    assert (tmp_path / "car.csv").read_text().splitlines()[2].endswith(",42.0,12.25")
 
 
 def test_subset_pickles_hold_lists_of_names_and_nothing_else(tmp_path):

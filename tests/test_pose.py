@@ -44,9 +44,12 @@ def rotation_error_deg(poses: pose.Poses, rotation: np.ndarray) -> np.ndarray:
     return np.degrees(geodesic_distance(found, rotation))
 
 
-def planted_problem(count: int, noise: float, seed: int = 0, map_hw=SMALL_HW, hidden: float = 0.0):
+def planted_problem(
+    count: int, noise: float, seed: int = 0, map_hw=SMALL_HW, hidden: float = 0.0, distance=5.0, shift_xy=(0.0, 0.0)
+):
     """Feature maps of a cuboid in random poses, in front of clutter, a share of the map's columns hidden by clutter.
 
+    distance: of the cameras. shift_xy [count, 2]: of the object over the map, in cells.
     Returns solve's first arguments and the poses (azimuth, elevation, theta).
     """
     generator = np.random.default_rng(seed)
@@ -58,8 +61,10 @@ def planted_problem(count: int, noise: float, seed: int = 0, map_hw=SMALL_HW, hi
     bank = bank / np.linalg.norm(bank, axis=1, keepdims=True)
     clutter = generator.standard_normal(16)
     true = np.stack([generator.uniform(low, high, count) for low, high in ((0, 6.28), (-0.3, 0.9), (-0.4, 0.4))])
-    centre = torch.as_tensor(camera_centre(true[0], true[1], 5.0))
-    corners, bary = rendering.visible_torch(scene, centre, rendering.look_at(centre, torch.as_tensor(true[2])))
+    centre = torch.as_tensor(camera_centre(true[0], true[1], distance))
+    principal = torch.as_tensor(scene.camera.principal_xy + np.broadcast_to(shift_xy, (count, 2)))
+    rotation = rendering.look_at(centre, torch.as_tensor(true[2]))
+    corners, bary = rendering.visible_torch(scene, centre, rotation, principal)
     picture = (torch.as_tensor(bank)[corners] * bary[..., None]).sum(2).numpy()
     picture[~picture.any(-1)] = clutter
     first = generator.integers(0, map_hw[1], (count, 1)) + np.arange(round(hidden * map_hw[1]))
@@ -222,6 +227,66 @@ def test_best_is_not_below_paper_at_a_third_of_its_evaluations():
     assert 0.5 < found["paper"][1] < 0.95  # hard enough to tell them apart
     assert (found["best"] >= found["paper"]).all()
     assert pose.make_plan(BEST).evaluations * 3 < pose.make_plan(PAPER).evaluations
+
+
+SIX_D = replace(BEST, six_d=True, distance_factors=(0.7, 1.4, 3), shifts=(-0.25, 0.25, 5))
+
+
+def moved_problem(count: int, noise: float = 0.15, seed: int = 0):
+    """`planted_problem` seen from other distances and moved over the map; also distance [count] and shift_xy [count, 2]."""
+    generator = np.random.default_rng(seed)
+    distance = 5.0 * np.exp(generator.uniform(-0.3, 0.3, count))
+    shift = generator.uniform(2.5, 5, (count, 2)) * generator.choice([-1, 1], (count, 2)) * [1.0, 0.5]
+    return *planted_problem(count, noise, seed, (16, 24), distance=distance, shift_xy=shift), distance, shift
+
+
+@pytest.mark.parametrize("solver", ["paper", "best"])
+def test_six_d_finds_pose_place_and_distance(solver):
+    problem, true, distance, shift = moved_problem(16)
+    camera, rotation = rendering.paper_camera((16, 24)), cam_from_object_rotation(*true)
+    steps = dict(solver=solver, total_epochs=150, step_drop=50)
+    fixed = pose.solve(*problem, replace(SIX_D, six_d=False, **steps), camera, 5.0)
+    poses = pose.solve(*problem, replace(SIX_D, **steps), camera, 5.0)
+    assert (rotation_error_deg(fixed, rotation) < 10).mean() < 0.3
+    np.testing.assert_array_equal(fixed.principal_xy, np.tile(camera.principal_xy, (16, 1)))
+    right = rotation_error_deg(poses, rotation) < 10
+    assert right.mean() >= 0.75
+    place = np.abs(poses.principal_xy - camera.principal_xy - shift).max(1)[right]
+    scale = np.abs(np.log(poses.distance / distance))[right]
+    assert np.median(place) < 0.3 and place.max() < 1.5 and np.median(scale) < 0.03 and scale.max() < 0.15
+
+
+@pytest.mark.parametrize("renderer", FAST)
+@pytest.mark.parametrize("solver", ["paper", "best"])
+def test_compiled_six_d_equals_the_plain_one(solver, renderer):
+    problem, *_ = moved_problem(2)
+    config = replace(SIX_D, solver=solver, total_epochs=5, distance_factors=(1.2, 1.2, 1), shifts=(-0.1, 0.1, 2))
+    plan = pose.make_plan(config, ((2, 2), (1, 3)))
+    run = dict(renderer=renderer, camera=rendering.paper_camera((16, 24)), start_distance=5.0, plan=plan, trace=True)
+    arguments = problem if renderer == "numba" or INTERPRETED else (problem[0], *(x.cuda() for x in problem[1:]))
+    fast, slow = pose.solve(*arguments, config, **run), pose.solve(*problem, config, **run | {"renderer": "torch"})
+    assert fast.start_losses.shape == (2, 4 * 144)
+    np.testing.assert_allclose(fast.start_losses, slow.start_losses, atol=1e-6)
+    np.testing.assert_array_equal(fast.start, slow.start)
+    np.testing.assert_allclose(fast.path, slow.path, atol=1e-4)
+    np.testing.assert_allclose(fast.path_principal_xy, slow.path_principal_xy, atol=1e-3)
+    assert np.abs(np.diff(fast.path_principal_xy, axis=1)).max() > 0.1
+    np.testing.assert_allclose(fast.principal_xy, slow.principal_xy, atol=1e-3)
+
+
+def test_a_moved_picture_is_what_a_moved_principal_point_sees():
+    """Every start's loss in the 6D grid against rendering its pose with its principal point."""
+    problem, *_ = moved_problem(1)
+    scene = rendering.make_scene(problem[0], rendering.paper_camera((16, 24)))
+    starts = pose.make_starts(scene, SIX_D, 5.0, "numba", torch.device("cpu"))
+    target = rendering.make_target(*problem[1:])
+    found = pose.solve(*problem, SIX_D, scene.camera, 5.0)
+    assert len(starts.poses) == 25 * 3 * 144 == found.start_losses.shape[1]
+    for n in (0, 5, 24 * 432 + 200, 7 * 432 + 300, found.start[0]):
+        at = starts.poses[n : n + 1]
+        rotation = rendering.look_at(at[:, :3], at[:, 3])
+        loss, *_ = rendering.compare(scene, target, at[:, :3], rotation, "torch", at[:, 4:])
+        assert found.start_losses[0, n] == pytest.approx(loss.item(), abs=1e-6)
 
 
 def test_solvers_and_their_cameras():

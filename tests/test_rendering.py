@@ -81,13 +81,14 @@ def random_target(scene: rendering.Scene, count: int, seed: int, use_clutter: bo
     return Target(scores, clutter if use_clutter else None)
 
 
-def run(scene, target, centre, rotation, renderer) -> tuple[torch.Tensor, ...]:
+def run(scene, target, centre, rotation, renderer, principal_xy=None) -> tuple[torch.Tensor, ...]:
     """`rendering.compare` where the renderer lives; the result on the CPU."""
     device = "cuda" if renderer == "triton" and not INTERPRETED else "cpu"
     target = Target(
         *(None if x is None else x.to(device) for x in (target.scores, target.clutter, target.features, target.bank))
     )
-    return tuple(x.cpu() for x in rendering.compare(scene, target, centre.to(device), rotation.to(device), renderer))
+    found = rendering.compare(scene, target, centre.to(device), rotation.to(device), renderer, principal_xy)
+    return tuple(x.cpu() for x in found)
 
 
 def assert_same(scene, target, centre, rotation, renderer, tolerance=1e-9) -> None:
@@ -199,6 +200,27 @@ def test_scores_commute_with_rendering_features():
     a, b = (rendering.compare(scene, target, centre, rotation, "torch") for target in both)
     for x, y in zip(a, b):
         torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("renderer", ["torch", *FAST])
+@pytest.mark.parametrize("shape", MESHES)
+def test_principal_point_of_each_image_and_its_gradient(shape, renderer):
+    """Against autograd through the specification's rays, in float64."""
+    scene = make_scene(MESHES[shape], MapCamera(21.0, (9.3, 5.1), (11, 17)))
+    count = 2 if INTERPRETED else 8
+    centre, rotation = random_poses("out of the map", count, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    principal = torch.tensor([8.5, 5.5]).double() + 4 * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    target = random_target(scene, count, 5)
+    leaf = principal.clone().requires_grad_()
+    expected = rendering.differentiable_loss(scene, target, centre, rotation, "torch", leaf)
+    expected.sum().backward()
+    loss, _, grad_rotation = run(scene, target, centre, rotation, renderer, principal)
+    gradient = rendering.principal_gradient(scene.camera, rotation, grad_rotation)
+    tolerance = 2e-5 if renderer == "triton" else 1e-9
+    torch.testing.assert_close(loss, expected.detach(), atol=tolerance, rtol=0)
+    torch.testing.assert_close(gradient, leaf.grad, atol=tolerance * (1 + leaf.grad.abs().max().item()), rtol=0)
+    assert leaf.grad.abs().max() > 1e-3
 
 
 def test_look_at_is_the_pascal3d_rotation():
@@ -346,7 +368,7 @@ def test_cuda_kernel_compiles(cuboid):
     assert (kernels.NEAR.value, kernels.TINY.value) == (kernels_numba.NEAR, kernels_numba.TINY)
     assert kernels.ADAM_EPSILON.value == kernels_numba.ADAM_EPSILON
     integers = ["face_count", "nx", "ny", "nz", "pixels", "vertex_count", "width", "steps", "evaluations", "candidates"]
-    floats = ["lx", "ly", "lz", "hx", "hy", "hz", "focal", "px", "py", "beta1", "beta2", "local_scale"]
+    floats = ["lx", "ly", "lz", "hx", "hy", "hz", "focal", "beta1", "beta2", "local_scale", "principal_scale"]
     doubles = ["poses", "first", "second", "best_loss", "best_poses", "path", "schedule"]
     types = (
         dict.fromkeys(integers, "i32")

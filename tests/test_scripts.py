@@ -180,6 +180,15 @@ def test_shards_together_give_what_one_run_gives(road, code, tmp_path):
     assert [p.name for p in sorted((tmp_path / "Poses_single").iterdir())] == ["car.csv", "car.npz"]
 
 
+def test_six_d_also_says_where_the_object_lies(road, script, tmp_path):
+    (tmp_path / "NeMo_single").symlink_to(road["EXPROOT"] / "NeMo_single")
+    settings = INFER | {"SIX_D": "true", "SOLVER": "best", "CATEGORIES": "car", "DATAROOT": road["DATAROOT"], "EXPROOT": tmp_path}
+    ran(script("InferenceNeMo.sh", **settings))
+    poses = load_poses(tmp_path / "Poses_single/car.npz")
+    assert poses.principal_xy.shape == (6, 2) and len(np.unique(poses.principal_xy.round(3), axis=0)) > 1
+    assert "changed" not in ran(script("InferenceNeMo.sh", **settings)) and (tmp_path / "Report_single/clean/overview.png").is_file()
+
+
 def test_one_cuboid_per_cad_model(road, script, tmp_path):
     """MESH_DIMENSIONS=multi: three banks in one checkpoint; each image is compared with the cuboid of its subtype."""
     roots = {"DATAROOT": road["DATAROOT"], "EXPROOT": tmp_path, "MESH_DIMENSIONS": "multi", "CATEGORIES": "car"}

@@ -141,6 +141,7 @@ class Run:
         data = self.prepared.fingerprint(self.category + self.level)
         self.wanted = {name for group in self.names.values() for name in group}
         self.settings = run_config(self.model, self.config, self.level, data) | {"renderer": self.renderer}
+        self.columns = (*POSE_COLUMNS, "principal_xy") if self.config.six_d else POSE_COLUMNS
         self.rows: dict[str, dict] = {}
         self.failures: list[str] = []
 
@@ -160,12 +161,12 @@ class Run:
     def _keep(self, poses: PoseSet) -> None:
         for i, name in enumerate(poses.names.tolist()):
             if name in self.wanted:
-                self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS}
+                self.rows[name] = {key: getattr(poses, key)[i] for key in self.columns}
 
     def pose_set(self) -> PoseSet:
         """All poses so far, sorted by name."""
         names = sorted(self.rows)
-        columns = {key: np.array([self.rows[n][key] for n in names]) for key in POSE_COLUMNS}
+        columns = {key: np.array([self.rows[n][key] for n in names]) for key in self.columns}
         return PoseSet(self.category, self.level, np.array(names, dtype=str), **columns, config=self.settings)
 
     def batches(self) -> Iterator[tuple[int, list[str]]]:
@@ -229,7 +230,7 @@ class Run:
         camera, distance = choose_camera(self.config, self.category, self.model.map_hw, trained.image_scale)
         poses: Poses = solve(self.model.mesh(mesh), features, bank, clutter, self.config, camera, distance, self.renderer)
         for i, name in enumerate(names):
-            self.rows[name] = {key: getattr(poses, key)[i] for key in POSE_COLUMNS if key != "mesh"}
+            self.rows[name] = {key: getattr(poses, key)[i] for key in self.columns if key != "mesh"}
             self.rows[name]["mesh"] = mesh
 
 

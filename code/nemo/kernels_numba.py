@@ -323,7 +323,7 @@ def _look_at(centre, theta, rotation):
 
 @njit(**COMPILED)
 def _look_at_backward(centre, theta, rotation, total, gradient):
-    """total [13] of `_evaluate` -> gradient [4] with respect to (centre, theta): the chain rule through `_look_at`."""
+    """total [13] of `_evaluate` -> gradient[:4] with respect to (centre, theta): the chain rule through `_look_at`."""
     c, s = math.cos(theta), math.sin(theta)
     x, y, z = centre
     distance, level = max(math.sqrt(x * x + y * y + z * z), TINY), math.sqrt(x * x + y * y)
@@ -348,11 +348,22 @@ def _look_at_backward(centre, theta, rotation, total, gradient):
         gradient[1] -= (g_rx - r[0] * across) / level
 
 
+@njit(**COMPILED)
+def _principal_gradient(rotation, total, focal, gradient):
+    """total [13] of `_evaluate` -> gradient[4:6] by the principal point; see `rendering.principal_gradient`."""
+    for axis in range(2):
+        value = 0.0
+        for i in range(3):
+            value += rotation[i, axis] * total[6 + 3 * i]
+        gradient[4 + axis] = -value / focal
+
+
 @njit(**COMPILED, parallel=True)
-def compare(shape, centre, rotation, intrinsics, width, scores, clutter, use_clutter, loss, grad_centre, grad_rotation):
+def compare(shape, centre, rotation, focal, principal, width, scores, clutter, use_clutter, loss, grad_centre,
+            grad_rotation):
     """Loss and gradients of B images, one pose each, in parallel.
 
-    shape, intrinsics: see `_evaluate`. centre [B, 3], rotation [B, 3, 3], scores [B, P, V] float32, clutter [B, P].
+    shape: see `_evaluate`. centre [B, 3], rotation [B, 3, 3], principal [B, 2], scores [B, P, V] float32, clutter [B, P].
     Writes loss [B], grad_centre [B, 3], grad_rotation [B, 3, 3].
     """
     height = scores.shape[1] // width
@@ -360,6 +371,7 @@ def compare(shape, centre, rotation, intrinsics, width, scores, clutter, use_clu
         buffers = _buffers(shape[0].shape[0], height, width)
         total = np.empty(13)
         background = _background(clutter[b], use_clutter)
+        intrinsics = (focal, principal[b, 0], principal[b, 1])
         loss[b] = _evaluate(shape, centre[b], rotation[b], intrinsics, width, scores[b], clutter[b], use_clutter,
                             background, buffers, total)
         grad_centre[b] = total[1:4]
@@ -367,30 +379,31 @@ def compare(shape, centre, rotation, intrinsics, width, scores, clutter, use_clu
 
 
 @njit(**COMPILED, parallel=True)
-def fragments(vertices, faces, centre, rotation, intrinsics, face_of, z_of, bary_of):
+def fragments(vertices, faces, centre, rotation, focal, principal, face_of, z_of, bary_of):
     """Rasterise N poses of one mesh in parallel. Writes face_of [N, H, W], z_of [N, H, W], bary_of [N, H, W, 3]."""
     for n in prange(centre.shape[0]):
         uv, depth = np.zeros((vertices.shape[0], 2)), np.zeros(vertices.shape[0])
-        _project(vertices, centre[n], rotation[n], intrinsics, uv, depth)
+        _project(vertices, centre[n], rotation[n], (focal, principal[0], principal[1]), uv, depth)
         _rasterize(uv, depth, faces, face_of[n], z_of[n], bary_of[n])
 
 
 @njit(**COMPILED, parallel=True)
-def score_table(corners, bary, scores, clutter, use_clutter, loss):
+def score_table(corners, bary, picture_width, row, col, width, scores, clutter, use_clutter, loss):
     """Loss [B, N] of N pre-rendered pictures for B images, in parallel over images.
 
-    corners [P, N, 3]: the vertices that a pixel sees, bary [P, N, 3]: their weights, all 0 off the mesh. Pixel first,
-    so that the row of scores that all pictures read stays in the cache.
+    corners [Q, N, 3]: the vertices that a pixel sees, bary [Q, N, 3]: their weights, all 0 off the mesh. Pixel first,
+    so that the row of scores that all pictures read stays in the cache. The image's map, `width` cells wide, is laid
+    over the pictures, `picture_width` wide, with its first cell on their cell (row, col).
     """
-    pixels, pictures = corners.shape[0], corners.shape[1]
+    pixels, pictures = scores.shape[1], corners.shape[1]
     for b in prange(scores.shape[0]):
         total = np.zeros(pictures)
         for p in range(pixels):
-            row = scores[b, p]
+            line, q = scores[b, p], (p // width + row) * picture_width + p % width + col
             for n in range(pictures):
-                score = np.float64(bary[p, n, 0]) * row[corners[p, n, 0]]
-                score += np.float64(bary[p, n, 1]) * row[corners[p, n, 1]]
-                score += np.float64(bary[p, n, 2]) * row[corners[p, n, 2]]
+                score = np.float64(bary[q, n, 0]) * line[corners[q, n, 0]]
+                score += np.float64(bary[q, n, 1]) * line[corners[q, n, 1]]
+                score += np.float64(bary[q, n, 2]) * line[corners[q, n, 2]]
                 total[n] += max(score - clutter[b, p], 0.0) if use_clutter else score
         loss[b] = 1.0 - total / pixels
 
@@ -404,7 +417,7 @@ def _turned_back(pose, rotation, i):
 
 @njit(**COMPILED)
 def _to_local(pose, rotation, gradient):
-    """Gradient [4] in (centre, theta) -> in (sideways, up, theta, log distance), in place, as `pose.local_gradient`."""
+    """gradient[:4] in (centre, theta) -> in (sideways, up, theta, log distance), in place, as `pose.local_gradient`."""
     distance = math.sqrt(pose[0] ** 2 + pose[1] ** 2 + pose[2] ** 2)
     sideways = up = nearer = 0.0
     for i in range(3):
@@ -418,7 +431,7 @@ def _to_local(pose, rotation, gradient):
 
 @njit(**COMPILED)
 def _local_move(pose, rotation, step):
-    """Move a pose by step [4] = (sideways, up, theta, log distance), in place; see `pose.local_move`."""
+    """Move a pose by step[:4] = (sideways, up, theta, log distance), in place; see `pose.local_move`."""
     distance = math.sqrt(pose[0] ** 2 + pose[1] ** 2 + pose[2] ** 2)
     length = math.sqrt(1.0 + step[0] ** 2 + step[1] ** 2)
     for i in range(3):
@@ -429,32 +442,34 @@ def _local_move(pose, rotation, step):
 
 @njit(**COMPILED)
 def _adam_step(gradient, first, second, count, rate, beta1, beta2, step):
-    """step [4] of Adam's update number `count` (from 1), `torch.optim.Adam`'s formula; updates both moments."""
+    """step [6] of Adam's update number `count` (from 1), `torch.optim.Adam`'s formula; updates both moments."""
     correct1, correct2 = 1.0 - beta1**count, math.sqrt(1.0 - beta2**count)
-    for i in range(4):
+    for i in range(6):
         first[i] += (1.0 - beta1) * (gradient[i] - first[i])
         second[i] += (1.0 - beta2) * (gradient[i] * gradient[i] - second[i])
         step[i] = -rate / correct1 * first[i] / (math.sqrt(second[i]) / correct2 + ADAM_EPSILON)
 
 
 @njit(**COMPILED, parallel=True)
-def advance(shape, intrinsics, width, scores, clutter, use_clutter, poses, first, second, loss, best_loss, best_poses,
-            rates, done, beta1, beta2, local_scale, finish, path):
+def advance(shape, focal, width, scores, clutter, use_clutter, poses, first, second, loss, best_loss, best_poses,
+            rates, done, beta1, beta2, local_scale, principal_scale, finish, path):
     """Take `len(rates)` Adam steps with K candidate poses of each of B images, in parallel over all of them.
 
-    poses [B, K, 4] (centre, theta), first, second [B, K, 4] (Adam's moments), loss [B, K] (last evaluated), best_loss
-    [B, K] and best_poses [B, K, 4] are read and updated. done: steps taken before. local_scale: 0 for steps in (centre,
-    theta), else steps in the camera's frame, those in log distance multiplied by it. finish: evaluate the last iterate
-    too. path [B, K, steps (+ 1), 5]: gets every evaluated pose and its loss; [B, K, 0, 5] for none.
+    poses [B, K, 6] (centre, theta, principal point), first, second [B, K, 6] (Adam's moments), loss [B, K] (last
+    evaluated), best_loss [B, K] and best_poses [B, K, 6] are read and updated. done: steps taken before. local_scale: 0
+    for steps in (centre, theta), else steps in the camera's frame, those in log distance multiplied by it.
+    principal_scale: cells per unit step of the principal point, 0 to leave it where it is. finish: evaluate the last
+    iterate too. path [B, K, steps (+ 1), 7]: gets every evaluated pose and its loss; [B, K, 0, 7] for none.
     """
     height, candidates, steps = scores.shape[1] // width, poses.shape[1], len(rates)
     for item in prange(scores.shape[0] * candidates):
         b, k = item // candidates, item % candidates
         pose, background = poses[b, k], _background(clutter[b], use_clutter)
         buffers = _buffers(shape[0].shape[0], height, width)
-        total, rotation, gradient, step = np.empty(13), np.empty((3, 3)), np.empty(4), np.empty(4)
+        total, rotation, gradient, step = np.empty(13), np.empty((3, 3)), np.empty(6), np.empty(6)
         for s in range(steps + 1 if finish else steps):
             _look_at(pose[:3], pose[3], rotation)
+            intrinsics = (focal, pose[4], pose[5])
             value = _evaluate(shape, pose[:3], rotation, intrinsics, width, scores[b], clutter[b], use_clutter,
                               background, buffers, total)
             loss[b, k] = value
@@ -462,11 +477,12 @@ def advance(shape, intrinsics, width, scores, clutter, use_clutter, poses, first
                 best_loss[b, k] = value
                 best_poses[b, k] = pose
             if path.shape[2]:
-                path[b, k, s, :4] = pose
-                path[b, k, s, 4] = value
+                path[b, k, s, :6] = pose
+                path[b, k, s, 6] = value
             if s == steps:
                 break
             _look_at_backward(pose[:3], pose[3], rotation, total, gradient)
+            _principal_gradient(rotation, total, focal, gradient)
             if local_scale > 0.0:
                 _to_local(pose, rotation, gradient)
             _adam_step(gradient, first[b, k], second[b, k], done + s + 1, rates[s], beta1, beta2, step)
@@ -476,6 +492,8 @@ def advance(shape, intrinsics, width, scores, clutter, use_clutter, poses, first
             else:
                 for i in range(4):
                     pose[i] += step[i]
+            pose[4] += principal_scale * step[4]
+            pose[5] += principal_scale * step[5]
 
 
 def launch(kernel: Callable, threads: int, *arguments: object) -> None:

@@ -172,16 +172,16 @@ def _evaluate(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, 
 
 
 @triton.jit
-def _compare_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, hz, nx, ny, nz, focal, px, py,
-                    pixels, vertex_count, width, centre, rotation, loss, grad_centre, grad_rotation,
+def _compare_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, hz, nx, ny, nz, focal,
+                    pixels, vertex_count, width, centre, rotation, principal, loss, grad_centre, grad_rotation,
                     CLUTTER: tl.constexpr, CUBOID: tl.constexpr, BLOCK: tl.constexpr):
     n = tl.program_id(0)
     c, r = centre + 3 * n, rotation + 9 * n
     value, gx, gy, gz, gxx, gxy, gxz, gyx, gyy, gyz, gzx, gzy, gzz = _evaluate(
         scores + n.to(tl.int64) * pixels * vertex_count, clutter + n.to(tl.int64) * pixels, vertices, faces, face_count,
-        lx, ly, lz, hx, hy, hz, nx, ny, nz, focal, px, py, pixels, vertex_count, width,
-        tl.load(c), tl.load(c + 1), tl.load(c + 2), tl.load(r), tl.load(r + 1), tl.load(r + 2), tl.load(r + 3),
-        tl.load(r + 4), tl.load(r + 5), tl.load(r + 6), tl.load(r + 7), tl.load(r + 8), CLUTTER, CUBOID, BLOCK)
+        lx, ly, lz, hx, hy, hz, nx, ny, nz, focal, tl.load(principal + 2 * n), tl.load(principal + 2 * n + 1), pixels,
+        vertex_count, width, tl.load(c), tl.load(c + 1), tl.load(c + 2), tl.load(r), tl.load(r + 1), tl.load(r + 2),
+        tl.load(r + 3), tl.load(r + 4), tl.load(r + 5), tl.load(r + 6), tl.load(r + 7), tl.load(r + 8), CLUTTER, CUBOID, BLOCK)
     tl.store(loss + n, value)
     tl.store(grad_centre + 3 * n, gx)
     tl.store(grad_centre + 3 * n + 1, gy)
@@ -199,6 +199,23 @@ def _compare_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
 
 
 @triton.jit
+def _load6(at):
+    """Six numbers that lie side by side."""
+    return tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5)
+
+
+@triton.jit
+def _store6(at, a, b, c, d, e, f):
+    """The inverse of `_load6`."""
+    tl.store(at, a)
+    tl.store(at + 1, b)
+    tl.store(at + 2, c)
+    tl.store(at + 3, d)
+    tl.store(at + 4, e)
+    tl.store(at + 5, f)
+
+
+@triton.jit
 def _adam(g, first, second, beta1, beta2, rate, correct2):
     """One number's Adam update: step and both moments; rate is already divided by 1 - beta1^n."""
     first += (1.0 - beta1) * (g - first)
@@ -207,9 +224,9 @@ def _adam(g, first, second, beta1, beta2, rate, correct2):
 
 
 @triton.jit
-def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, hz, nx, ny, nz, focal, px, py,
+def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, hz, nx, ny, nz, focal,
                     pixels, vertex_count, width, poses, first, second, loss, best_loss, best_poses, path, schedule, steps,
-                    evaluations, beta1, beta2, local_scale, candidates,
+                    evaluations, beta1, beta2, local_scale, principal_scale, candidates,
                     CLUTTER: tl.constexpr, CUBOID: tl.constexpr, LOCAL: tl.constexpr, TRACE: tl.constexpr,
                     BLOCK: tl.constexpr):
     """The optimiser of one candidate pose of one image. schedule [steps, 2]: rate / (1 - beta1^n), sqrt(1 - beta2^n)."""
@@ -217,12 +234,11 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
     image = (n // candidates).to(tl.int64)
     scores += image * pixels * vertex_count
     clutter += image * pixels
-    cx, cy, cz, theta = tl.load(poses + 4 * n), tl.load(poses + 4 * n + 1), tl.load(poses + 4 * n + 2), tl.load(poses + 4 * n + 3)
-    m0, m1, m2, m3 = tl.load(first + 4 * n), tl.load(first + 4 * n + 1), tl.load(first + 4 * n + 2), tl.load(first + 4 * n + 3)
-    v0, v1, v2, v3 = tl.load(second + 4 * n), tl.load(second + 4 * n + 1), tl.load(second + 4 * n + 2), tl.load(second + 4 * n + 3)
+    cx, cy, cz, theta, px, py = _load6(poses + 6 * n)
+    m0, m1, m2, m3, m4, m5 = _load6(first + 6 * n)
+    v0, v1, v2, v3, v4, v5 = _load6(second + 6 * n)
+    bx, by, bz, b_theta, b_px, b_py = _load6(best_poses + 6 * n)
     best = tl.load(best_loss + n)
-    bx, by, bz, bt = (tl.load(best_poses + 4 * n), tl.load(best_poses + 4 * n + 1), tl.load(best_poses + 4 * n + 2),
-                      tl.load(best_poses + 4 * n + 3))
     value = tl.load(loss + n)
     for s in range(evaluations):
         # look-at: right, up, forward without theta
@@ -236,21 +252,19 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
         xx, yx, zx = cos * rx - sin * ux, cos * ry - sin * uy, -sin * uz
         xy, yy, zy = -sin * rx - cos * ux, -sin * ry - cos * uy, -cos * uz
         loss32, gx, gy, gz, gxx, gxy, gxz, gyx, gyy, gyz, gzx, gzy, gzz = _evaluate(
-            scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, hz, nx, ny, nz, focal, px, py, pixels,
-            vertex_count, width, cx.to(tl.float32), cy.to(tl.float32), cz.to(tl.float32),
+            scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, hz, nx, ny, nz, focal, px.to(tl.float32),
+            py.to(tl.float32), pixels, vertex_count, width, cx.to(tl.float32), cy.to(tl.float32), cz.to(tl.float32),
             xx.to(tl.float32), xy.to(tl.float32), fx.to(tl.float32), yx.to(tl.float32), yy.to(tl.float32),
             fy.to(tl.float32), zx.to(tl.float32), zy.to(tl.float32), fz.to(tl.float32), CLUTTER, CUBOID, BLOCK)
         value = loss32.to(tl.float64)
         better = value < best
         best = tl.where(better, value, best)
-        bx, by, bz, bt = tl.where(better, cx, bx), tl.where(better, cy, by), tl.where(better, cz, bz), tl.where(better, theta, bt)
+        bx, by, bz = tl.where(better, cx, bx), tl.where(better, cy, by), tl.where(better, cz, bz)
+        b_theta, b_px, b_py = tl.where(better, theta, b_theta), tl.where(better, px, b_px), tl.where(better, py, b_py)
         if TRACE:
-            row = path + (n * evaluations + s) * 5
-            tl.store(row, cx)
-            tl.store(row + 1, cy)
-            tl.store(row + 2, cz)
-            tl.store(row + 3, theta)
-            tl.store(row + 4, value)
+            row = path + (n * evaluations + s) * 7
+            _store6(row, cx, cy, cz, theta, px, py)
+            tl.store(row + 6, value)
         # chain rule through the look-at: columns x, y (down), z (forward) of the rotation -> right, up, forward -> centre
         g_theta = gxx * xy + gyx * yy + gzx * zy - (gxy * xx + gyy * yx + gzy * zx)
         g_rx, g_ry = cos * gxx - sin * gxy, cos * gyx - sin * gyy
@@ -262,6 +276,8 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
         g1 = gy - (g_fy - fy * along) / distance - (g_rx - rx * across) * per_level
         g2 = gz - (g_fz - fz * along) / distance
         g3 = g_theta
+        # dO/dd = t R^T q and dd/dprincipal = -1 / focal; the third column of the rotation's gradient is t q
+        g4, g5 = -(xx * gxz + yx * gyz + zx * gzz) / focal, -(xy * gxz + yy * gyz + zy * gzz) / focal
         if LOCAL:
             sideways, up = (g0 * rx + g1 * ry) * distance, (g0 * ux + g1 * uy + g2 * uz) * distance
             g3 = -(g0 * fx + g1 * fy + g2 * fz) * distance
@@ -272,65 +288,57 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
         d1, m1, v1 = _adam(g1, m1, v1, beta1, beta2, rate, correct2)
         d2, m2, v2 = _adam(g2, m2, v2, beta1, beta2, rate, correct2)
         d3, m3, v3 = _adam(g3, m3, v3, beta1, beta2, rate, correct2)
+        d4, m4, v4 = _adam(g4, m4, v4, beta1, beta2, rate, correct2)
+        d5, m5, v5 = _adam(g5, m5, v5, beta1, beta2, rate, correct2)
         if LOCAL:
             length = distance * tl.exp(d3 * local_scale) / tl.sqrt(1.0 + d0 * d0 + d1 * d1)
             cx, cy, cz = (-fx + d0 * rx + d1 * ux) * length, (-fy + d0 * ry + d1 * uy) * length, (-fz + d1 * uz) * length
             theta += d2
         else:
             cx, cy, cz, theta = cx + d0, cy + d1, cz + d2, theta + d3
-    tl.store(poses + 4 * n, cx)
-    tl.store(poses + 4 * n + 1, cy)
-    tl.store(poses + 4 * n + 2, cz)
-    tl.store(poses + 4 * n + 3, theta)
-    tl.store(first + 4 * n, m0)
-    tl.store(first + 4 * n + 1, m1)
-    tl.store(first + 4 * n + 2, m2)
-    tl.store(first + 4 * n + 3, m3)
-    tl.store(second + 4 * n, v0)
-    tl.store(second + 4 * n + 1, v1)
-    tl.store(second + 4 * n + 2, v2)
-    tl.store(second + 4 * n + 3, v3)
+        px, py = px + d4 * principal_scale, py + d5 * principal_scale
+    _store6(poses + 6 * n, cx, cy, cz, theta, px, py)
+    _store6(first + 6 * n, m0, m1, m2, m3, m4, m5)
+    _store6(second + 6 * n, v0, v1, v2, v3, v4, v5)
+    _store6(best_poses + 6 * n, bx, by, bz, b_theta, b_px, b_py)
     tl.store(loss + n, value)
     tl.store(best_loss + n, best)
-    tl.store(best_poses + 4 * n, bx)
-    tl.store(best_poses + 4 * n + 1, by)
-    tl.store(best_poses + 4 * n + 2, bz)
-    tl.store(best_poses + 4 * n + 3, bt)
 
 
-def _scene_arguments(shape: tuple, intrinsics: tuple[float, float, float], width: int, scores: Tensor) -> tuple:
+def _scene_arguments(shape: tuple, focal: float, width: int, scores: Tensor) -> tuple:
     """What both kernels take between the clutter and the poses. shape: `rendering.numba_shape`."""
     vertices, faces, low, high, samples, _ = shape
     vertices = torch.as_tensor(vertices, dtype=torch.float32, device=scores.device)
     faces = torch.as_tensor(faces, dtype=torch.int32, device=scores.device)
     box = (*low.tolist(), *high.tolist(), *samples.tolist())
-    return vertices, faces, len(faces), *box, *intrinsics, scores.shape[1], scores.shape[2], width
+    return vertices, faces, len(faces), *box, focal, scores.shape[1], scores.shape[2], width
 
 
 def compare(
-    shape: tuple, centre: Tensor, rotation: Tensor, intrinsics: tuple, width: int, scores: Tensor, clutter: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+    shape: tuple, centre: Tensor, rotation: Tensor, focal: float, principal: Tensor, width: int, scores: Tensor,
+    clutter: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Loss [B] and gradients [B, 3], [B, 3, 3] of one pose per image, float32, as `kernels_numba.compare`.
 
-    centre [B, 3], rotation [B, 3, 3], scores [B, P, V], clutter [B, P] or None: float32, contiguous, on the GPU.
+    centre [B, 3], rotation [B, 3, 3], principal [B, 2], scores [B, P, V], clutter [B, P] or None: float32, contiguous, on the GPU.
     """
     loss, grad_centre, grad_rotation = torch.empty_like(centre[:, 0]), torch.empty_like(centre), torch.empty_like(rotation)
     with torch.cuda.device_of(scores):
         _compare_kernel[(len(scores),)](
-            scores, scores if clutter is None else clutter, *_scene_arguments(shape, intrinsics, width, scores), centre,
-            rotation, loss, grad_centre, grad_rotation, CLUTTER=clutter is not None, CUBOID=bool(shape[-1]), BLOCK=BLOCK,
+            scores, scores if clutter is None else clutter, *_scene_arguments(shape, focal, width, scores), centre,
+            rotation, principal, loss, grad_centre, grad_rotation, CLUTTER=clutter is not None, CUBOID=bool(shape[-1]), BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return loss, grad_centre, grad_rotation
 
 
 def advance(
-    shape: tuple, intrinsics: tuple, width: int, scores: Tensor, clutter: Tensor | None, state: tuple[Tensor, ...],
-    rates: NDArray, done: int, beta1: float, beta2: float, local_scale: float, finish: bool, path: Tensor,
+    shape: tuple, focal: float, width: int, scores: Tensor, clutter: Tensor | None, state: tuple[Tensor, ...],
+    rates: NDArray, done: int, beta1: float, beta2: float, local_scale: float, principal_scale: float, finish: bool, path: Tensor,
 ) -> None:  # fmt: skip
     """As `kernels_numba.advance`, without waiting for the device.
 
-    state: poses, first, second [B, K, 4], loss, best_loss [B, K], best_poses [B, K, 4], float64 and contiguous.
+    state: poses, first, second [B, K, 6], loss, best_loss [B, K], best_poses [B, K, 6], float64 and contiguous.
     """
     count = done + 1 + np.arange(len(rates))
     schedule = np.stack([rates / (1 - beta1**count), np.sqrt(1 - beta2**count)], 1)
@@ -338,7 +346,8 @@ def advance(
     candidates = state[0].shape[1]
     with torch.cuda.device_of(scores):
         _advance_kernel[(len(scores) * candidates,)](
-            scores, scores if clutter is None else clutter, *_scene_arguments(shape, intrinsics, width, scores), *state, path,
-            schedule, len(rates), len(rates) + finish, beta1, beta2, local_scale, candidates, CLUTTER=clutter is not None,
-            CUBOID=bool(shape[-1]), LOCAL=local_scale > 0, TRACE=path.shape[2] > 0, BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True,
+            scores, scores if clutter is None else clutter, *_scene_arguments(shape, focal, width, scores), *state, path,
+            schedule, len(rates), len(rates) + finish, beta1, beta2, local_scale, principal_scale, candidates,
+            CLUTTER=clutter is not None, CUBOID=bool(shape[-1]), LOCAL=local_scale > 0, TRACE=path.shape[2] > 0, BLOCK=BLOCK,
+            num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip

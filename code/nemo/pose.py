@@ -1,7 +1,8 @@
 """The pose solver: which camera explains a feature map best (paper section 3.3, reference `MeshPoseSolveAll`).
 
-A pose is (camera centre, theta): the camera sits anywhere, looks at the object's origin with z up, and is turned by
-theta about its viewing direction. Frames as in `rendering`; angles are radians.
+A pose is (camera centre, theta, principal point): the camera sits anywhere, looks at the object's origin with z up, and
+is turned by theta about its viewing direction; the principal point is where the origin falls on the map, in cells. It
+stays where the camera has it unless `SolveConfig.six_d`. Frames as in `rendering`; angles are radians.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ class Poses:
     """Solved poses of B images, NumPy.
 
     azimuth in [0, 2 pi), elevation, theta [B] in radians, distance [B] and centre [B, 3] (camera centre, object frame)
-    in CAD units, loss [B] of this pose, start [B]: index into the start grid, start_losses [B, N] of the whole grid,
-    evaluations [B]: renderings compared with the image after the grid.
-    path [B, steps + 1, 4] (centre, theta) and path_losses [B, steps + 1]: every iterate; None unless traced.
+    in CAD units, principal_xy [B, 2]: where the object's origin falls on the map, in cells, loss [B] of this pose, start
+    [B]: index into the start grid, start_losses [B, N] of the whole grid, evaluations [B]: renderings compared with the
+    image after the grid.
+    path [B, steps + 1, 4] (centre, theta), path_principal_xy [B, steps + 1, 2] and path_losses [B, steps + 1]: every
+    iterate; None unless traced.
     """
 
     azimuth: NDArray[np.float64]
@@ -40,8 +43,10 @@ class Poses:
     start: NDArray[np.int64]
     evaluations: NDArray[np.int64]
     centre: NDArray[np.float64]
+    principal_xy: NDArray[np.float64]
     start_losses: NDArray[np.float64]
     path: NDArray[np.float64] | None = None
+    path_principal_xy: NDArray[np.float64] | None = None
     path_losses: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
@@ -50,10 +55,16 @@ class Poses:
 
 @dataclass(frozen=True)
 class Starts:
-    """The start grid: poses [N, 4] (centre, theta) and the pictures seen from them, shared by all images."""
+    """The start grid, shared by all images.
+
+    poses [S D A, 6]: S shifts over the map of D distances of A views, the views last. table: pictures of the D A poses
+    that are not shifted. shifts_rc: S pairs of whole cells.
+    """
 
     poses: Tensor
     table: PictureTable
+    shifts_rc: list[tuple[int, int]]
+    views: int
 
 
 def start_poses(config: SolveConfig, distance: float) -> NDArray[np.float64]:
@@ -72,6 +83,7 @@ class Plan:
     rates [all steps]: learning rate of each step, the same for all candidates. betas: Adam's.
     local_scale: 0 to step in (centre, theta) as the reference does; otherwise steps are (sideways, up, theta, log
     distance) in the camera's own frame, all in radians but the last, which is multiplied by it.
+    principal_scale: focal lengths that a unit step moves the principal point by; 0 leaves it where it is.
     separation: radians; of the starts, those nearer than this to a better one come last.
     keep_best: return the best iterate rather than the last.
     """
@@ -80,6 +92,7 @@ class Plan:
     rates: NDArray[np.float64]
     betas: tuple[float, float]
     local_scale: float = 0.0
+    principal_scale: float = 0.0
     separation: float = 0.0
     keep_best: bool = False
 
@@ -92,6 +105,7 @@ class Plan:
 BEST_STAGES = ((8, 5), (3, 10), (1, 24))
 BEST_RATES = (0.1, 0.005)  # radians, first and last step, geometric between them
 BEST_LOCAL_SCALE = 0.5
+PRINCIPAL_SCALE = 0.1  # a unit step then moves the picture as a turn by one radian moves its parts: 0.5 CAD units of 5
 BEST_SEPARATION = np.radians(35.0)  # just passes over the neighbours in the grid, which lead to the same pose
 
 
@@ -100,13 +114,14 @@ def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] = BEST_ST
 
     Raises ValueError for a solver that does not exist.
     """
+    scale = PRINCIPAL_SCALE if config.six_d else 0.0
     if config.solver == "paper":
         steps = np.arange(config.total_epochs)
         rates = config.learning_rate * config.drop_factor ** (steps // config.step_drop)
-        return Plan(((1, config.total_epochs),), rates, config.adam_betas)
+        return Plan(((1, config.total_epochs),), rates, config.adam_betas, principal_scale=scale)
     if config.solver == "best":
         rates = np.geomspace(*BEST_RATES, sum(steps for _, steps in stages))
-        return Plan(stages, rates, config.adam_betas, BEST_LOCAL_SCALE, BEST_SEPARATION, keep_best=True)
+        return Plan(stages, rates, config.adam_betas, BEST_LOCAL_SCALE, scale, BEST_SEPARATION, keep_best=True)
     raise ValueError(f"SOLVER must be paper or best, found {config.solver!r}")
 
 
@@ -123,11 +138,26 @@ def choose_camera(
     return rendering.consistent_camera(map_hw, image_scale), settings.NORMALISED_DISTANCE
 
 
+def start_placements(config: SolveConfig, map_hw: tuple[int, int]) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
+    """Factors [D] of the start distance and S shifts (rows, columns) in whole cells of the start grid."""
+    if not config.six_d:
+        return np.ones(1), [(0, 0)]
+    rows, columns = (np.unique(np.round(np.linspace(*config.shifts) * cells).astype(int)).tolist() for cells in map_hw)
+    return np.geomspace(*config.distance_factors), [(r, c) for r in rows for c in columns]
+
+
 def make_starts(scene: Scene, config: SolveConfig, distance: float, renderer: str, device: torch.device) -> Starts:
     """Render the start grid at a distance in CAD units."""
-    poses = torch.as_tensor(start_poses(config, distance), device=device)
+    factors, shifts_rc = start_placements(config, scene.camera.map_hw)
+    margin_rc = tuple(max(abs(shift[axis]) for shift in shifts_rc) for axis in range(2))
+    views = start_poses(config, distance)
+    poses = np.concatenate([views * [f, f, f, 1] for f in factors])
+    poses = torch.as_tensor(poses, device=device)
     rotation = rendering.look_at(poses[:, :3], poses[:, 3])
-    return Starts(poses, rendering.render_table(scene, poses[:, :3], rotation, renderer))
+    table = rendering.render_table(scene, poses[:, :3], rotation, renderer, margin_rc)
+    principals = poses.new_tensor(scene.camera.principal_xy) + poses.new_tensor(shifts_rc).flip(1)
+    placed = [torch.cat([poses, xy.expand(len(poses), 2)], 1) for xy in principals]
+    return Starts(torch.cat(placed), table, shifts_rc, len(views))
 
 
 def images_that_fit(mesh: Mesh, camera: MapCamera, channels: int, budget_bytes: int = MEMORY_BUDGET) -> int:
@@ -184,8 +214,11 @@ def _concatenate(parts: list[Poses]) -> Poses:
 
 def solve_target(scene: Scene, target: Target, starts: Starts, plan: Plan, renderer: str, trace: bool = False) -> Poses:
     """`solve` for images whose scores are at hand: the grid, the plan's stages, the candidate that comes out best."""
-    start_losses = rendering.compare_table(starts.table, target, renderer)
-    chosen = choose_starts(starts.poses, start_losses, plan.stages[0][0], plan.separation)
+    losses = [rendering.compare_table(starts.table, target, renderer, shift) for shift in starts.shifts_rc]
+    start_losses = torch.cat(losses, 1)
+    view_losses, placement = start_losses.unflatten(1, (-1, starts.views)).min(1)  # of every view, where it fits best
+    chosen = choose_starts(starts.poses[: starts.views], view_losses, plan.stages[0][0], plan.separation)
+    chosen = placement.gather(1, chosen) * starts.views + chosen
     state = _State.begin(starts.poses[chosen], chosen)
     advance = {"numba": _advance_numba, "triton": _advance_triton}.get(renderer, _advance)
     done = 0
@@ -201,15 +234,15 @@ def solve_target(scene: Scene, target: Target, starts: Starts, plan: Plan, rende
     azimuth, elevation, distance = spherical_from_centre(poses[:, :3])
     return Poses(
         azimuth, elevation, poses[:, 3].copy(), distance, loss, _take(state.start, winner)[:, 0].cpu().numpy(),
-        np.full(len(loss), plan.evaluations), poses[:, :3].copy(), start_losses.cpu().numpy(),
-        path[..., :4] if trace else None, path[..., 4] if trace else None,
+        np.full(len(loss), plan.evaluations), poses[:, :3].copy(), poses[:, 4:].copy(), start_losses.cpu().numpy(),
+        *((path[..., :4], path[..., 4:6], path[..., 6]) if trace else ()),
     )  # fmt: skip
 
 
 def choose_starts(poses: Tensor, losses: Tensor, count: int, separation: float) -> Tensor:
     """Indices [B, count] of the best starts by losses [B, N], best first.
 
-    Starts whose rotation (of poses [N, 4]) is nearer than `separation` radians to a better one come after all others.
+    Starts whose rotation (of poses [N, 4+]) is nearer than `separation` radians to a better one come after all others.
     """
     rotation = rendering.look_at(poses[:, :3], poses[:, 3])
     cosine = (torch.einsum("aij,bij->ab", rotation, rotation) - 1) / 2
@@ -233,8 +266,9 @@ def _take(values: Tensor, index: Tensor) -> Tensor:
 class _State:
     """K candidates of each of B images on their way: changed in place by `advance`.
 
-    poses [B, K, 4] (centre, theta); first, second [B, K, 4]: Adam's moments; loss [B, K]: last evaluated; best_loss
-    [B, K] and best_poses [B, K, 4]: of all iterates; start [B, K]: grid index; path [B, K, steps so far, 5].
+    poses [B, K, 6] (centre, theta, principal point); first, second [B, K, 6]: Adam's moments; loss [B, K]: last
+    evaluated; best_loss [B, K] and best_poses [B, K, 6]: of all iterates; start [B, K]: grid index; path [B, K, steps so
+    far, 7].
     """
 
     poses: Tensor
@@ -251,7 +285,7 @@ class _State:
         poses = poses.double()
         infinite = torch.full_like(poses[..., 0], torch.inf)
         zero = torch.zeros_like(poses)
-        path = poses.new_zeros(*start.shape, 0, 5)
+        path = poses.new_zeros(*start.shape, 0, 7)
         return cls(poses, zero, zero.clone(), infinite, infinite.clone(), poses.clone(), start, path)
 
     def arrays(self) -> tuple[Tensor, ...]:
@@ -264,7 +298,7 @@ class _State:
 def local_gradient(poses: Tensor, rotation: Tensor, gradient: Tensor) -> Tensor:
     """Gradient [B, 4] in (centre, theta) -> in (sideways, up, theta, log distance) of the camera's own frame.
 
-    poses [B, 4], rotation [B, 3, 3]: their look-at. Sideways and up are angles: the camera moves on its sphere.
+    poses [B, 4+], rotation [B, 3, 3]: their look-at. Sideways and up are angles: the camera moves on its sphere.
     """
     distance = poses[:, :3].norm(dim=1, keepdim=True)
     along = (gradient[:, None, :3] @ _turned_back(poses, rotation))[:, 0] * distance  # right, up, forward
@@ -272,37 +306,39 @@ def local_gradient(poses: Tensor, rotation: Tensor, gradient: Tensor) -> Tensor:
 
 
 def local_move(poses: Tensor, rotation: Tensor, step: Tensor) -> Tensor:
-    """Poses [B, 4] after step [B, 4] = (sideways, up, theta, log distance) in the camera's own frame."""
-    distance = poses[:, :3].norm(dim=1, keepdim=True) * step[:, 3:].exp()
+    """Poses [B, 4] after step [B, 4+] = (sideways, up, theta, log distance) in the camera's own frame."""
+    distance = poses[:, :3].norm(dim=1, keepdim=True) * step[:, 3:4].exp()
     towards = torch.stack([step[:, 0], step[:, 1], -torch.ones_like(step[:, 0])], 1)
     direction = (_turned_back(poses, rotation) @ towards[..., None])[..., 0]
     centre = distance * direction / towards.norm(dim=1, keepdim=True)
-    return torch.cat([centre, poses[:, 3:] + step[:, 2:3]], 1)
+    return torch.cat([centre, poses[:, 3:4] + step[:, 2:3]], 1)
 
 
 def _turned_back(poses: Tensor, rotation: Tensor) -> Tensor:
     """The camera's right, up and forward axes without theta, as columns [B, 3, 3]."""
-    cos, sin = torch.cos(poses[:, 3:]), torch.sin(poses[:, 3:])
+    cos, sin = torch.cos(poses[:, 3:4]), torch.sin(poses[:, 3:4])
     x, y, z = rotation.unbind(2)
     return torch.stack([cos * x - sin * y, -sin * x - cos * y, z], 2)
 
 
 def pose_gradient(scene: Scene, target: Target, poses: Tensor, renderer: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss [B], gradient [B, 4] in (centre, theta), and the look-at [B, 3, 3] of poses [B, 4], one per image."""
+    """Loss [B], gradient [B, 6], and the look-at [B, 3, 3] of poses [B, 6], one per image."""
     with torch.enable_grad():
         poses = poses.detach().requires_grad_()
         rotation = rendering.look_at(poses[:, :3], poses[:, 3])
-        loss, grad_centre, grad_rotation = rendering.compare(scene, target, poses[:, :3], rotation, renderer)
+        loss, grad_centre, grad_rotation = rendering.compare(scene, target, poses[:, :3], rotation, renderer, poses[:, 4:])
         (gradient,) = torch.autograd.grad(rotation, poses, grad_rotation)
+    rotation = rotation.detach()
     gradient[:, :3] += grad_centre
-    return loss, gradient, rotation.detach()
+    gradient[:, 4:] = rendering.principal_gradient(scene.camera, rotation, grad_rotation)
+    return loss, gradient, rotation
 
 
 def _advance(
     scene: Scene, target: Target, state: _State, rates: NDArray, done: int, plan: Plan, finish: bool, renderer: str,
     trace: bool,
 ) -> Tensor:  # fmt: skip
-    """Take Adam steps with every candidate, one by one in PyTorch; returns the path [B, K, steps, 5] or [B, K, 0, 5].
+    """Take Adam steps with every candidate, one by one in PyTorch; returns the path [B, K, steps, 7] or [B, K, 0, 7].
 
     The plain twin of `kernels_numba.advance`, for renderers that have no compiled optimiser.
     """
@@ -319,16 +355,24 @@ def _advance(
             path.append(torch.cat([poses, loss[:, None]], 1))
             if s == len(rates):
                 continue
-            gradient = local_gradient(poses, rotation, gradient) if plan.local_scale else gradient
+            if plan.local_scale:
+                gradient[:, :4] = local_gradient(poses, rotation, gradient)
             first = state.first[:, k].lerp_(gradient, 1 - beta1) / (1 - beta1 ** (done + s + 1))
             second = state.second[:, k].lerp_(gradient**2, 1 - beta2) / (1 - beta2 ** (done + s + 1))
             step = -rates[s] * first / (second.sqrt() + kernels_numba.ADAM_EPSILON)
+            step[:, 4:] *= plan.principal_scale * scene.camera.focal
+            state.poses[:, k] = poses + step
             if plan.local_scale:
                 step[:, 3] *= plan.local_scale
-            state.poses[:, k] = local_move(poses, rotation, step) if plan.local_scale else poses + step
+                state.poses[:, k, :4] = local_move(poses, rotation, step)
     if not trace:
         return state.path[:, :, :0]
     return torch.stack(path, 1).unflatten(1, (-1, state.poses.shape[1])).transpose(1, 2)
+
+
+def _scales(scene: Scene, plan: Plan) -> tuple[float, float]:
+    """local_scale, and the cells that a unit step moves the principal point by."""
+    return float(plan.local_scale), float(plan.principal_scale * scene.camera.focal)
 
 
 def _advance_numba(
@@ -336,11 +380,11 @@ def _advance_numba(
     trace: bool,
 ) -> Tensor:  # fmt: skip
     """As `_advance`, compiled."""
-    path = np.empty((*state.loss.shape, len(rates) + finish if trace else 0, 5))
+    path = np.empty((*state.loss.shape, len(rates) + finish if trace else 0, 7))
     arrays = [x.numpy() for x in state.arrays()]
     rendering.run_kernel(
-        kernels_numba.advance, rendering.numba_shape(scene), rendering.numba_intrinsics(scene.camera),
-        scene.camera.map_hw[1], *rendering.numba_target(target), *arrays, rates, done, *plan.betas, float(plan.local_scale), finish, path,
+        kernels_numba.advance, rendering.numba_shape(scene), float(scene.camera.focal), scene.camera.map_hw[1],
+        *rendering.numba_target(target), *arrays, rates, done, *plan.betas, *_scales(scene, plan), finish, path,
     )  # fmt: skip
     return torch.as_tensor(path)
 
@@ -350,9 +394,9 @@ def _advance_triton(
     trace: bool,
 ) -> Tensor:  # fmt: skip
     """As `_advance`, in one kernel on the GPU."""
-    path = state.path.new_empty(*state.loss.shape, len(rates) + finish if trace else 0, 5)
+    path = state.path.new_empty(*state.loss.shape, len(rates) + finish if trace else 0, 7)
     rendering.triton_kernels().advance(
-        rendering.numba_shape(scene), rendering.numba_intrinsics(scene.camera), scene.camera.map_hw[1],
-        *rendering.triton_target(target), state.arrays(), rates, done, *plan.betas, float(plan.local_scale), finish, path,
+        rendering.numba_shape(scene), float(scene.camera.focal), scene.camera.map_hw[1],
+        *rendering.triton_target(target), state.arrays(), rates, done, *plan.betas, *_scales(scene, plan), finish, path,
     )  # fmt: skip
     return path

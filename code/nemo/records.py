@@ -127,6 +127,8 @@ class PoseSet:
     """Predicted poses of one category: names [B] and, per image, radians, distance, loss and chosen start.
 
     config: everything that led to them (solver settings, checkpoint fingerprint), as plain JSON values.
+    principal_xy [B, 2]: where the object's origin falls on the feature map, in cells; None where the solver kept it at
+    the config's `principal_xy_cells` (all but 6D).
     """
 
     category: str
@@ -140,6 +142,7 @@ class PoseSet:
     start: NDArray  # [B] index into the start grid
     mesh: NDArray  # [B] 1-based
     config: dict
+    principal_xy: NDArray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -161,7 +164,13 @@ class PoseSet:
                 "loss": round(float(self.loss[i]), 6),
                 "start": int(self.start[i]),
                 "mesh": int(self.mesh[i]),
-            }
+            } | self._place(i)
+
+    def _place(self, i: int) -> dict[str, object]:
+        if self.principal_xy is None:
+            return {}
+        x, y = self.principal_xy[i].tolist()
+        return {"principal_x": round(x, 3), "principal_y": round(y, 3)}
 
 
 _POSE_ARRAYS = ("names", "azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")
@@ -171,11 +180,14 @@ def save_poses(path: Path, poses: PoseSet, with_csv: bool = True) -> None:
     """Write poses as npz and, for reading by eye, as csv (degrees) beside it."""
     arrays = {key: getattr(poses, key) for key in _POSE_ARRAYS}
     header = {"category": poses.category, "level": poses.level, "config": json.dumps(poses.config, sort_keys=True)}
+    if poses.principal_xy is not None:
+        arrays["principal_xy"] = poses.principal_xy
     save_npz(path, {**header, **arrays})
     if with_csv:
         text = io.StringIO()
-        writer = csv.DictWriter(text, ["name", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "loss", "start", "mesh"],
-                                lineterminator="\n")  # fmt: skip
+        columns = ["name", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "loss", "start", "mesh"]
+        columns += [] if poses.principal_xy is None else ["principal_x", "principal_y"]
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(poses.rows())
         write_text(Path(path).with_suffix(".csv"), text.getvalue())
@@ -184,14 +196,15 @@ def save_poses(path: Path, poses: PoseSet, with_csv: bool = True) -> None:
 def load_poses(path: Path) -> PoseSet:
     """Read poses; ValueError when the arrays do not belong together."""
     arrays = load_npz(path, ["category", "level", "config", *_POSE_ARRAYS])
-    lengths = {key: len(arrays[key]) for key in _POSE_ARRAYS}
+    lengths = {key: len(arrays[key]) for key in (*_POSE_ARRAYS, "principal_xy") if key in arrays}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"{path}: arrays of different lengths {lengths}")
     try:
         config = json.loads(str(arrays["config"]))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: config is not JSON ({error})") from None
-    return PoseSet(str(arrays["category"]), str(arrays["level"]), *(arrays[key] for key in _POSE_ARRAYS), config=config)
+    return PoseSet(str(arrays["category"]), str(arrays["level"]), *(arrays[key] for key in _POSE_ARRAYS), config=config,
+                   principal_xy=arrays.get("principal_xy"))  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -187,33 +187,52 @@ def resolve_renderer(name: str, device: torch.device | str = "cpu") -> str:
 
 
 def compare(
-    scene: Scene, target: Target, centre: Tensor, rotation: Tensor, renderer: str
+    scene: Scene, target: Target, centre: Tensor, rotation: Tensor, renderer: str, principal_xy: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss [B] of one pose per image and its gradients with respect to centre [B, 3] and rotation [B, 3, 3].
 
-    centre [B, 3]: camera centre in the object frame. rotation [B, 3, 3]: world_from_cam.
-    renderer: one of `RENDERERS`. Results have the dtype and device of `centre`.
+    centre [B, 3]: camera centre in the object frame. rotation [B, 3, 3]: world_from_cam. principal_xy [B, 2]: in cells,
+    in place of the camera's; `principal_gradient` has its gradient. renderer: one of `RENDERERS`. Results have the dtype
+    and device of `centre`.
     """
     if renderer == "numba":
-        return _compare_numba(scene, target, centre, rotation)
+        return _compare_numba(scene, target, centre, rotation, principal_xy)
     if renderer == "triton":
-        return _compare_triton(scene, target, centre, rotation)
+        return _compare_triton(scene, target, centre, rotation, principal_xy)
     with torch.enable_grad():
         centre, rotation = centre.detach().requires_grad_(), rotation.detach().requires_grad_()
-        loss = differentiable_loss(scene, target, centre, rotation, renderer)
+        loss = differentiable_loss(scene, target, centre, rotation, renderer, principal_xy)
         if not loss.requires_grad:
             return loss, torch.zeros_like(centre), torch.zeros_like(rotation)
         grad_centre, grad_rotation = torch.autograd.grad(loss.sum(), (centre, rotation))
     return loss.detach(), grad_centre, grad_rotation
 
 
+def principal_gradient(camera: MapCamera, rotation: Tensor, grad_rotation: Tensor) -> Tensor:
+    """Gradient [B, 2] of the loss by the principal point in cells, from what `compare` returns; no rendering needed.
+
+    A ray d = ((x - principal_x) / focal, .., 1) enters the score through R d alone, dO/dd = t R^T q. The third column of
+    the rotation's gradient is the sum of t q, because d's third number is 1.
+    """
+    return -(rotation.mT @ grad_rotation[..., 2:])[..., :2, 0] / camera.focal
+
+
+def principals(camera: MapCamera, centre: Tensor, principal_xy: Tensor | None) -> Tensor:
+    """Principal points [B, 2] of B cameras at `centre` [B, 3]: the camera's own where no others are given."""
+    if principal_xy is None:
+        return centre.new_tensor(camera.principal_xy).expand(len(centre), 2)
+    return principal_xy.to(centre)
+
+
 # ---- the specification ----
 
 
-def differentiable_loss(scene: Scene, target: Target, centre: Tensor, rotation: Tensor, renderer: str) -> Tensor:
-    """Loss [B] as plain PyTorch operations, differentiable in centre [B, 3] and rotation [B, 3, 3]."""
+def differentiable_loss(
+    scene: Scene, target: Target, centre: Tensor, rotation: Tensor, renderer: str, principal_xy: Tensor | None = None
+) -> Tensor:
+    """Loss [B] as plain PyTorch operations, differentiable in centre [B, 3], rotation [B, 3, 3], principal_xy [B, 2]."""
     visible = visible_pytorch3d if renderer.startswith("pytorch3d") else visible_torch
-    corners, bary = visible(scene, centre, rotation)
+    corners, bary = visible(scene, centre, rotation, principal_xy)
     return loss_of_scores(object_scores(target, corners, bary), target.clutter)
 
 
@@ -230,13 +249,15 @@ def object_scores(target: Target, corners: Tensor, bary: Tensor) -> Tensor:
     return (rendered * target.features).sum(-1)
 
 
-def visible_torch(scene: Scene, centre: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+def visible_torch(
+    scene: Scene, centre: Tensor, rotation: Tensor, principal_xy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Vertices [B, P, 3] and barycentric coordinates [B, P, 3] that pixels see; coordinates are 0 off the mesh."""
     faces = torch.as_tensor(scene.faces, dtype=torch.int64, device=centre.device)
     positions = torch.as_tensor(scene.vertices, dtype=centre.dtype, device=centre.device)[faces]  # [F, 3, 3]
-    rays = cam_rays(scene.camera).to(centre)
     corners, barys = [], []
-    for c, r in zip(centre, rotation):
+    for c, r, principal in zip(centre, rotation, principals(scene.camera, centre, principal_xy)):
+        rays = cam_rays(scene.camera, principal)
         with torch.no_grad():
             face, _ = nearest_faces(positions - c, rays @ r.T, r[:, 2])
         hit = (face >= 0)[:, None]
@@ -247,10 +268,11 @@ def visible_torch(scene: Scene, centre: Tensor, rotation: Tensor) -> tuple[Tenso
     return torch.stack(corners), torch.stack(barys)
 
 
-def cam_rays(camera: MapCamera) -> Tensor:
-    """Directions [P, 3] of the pixels in the camera frame, with depth component 1, float64."""
-    rows, cols = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) + 0.5 for n in camera.map_hw), indexing="ij")
-    x, y = (cols - camera.principal_xy[0]) / camera.focal, (rows - camera.principal_xy[1]) / camera.focal
+def cam_rays(camera: MapCamera, principal_xy: Tensor | None = None) -> Tensor:
+    """Directions [P, 3] of the pixels in the camera frame, with depth component 1, float64 or as principal_xy [2]."""
+    principal_xy = torch.tensor(camera.principal_xy, dtype=torch.float64) if principal_xy is None else principal_xy
+    rows, cols = torch.meshgrid(*(torch.arange(n).to(principal_xy) + 0.5 for n in camera.map_hw), indexing="ij")
+    x, y = (cols - principal_xy[0]) / camera.focal, (rows - principal_xy[1]) / camera.focal
     return torch.stack([x, y, torch.ones_like(x)], -1).reshape(-1, 3)
 
 
@@ -286,7 +308,9 @@ def nearest_faces(relative: Tensor, rays: Tensor, forward: Tensor) -> tuple[Tens
 # ---- PyTorch3D, the paper's renderer ----
 
 
-def visible_pytorch3d(scene: Scene, centre: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+def visible_pytorch3d(
+    scene: Scene, centre: Tensor, rotation: Tensor, principal_xy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """As `visible_torch`, by PyTorch3D's rasteriser (0.7, what `MeshRasterizer` calls), in float32.
 
     It takes vertices in its normalised coordinates: x left, y up, the shorter side of the picture from -1 to 1, and the
@@ -300,8 +324,8 @@ def visible_pytorch3d(scene: Scene, centre: Tensor, rotation: Tensor) -> tuple[T
     faces = torch.as_tensor(scene.faces, dtype=torch.int64, device=centre.device)
     cam = (vertices - centre[:, None]) @ rotation  # [B, V, 3], x right, y down, z forward
     depth = cam[..., 2:]
-    offset = cam.new_tensor(scene.camera.principal_xy) - cam.new_tensor([width / 2, height / 2])
-    xy = -(scene.camera.focal * cam[..., :2] / depth.clamp_min(NEAR) + offset) / (min(height, width) / 2)
+    offset = principals(scene.camera, centre, principal_xy) - cam.new_tensor([width / 2, height / 2])
+    xy = -(scene.camera.focal * cam[..., :2] / depth.clamp_min(NEAR) + offset[:, None]) / (min(height, width) / 2)
     in_front = (depth[..., 0] >= NEAR)[:, faces].all(-1, keepdim=True)  # [B, F, 1]
     drawn = torch.where(in_front, faces, 0)
     meshes = Meshes(verts=torch.cat([xy, depth], -1).float(), faces=drawn)
@@ -323,11 +347,6 @@ def numba_shape(scene: Scene) -> tuple:
     return scene.vertices, scene.faces, low, high, np.array(grid.samples), scene.cuboid is not None
 
 
-def numba_intrinsics(camera: MapCamera) -> tuple[float, float, float]:
-    """Focal length and principal point x, y in cells, as the kernels take them."""
-    return float(camera.focal), float(camera.principal_xy[0]), float(camera.principal_xy[1])
-
-
 def numba_target(target: Target) -> tuple[NDArray, NDArray, bool]:
     """scores [B, P, V] and clutter [B, P] in float32, and whether there is a clutter."""
     scores = np.ascontiguousarray(target.scores.detach().cpu().numpy(), np.float32)
@@ -346,12 +365,15 @@ def run_kernel(kernel: Callable, *arguments: object) -> None:
     torch.set_num_threads(threads)
 
 
-def _compare_numba(scene: Scene, target: Target, centre: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _compare_numba(
+    scene: Scene, target: Target, centre: Tensor, rotation: Tensor, principal_xy: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     scores, clutter, use_clutter = numba_target(target)
-    centres, rotations = (np.ascontiguousarray(x.detach().cpu().numpy(), np.float64) for x in (centre, rotation))
+    poses = centre, rotation, principals(scene.camera, centre, principal_xy)
+    centres, rotations, principal = (np.ascontiguousarray(x.detach().cpu().numpy(), np.float64) for x in poses)
     loss, grad_centre, grad_rotation = np.empty(len(scores)), np.empty_like(centres), np.empty_like(rotations)
     run_kernel(
-        kernels_numba.compare, numba_shape(scene), centres, rotations, numba_intrinsics(scene.camera),
+        kernels_numba.compare, numba_shape(scene), centres, rotations, float(scene.camera.focal), principal,
         scene.camera.map_hw[1], scores, clutter, use_clutter, loss, grad_centre, grad_rotation,
     )  # fmt: skip
     return tuple(torch.as_tensor(x).to(centre) for x in (loss, grad_centre, grad_rotation))
@@ -372,11 +394,15 @@ def triton_target(target: Target) -> tuple[Tensor, Tensor | None]:
     return target.scores.float().contiguous(), None if target.clutter is None else target.clutter.float().contiguous()
 
 
-def _compare_triton(scene: Scene, target: Target, centre: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    poses = (x.detach().float().contiguous() for x in (centre, rotation))
+def _compare_triton(
+    scene: Scene, target: Target, centre: Tensor, rotation: Tensor, principal_xy: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    poses = centre, rotation, principals(scene.camera, centre, principal_xy)
+    centres, rotations, principal = (x.detach().float().contiguous() for x in poses)
     result = triton_kernels().compare(
-        numba_shape(scene), *poses, numba_intrinsics(scene.camera), scene.camera.map_hw[1], *triton_target(target)
-    )
+        numba_shape(scene), centres, rotations, float(scene.camera.focal), principal, scene.camera.map_hw[1],
+        *triton_target(target),
+    )  # fmt: skip
     return tuple(x.to(centre) for x in result)
 
 
@@ -385,14 +411,27 @@ def _compare_triton(scene: Scene, target: Target, centre: Tensor, rotation: Tens
 
 @dataclass(frozen=True)
 class PictureTable:
-    """N pictures of a mesh: corners [P, N, 3] int64 that pixels see and their weights [P, N, 3], 0 off the mesh."""
+    """N pictures of a mesh: corners [Q, N, 3] that pixels see and their weights [Q, N, 3], 0 off the mesh.
+
+    map_hw: size of the images' map. margin_rc: cells by which the pictures reach beyond it on every side, so that
+    Q = (H + 2 margin) (W + 2 margin).
+    """
 
     corners: Tensor
     bary: Tensor
+    map_hw: tuple[int, int]
+    margin_rc: tuple[int, int] = (0, 0)
 
 
-def render_table(scene: Scene, centre: Tensor, rotation: Tensor, renderer: str) -> PictureTable:
-    """Render N poses (centre [N, 3], rotation [N, 3, 3]) into a table that any number of images is compared with."""
+def render_table(
+    scene: Scene, centre: Tensor, rotation: Tensor, renderer: str, margin_rc: tuple[int, int] = (0, 0)
+) -> PictureTable:
+    """Render N poses (centre [N, 3], rotation [N, 3, 3]) into a table that any number of images is compared with.
+
+    margin_rc: how far, in cells, the pictures can be moved over the map.
+    """
+    map_hw = scene.camera.map_hw
+    scene = replace(scene, camera=widened(scene.camera, margin_rc))
     if renderer in ("torch", "pytorch3d", "pytorch3d-features"):
         visible = visible_torch if renderer == "torch" else visible_pytorch3d
         with torch.no_grad():
@@ -402,7 +441,14 @@ def render_table(scene: Scene, centre: Tensor, rotation: Tensor, renderer: str) 
         corners = torch.as_tensor(np.where(face[..., None] >= 0, scene.faces[face], 0)).flatten(1, 2)
         bary = torch.as_tensor(bary).flatten(1, 2)
     corners, bary = corners.transpose(0, 1).contiguous(), bary.transpose(0, 1).contiguous()
-    return PictureTable(corners.to(centre.device, torch.int64), bary.to(centre.device, torch.float32))
+    corners = corners.to(centre.device, torch.int32 if renderer == "numba" else torch.int64)
+    return PictureTable(corners, bary.to(centre.device, torch.float32), map_hw, margin_rc)
+
+
+def widened(camera: MapCamera, margin_rc: tuple[int, int]) -> MapCamera:
+    """The same camera with a map that has so many more cells (rows, columns) on every side."""
+    (rows, columns), (height, width), (x, y) = margin_rc, camera.map_hw, camera.principal_xy
+    return MapCamera(camera.focal, (x + columns, y + rows), (height + 2 * rows, width + 2 * columns))
 
 
 def rasterise_poses(scene: Scene, centre: NDArray, rotation: NDArray) -> tuple[NDArray, NDArray, NDArray]:
@@ -415,21 +461,32 @@ def rasterise_poses(scene: Scene, centre: NDArray, rotation: NDArray) -> tuple[N
     face, depth, bary = np.full(shape, -1, np.int32), np.full(shape, np.inf), np.zeros((*shape, 3))
     run_kernel(
         kernels_numba.fragments, scene.vertices, scene.faces, np.ascontiguousarray(centre, np.float64),
-        np.ascontiguousarray(rotation, np.float64), numba_intrinsics(scene.camera), face, depth, bary,
+        np.ascontiguousarray(rotation, np.float64), float(scene.camera.focal), np.array(scene.camera.principal_xy, np.float64),
+        face, depth, bary,
     )  # fmt: skip
     return face, depth, bary
 
 
-def compare_table(table: PictureTable, target: Target, renderer: str) -> Tensor:
-    """Loss [B, N] of every picture of a table for every image."""
+def compare_table(table: PictureTable, target: Target, renderer: str, shift_rc: tuple[int, int] = (0, 0)) -> Tensor:
+    """Loss [B, N] of every picture of a table for every image.
+
+    shift_rc: cells by which the pictures are moved down and right over the map, at most the table's margin: what a
+    camera sees whose principal point is moved.
+    """
+    (height, width), columns = table.map_hw, table.map_hw[1] + 2 * table.margin_rc[1]
+    row, col = (margin - shift for margin, shift in zip(table.margin_rc, shift_rc, strict=True))
     if renderer == "numba":
         scores, clutter, use_clutter = numba_target(target)
         loss = np.empty((len(scores), table.corners.shape[1]))
-        corners, bary = table.corners.numpy().astype(np.int32), table.bary.numpy()
-        run_kernel(kernels_numba.score_table, corners, bary, scores, clutter, use_clutter, loss)
+        corners, bary = table.corners.numpy(), table.bary.numpy()
+        run_kernel(
+            kernels_numba.score_table, corners, bary, columns, row, col, width, scores, clutter, use_clutter, loss
+        )
         return torch.as_tensor(loss)
+    window = (slice(row, row + height), slice(col, col + width))
+    corners, bary = (x.unflatten(0, (-1, columns))[window].flatten(0, 1) for x in (table.corners, table.bary))
     losses = []
     for n in range(table.corners.shape[1]):
-        corners = table.corners[:, n].expand(len(target), -1, -1)
-        losses.append(loss_of_scores(object_scores(target, corners, table.bary[:, n]), target.clutter))
+        seen = corners[:, n].expand(len(target), -1, -1)
+        losses.append(loss_of_scores(object_scores(target, seen, bary[:, n]), target.clutter))
     return torch.stack(losses, 1)

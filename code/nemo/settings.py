@@ -186,6 +186,9 @@ class SolveConfig:
     elevations: tuple[float, float, int] = (-math.pi / 6, math.pi / 3, 4)  # first, last, count
     thetas: tuple[float, float, int] = (-math.pi / 6, math.pi / 6, 3)
     clutter: bool = True  # False compares with the mesh alone
+    six_d: bool = False  # True: also find where the object lies on the map, and start from other distances
+    distance_factors: tuple[float, float, int] = (2 / 3, 1.5, 3)  # of the start distance if six_d; first, last, count, geometric
+    shifts: tuple[float, float, int] = (-0.25, 0.25, 5)  # of the object over the map if six_d, in map heights and widths
     seed: int = 0
 
 
