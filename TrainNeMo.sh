@@ -12,18 +12,27 @@ MESH_DIMENSIONS="${MESH_DIMENSIONS:-single}"                          # single: 
 SAVED_NETWORK_PATH="${SAVED_NETWORK_PATH:-$EXPROOT/NeMo_$MESH_DIMENSIONS}"
 CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
 GPUS="${GPUS-all}"                                                    # all, indices such as "0 1 2", or empty for the CPU
-SEPARATE_BANK="${SEPARATE_BANK:-false}"                               # true: the bank alone on the last of several GPUs
+PARALLEL="${PARALLEL:-dp}"                                            # several GPUs by dp: DataParallel (the paper's), or ddp: torchrun, a process for each
+SEPARATE_BANK="${SEPARATE_BANK:-false}"                               # dp: true puts the bank alone on the last of several GPUs
+NUM_PROCESSES="${NUM_PROCESSES:-auto}"                                # ddp: processes on this machine; auto: one for each GPU
+TORCHRUN_ARGUMENTS="${TORCHRUN_ARGUMENTS:---standalone}"              # ddp: for several machines such as "--nnodes 2 --rdzv-endpoint host:29500 --rdzv-backend c10d"
+SYNC_BATCHNORM="${SYNC_BATCHNORM:-false}"                             # ddp on GPUs: batch norm over all processes; the paper's is per GPU
+COMPILE="${COMPILE:-false}"                                           # true: torch.compile the network
 BACKBONE="${BACKBONE:-resnetext}"                                     # resnetext (the paper's), resnet18fpn (for CPUs)
 PRETRAINED="${PRETRAINED:-imagenet}"                                  # imagenet (downloaded), none, or a file of torchvision weights
 IMAGE_SCALE="${IMAGE_SCALE:-1}"                                       # 1, or 0.5: a quarter of the work on the same data
 RECIPE="${RECIPE:-paper}"                                             # paper: with all its quirks; fixed: for small data, see README
 AUGMENT="${AUGMENT:-}"                                                # any of: flip color occlude
-BATCH_SIZE="${BATCH_SIZE:-108}"
+BATCH_SIZE="${BATCH_SIZE:-108}"                                       # images per iteration, of all GPUs and processes together
 TOTAL_EPOCHS="${TOTAL_EPOCHS:-800}"
 LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 WEIGHT_CLUTTER="${WEIGHT_CLUTTER:-5e-3}"                              # of a clutter feature among the negatives
 NUM_CLUTTER_IMAGE="${NUM_CLUTTER_IMAGE:-5}"                           # clutter features drawn from an image
 NUM_CLUTTER_GROUP="${NUM_CLUTTER_GROUP:-512}"                         # the clutter bank holds that many images' features
+VALIDATE_EVERY="${VALIDATE_EVERY:-0}"                                 # epochs between validations, which also keep the best checkpoint; 0: train on all images
+VALIDATION_SHARE="${VALIDATION_SHARE:-0.1}"                           # of the training images that are held out if VALIDATE_EVERY is not 0
+TENSORBOARD="${TENSORBOARD:-true}"                                    # true: scalars and similarity maps below $SAVED_NETWORK_PATH/tensorboard
+IMAGE_CACHE="${IMAGE_CACHE:-memory}"                                  # decoded crops: memory, or disk (shared by all processes and later trainings)
 SEED="${SEED:-0}"
 RESUME="${RESUME:-true}"                                              # false: start an unfinished training again
 OVERWRITE="${OVERWRITE:-false}"                                       # true: train again where a checkpoint exists
@@ -35,11 +44,25 @@ source "$ROOT/code/common.sh"
 help_or_no_arguments "$0" "$@"
 one_of MESH_DIMENSIONS single multi
 one_of RECIPE paper fixed
+one_of PARALLEL dp ddp
 find_python
 
-code train --raw "$PATH_PASCAL3DP" --prepared "$PATH_CACHE_TRAINING_SET" --save-dir "$SAVED_NETWORK_PATH" \
-    --mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --gpus "$GPUS" --separate-bank "$SEPARATE_BANK" \
-    --backbone "$BACKBONE" --pretrained "$PRETRAINED" --image-scale "$IMAGE_SCALE" --recipe "$RECIPE" --augment "$AUGMENT" \
-    --batch-size "$BATCH_SIZE" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE" \
-    --weight-clutter "$WEIGHT_CLUTTER" --num-clutter-image "$NUM_CLUTTER_IMAGE" --num-clutter-group "$NUM_CLUTTER_GROUP" \
-    --seed "$SEED" --resume "$RESUME" --overwrite "$OVERWRITE" --workers "$WORKERS"
+arguments=(--raw "$PATH_PASCAL3DP" --prepared "$PATH_CACHE_TRAINING_SET" --save-dir "$SAVED_NETWORK_PATH"
+    --mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --gpus "$GPUS" --parallel "$PARALLEL" --separate-bank "$SEPARATE_BANK"
+    --sync-batchnorm "$SYNC_BATCHNORM" --compile "$COMPILE"
+    --backbone "$BACKBONE" --pretrained "$PRETRAINED" --image-scale "$IMAGE_SCALE" --recipe "$RECIPE" --augment "$AUGMENT"
+    --batch-size "$BATCH_SIZE" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"
+    --weight-clutter "$WEIGHT_CLUTTER" --num-clutter-image "$NUM_CLUTTER_IMAGE" --num-clutter-group "$NUM_CLUTTER_GROUP"
+    --validate-every "$VALIDATE_EVERY" --validation-share "$VALIDATION_SHARE" --tensorboard "$TENSORBOARD"
+    --image-cache "$IMAGE_CACHE" --seed "$SEED" --resume "$RESUME" --overwrite "$OVERWRITE" --workers "$WORKERS")
+
+if [ "$PARALLEL" = dp ] || [ -n "${TORCHELASTIC_RUN_ID-}" ]; then # the latter: your torchrun has started this script
+    code train "${arguments[@]}"
+else
+    if [ "$NUM_PROCESSES" = auto ]; then
+        gpu_list=($(code list_gpus --gpus "$GPUS"))
+        NUM_PROCESSES=$((${#gpu_list[@]} > 0 ? ${#gpu_list[@]} : 1))
+    fi
+    # unquoted: they are words
+    "$PYTHON" -m torch.distributed.run --nproc-per-node "$NUM_PROCESSES" $TORCHRUN_ARGUMENTS "$ROOT/code/train.py" "${arguments[@]}"
+fi

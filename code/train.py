@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from nemo import cli
 from nemo.backbone import BACKBONES
 from nemo.checkpoints import load_checkpoint
-from nemo.dataset import TrainingImages
-from nemo.devices import decoding_workers, gpus_of, place
+from nemo.dataset import CACHES, TrainingImages
+from nemo.devices import Placement, decoding_workers, gpus_of, place, place_process
+from nemo.distributed import Group, process_group
 from nemo.layout import PreparedSet, RawPascal3D, checkpoint_path, read_list
 from nemo.meshes import read_off
 from nemo.settings import FIXED_RECIPE, MESH_DIMENSIONS, TrainConfig
-from nemo.training import Trainer
+from nemo.training import Trainer, Validation, hold_out
 
 
 def settings_of(args: argparse.Namespace, category: str) -> TrainConfig:
@@ -23,41 +27,67 @@ def settings_of(args: argparse.Namespace, category: str) -> TrainConfig:
         category=category, mesh_d=args.mesh_d, backbone=args.backbone, pretrained=args.pretrained,
         image_scale=args.image_scale, batch_size=args.batch_size, total_epochs=args.total_epochs,
         learning_rate=args.learning_rate, weight_clutter=args.weight_clutter, num_clutter_image=args.num_clutter_image,
-        num_clutter_group=args.num_clutter_group, seed=args.seed, augment=args.augment,
+        num_clutter_group=args.num_clutter_group, seed=args.seed, augment=args.augment, sync_batchnorm=args.sync_batchnorm,
+        validate_every=args.validate_every, validation_share=args.validation_share,
     )  # fmt: skip
+    if not config.validate_every:
+        config = replace(config, validation_share=TrainConfig.validation_share)  # which then means nothing
     return replace(config, **FIXED_RECIPE) if args.recipe == "fixed" else config
 
 
-def train_category(args: argparse.Namespace, category: str) -> int:
+def kept(args: argparse.Namespace, config: TrainConfig) -> bool:
+    """Whether the category has been trained; ValueError when that was with other settings or data."""
+    last = checkpoint_path(args.save_dir, "saved_model_%s_last.pth", config.category)
+    if args.overwrite or not last.is_file():
+        return False
+    found, data = load_checkpoint(last), PreparedSet(args.prepared).fingerprint(config.category)
+    if found.config != config or (data and found.data and found.data != data):
+        raise ValueError(
+            f"{last} was trained with other settings or on other data; set OVERWRITE=true to train again, "
+            "or SAVED_NETWORK_PATH to another folder"
+        )
+    print(f"{config.category}: {last} exists, kept")
+    return True
+
+
+def image_names(prepared: PreparedSet, config: TrainConfig, meshes: int) -> list[list[str]]:
+    """Training images of each mesh, from the lists; FileNotFoundError or ValueError when there is none."""
+    paths = [prepared.mesh_list(config.mesh_d, config.category, i) for i in range(1, meshes + 1)]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"no list of training images: {path}; run PrepareData.sh first")
+    names = [read_list(path) for path in paths]
+    if not any(names):
+        raise ValueError(f"{config.category} has no training image in {prepared.root}")
+    return names
+
+
+def train_category(args: argparse.Namespace, category: str, placement: Placement, group: Group) -> int:
     """Train one category unless its checkpoint is there; returns the number of training images."""
     config = settings_of(args, category)
-    last = checkpoint_path(args.save_dir, "saved_model_%s_last.pth", category)
-    if last.is_file() and not args.overwrite:
-        kept, data = load_checkpoint(last), PreparedSet(args.prepared).fingerprint(category)
-        if kept.config != config or (data and kept.data and kept.data != data):
-            raise ValueError(
-                f"{last} was trained with other settings or on other data; set OVERWRITE=true to train again, "
-                "or SAVED_NETWORK_PATH to another folder"
-            )
-        print(f"{category}: {last} exists, kept")
+    if group.from_first(group.first and kept(args, config)):
         return 0
     prepared = PreparedSet(cli.require_folder(args.prepared, "training set", "run PrepareData.sh first"))
     meshes = [read_off(path) for path in RawPascal3D(args.raw).cuboids(args.mesh_d, category)]
-    placement = place(gpus_of(args.gpus), args.separate_bank)
-    workers = decoding_workers(args.workers, placement.network[0])
-    datasets = []
-    for i, mesh in enumerate(meshes, start=1):
-        list_path = prepared.mesh_list(args.mesh_d, category, i)
-        if not list_path.is_file():
-            raise FileNotFoundError(f"no list of training images: {list_path}; run PrepareData.sh first")
-        datasets.append(TrainingImages(prepared, read_list(list_path), mesh, config, shared=workers > 0))
+    names, held = image_names(prepared, config, len(meshes)), None
+    if config.validate_every:
+        names, held = hold_out(names, config.validation_share, config.seed)
+    workers = decoding_workers(args.workers, placement.network[0], group.local_size)
+    datasets = [
+        TrainingImages(prepared, group_names, mesh, config, shared=workers > 0, cache=args.image_cache)
+        for group_names, mesh in zip(names, meshes, strict=True)
+    ]
     images = sum(map(len, datasets))
-    if not images:
-        raise ValueError(f"{category} has no training image in {prepared.root}")
-    print(f"{category}: {cli.count(images, 'image')}, {cli.count(len(meshes), 'cuboid')}; {placement.sentence}", flush=True)
-    trainer = Trainer(config, meshes, datasets, placement, args.save_dir, workers, prepared.fingerprint(category))
-    if args.resume and trainer.resume():
-        print(f"{category}: going on after epoch {trainer.epoch}", flush=True)
+    trainer = Trainer(
+        config, meshes, datasets, placement, args.save_dir, workers, prepared.fingerprint(category), group,
+        Validation(prepared, held) if held else None, args.tensorboard, args.compile,
+    )  # fmt: skip
+    resumed = args.resume and trainer.resume()
+    if group.first:
+        held_out = f", {sum(map(len, held))} held out" if held else ""
+        print(f"{category}: {cli.count(images, 'image')}{held_out}, {cli.count(len(meshes), 'cuboid')}; {placement.sentence}")
+        if resumed:
+            print(f"{category}: going on after epoch {trainer.epoch}", flush=True)
     trainer.fit()
     return images
 
@@ -80,6 +110,13 @@ def main() -> None:
     parser.add_argument("--weight-clutter", type=float, default=default.weight_clutter, help="of a clutter feature in the loss")
     parser.add_argument("--num-clutter-image", type=cli.positive, default=default.num_clutter_image, help="clutter features per image")
     parser.add_argument("--num-clutter-group", type=cli.positive, default=default.num_clutter_group, help="images in the clutter bank")
+    parser.add_argument("--parallel", choices=("dp", "ddp"), default="dp", help="dp: DataParallel; ddp: one of torchrun's processes")
+    parser.add_argument("--sync-batchnorm", type=cli.boolean, default=default.sync_batchnorm, help="with ddp on GPUs")
+    parser.add_argument("--compile", type=cli.boolean, default=False, help="torch.compile the network")
+    parser.add_argument("--image-cache", choices=CACHES, default="memory", help="where decoded crops are kept")
+    parser.add_argument("--validate-every", type=cli.count_or_none, default=default.validate_every, help="epochs; 0: never")
+    parser.add_argument("--validation-share", type=float, default=default.validation_share, help="of the training images, held out")
+    parser.add_argument("--tensorboard", type=cli.boolean, default=True, help="write scalars and pictures")
     parser.add_argument("--separate-bank", type=cli.boolean, default=False, help="bank alone on the last GPU")
     parser.add_argument("--augment", type=cli.words, default=default.augment, help="any of flip, color, occlude")
     parser.add_argument("--gpus", default="all", help="all or indices; empty: CPU")
@@ -89,10 +126,19 @@ def main() -> None:
     parser.add_argument("--overwrite", type=cli.boolean, default=False, help="train again where a checkpoint exists")
     cli.add_categories(parser)
     args = parser.parse_args()
-    images = [train_category(args, category) for category in args.categories]
-    trained = sum(1 for n in images if n)
-    print(f"{cli.count(trained, 'category')} trained on {cli.count(sum(images), 'image')}, "
-          f"{len(images) - trained} kept; checkpoints in {args.save_dir}")  # fmt: skip
+    gpus = gpus_of(args.gpus)
+    with process_group(bool(gpus)) if args.parallel == "ddp" else nullcontext(Group()) as group:
+        if args.parallel == "dp":
+            placement = place(gpus, args.separate_bank)
+        else:
+            placement = place_process(gpus, group.local_rank, group.local_size, args.separate_bank)
+            if gpus:
+                torch.cuda.set_device(placement.network[0])
+        images = [train_category(args, category, placement, group) for category in args.categories]
+    if group.first:
+        trained = sum(1 for n in images if n)
+        print(f"{cli.count(trained, 'category')} trained on {cli.count(sum(images), 'image')}, "
+              f"{len(images) - trained} kept; checkpoints in {args.save_dir}")  # fmt: skip
 
 
 if __name__ == "__main__":

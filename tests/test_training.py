@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from conftest import Trap
 
 from nemo.backbone import FeatureNet, build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
-from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from nemo.checkpoints import Checkpoint, export_checkpoint, load_checkpoint, save_checkpoint
 from nemo.dataset import mirror, paste_patches
 from nemo.devices import Placement, place
 from nemo.inference import load_model
@@ -204,6 +205,33 @@ def test_checkpoints_survive_a_round_trip(tmp_path):
     assert [len(rows) for rows in loaded.banks(1)] == [3, 5]
     keys = torch.load(tmp_path / "a.pth", weights_only=True)
     assert {"state", "memory", "timestamp", "args"} <= set(keys) and all(k.startswith("module.") for k in keys["state"])
+
+
+def test_safetensors_hold_the_same_checkpoint(tmp_path, code):
+    save_checkpoint(tmp_path / "a.pth", replace(tiny_checkpoint(), data="abc"))
+    printed = code("export_checkpoint", tmp_path / "a.pth").stdout
+    assert "1 checkpoint written as safetensors, 0 kept" in printed
+    assert "0 checkpoints written as safetensors, 1 kept" in code("export_checkpoint", tmp_path / "a.pth").stdout
+    expected, loaded = load_checkpoint(tmp_path / "a.pth"), load_checkpoint(tmp_path / "a.safetensors")
+    assert (loaded.config, loaded.epoch, loaded.data) == (expected.config, expected.epoch, "abc")
+    assert loaded.state.keys() == expected.state.keys()
+    assert all(torch.equal(loaded.state[key], value) for key, value in expected.state.items())
+    assert torch.equal(loaded.memory[0], expected.memory[0]) and np.array_equal(loaded.meshes[0].faces, expected.meshes[0].faces)
+    (tmp_path / "a.pth").unlink()
+    code("export_checkpoint", tmp_path / "a.safetensors", "--to", "pth")
+    back = load_checkpoint(tmp_path / "a.pth")
+    assert back.config == expected.config and all(torch.equal(back.state[key], value) for key, value in expected.state.items())
+    export_checkpoint(tmp_path / "b.safetensors", expected)
+    assert (tmp_path / "b.safetensors").read_bytes() == (tmp_path / "a.safetensors").read_bytes()
+
+
+def test_broken_or_foreign_safetensors_are_refused(tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"broken\.safetensors: cannot be read as safetensors"):
+        load_checkpoint(tmp_path / "broken.safetensors")
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(ValueError, match="lacks the metadata entry nemo"):
+        load_checkpoint(tmp_path / "foreign.safetensors")
 
 
 def test_a_checkpoint_of_the_reference_loads_and_must_fit_its_mesh(tmp_path):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import pickle
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nemo.files import atomic_path
@@ -76,6 +79,44 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         torch.save(content, file)  # given a path, it would write the temporary name into the file
 
 
+def export_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint as safetensors, whole or not at all: nothing in such a file can be executed.
+
+    Tensors: state.<name>, memory.<mesh>, vertices.<mesh> and faces.<mesh>, meshes counted from 1. Everything else is
+    JSON in the metadata entry `nemo`.
+    """
+    tensors = {f"state.{key}": value for key, value in checkpoint.state.items()}
+    tensors |= {f"memory.{i}": memory for i, memory in enumerate(checkpoint.memory, start=1)}
+    for i, mesh in enumerate(checkpoint.meshes or [], start=1):
+        tensors |= {f"vertices.{i}": torch.from_numpy(mesh.vertices), f"faces.{i}": torch.from_numpy(mesh.faces)}
+    rest = {"config": asdict(checkpoint.config), "epoch": checkpoint.epoch, "data": checkpoint.data}
+    with atomic_path(path) as temporary:
+        packed = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        safetensors.torch.save_file(packed, temporary, metadata={"nemo": json.dumps(rest, sort_keys=True)})
+
+
+def _load_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            rest, tensors = (file.metadata() or {}).get("nemo"), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as safetensors ({error})") from error
+    if rest is None:
+        raise ValueError(f"{path}: lacks the metadata entry nemo, it is not a NeMo checkpoint of export_checkpoint.py")
+    rest = json.loads(rest)
+    number = range(1, 1 + sum(key.startswith("memory.") for key in tensors))
+    meshes = [Mesh(tensors[f"vertices.{i}"].numpy(), tensors[f"faces.{i}"].numpy()) for i in number if f"vertices.{i}" in tensors]
+    return Checkpoint(
+        state={key.removeprefix("state."): value for key, value in tensors.items() if key.startswith("state.")},
+        memory=[tensors[f"memory.{i}"] for i in number],
+        meshes=meshes or None,
+        config=_config(rest["config"]),
+        epoch=rest["epoch"],
+        fingerprint=_fingerprint(path),
+        data=rest["data"],
+    )
+
+
 def load_torch_file(path: Path) -> dict:
     """Read a file of torch.save without executing anything in it; ValueError when it is broken or wants to run code."""
     path = Path(path)
@@ -90,18 +131,21 @@ def load_torch_file(path: Path) -> dict:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of this project or of the reference. ValueError, naming what is wrong, when it is neither."""
-    if not Path(path).is_file():
+    """Read a checkpoint of this project, .pth or .safetensors, or of the reference.
+
+    Raises ValueError, naming what is wrong, when it is neither.
+    """
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"checkpoint not found: {path}; train first, or set LOAD_FILE_NAME")
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     content = load_torch_file(path)
     missing = [key for key in ("state", "memory") if key not in content]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}, it is not a NeMo checkpoint")
     stored = content.get("args")
     stored = vars(stored) if isinstance(stored, argparse.Namespace) else stored if isinstance(stored, dict) else {}
-    known = {field.name for field in fields(TrainConfig)}
-    named = {REFERENCE_NAMES.get(key, key): value for key, value in stored.items()}
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in named.items() if key in known}
     memory = content["memory"]
     memory = [memory] if isinstance(memory, Tensor) else list(memory)
     meshes = content.get("meshes")
@@ -109,11 +153,18 @@ def load_checkpoint(path: Path) -> Checkpoint:
         state={key.removeprefix("module."): value for key, value in content["state"].items()},
         memory=[bank.float() for bank in memory],
         meshes=[Mesh(mesh["vertices"].numpy(), mesh["faces"].numpy()) for mesh in meshes] if meshes else None,
-        config=TrainConfig(**values),
+        config=_config(stored),
         epoch=int(content.get("timestamp", 0)),
         fingerprint=_fingerprint(path),
         data=str(content.get("data", "")),
     )
+
+
+def _config(stored: dict) -> TrainConfig:
+    """The settings among a file's; those that it does not have are the defaults."""
+    known = {field.name for field in fields(TrainConfig)}
+    named = {REFERENCE_NAMES.get(key, key): value for key, value in stored.items()}
+    return TrainConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in named.items() if key in known})
 
 
 def _fingerprint(path: Path) -> str:

@@ -65,6 +65,13 @@ def positive(text: str) -> int:
     return value
 
 
+def count_or_none(text: str) -> int:
+    """argparse type of an integer >= 0."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
 def words(text: str) -> tuple[str, ...]:
     """argparse type of a list with spaces or commas in it."""
     return tuple(text.replace(",", " ").split())

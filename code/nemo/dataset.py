@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as image_functional
 
 from nemo.backbone import cells_of
+from nemo.distributed import Group, share
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh
 from nemo.records import Annotation, VertexAnnotation, load_annotation
@@ -23,6 +25,7 @@ from nemo.settings import category as category_settings
 from nemo.visibility import vertices_in_crop
 
 AUGMENTATIONS = ("flip", "color", "occlude")
+CACHES = ("memory", "disk")  # where decoded crops are kept
 MOST_PATCHES = 3  # of `occlude`
 PATCH_SIDE = (0.15, 0.5)  # share of the visible vertices' extent, per axis
 
@@ -58,22 +61,32 @@ class Sample:
     visible: Tensor
     noise_cells: Tensor
 
+    def pin_memory(self) -> Sample:
+        """The same in memory that a GPU can copy from by itself; DataLoader calls this."""
+        return Sample(*(getattr(self, name).pin_memory() for name in SAMPLE_FIELDS))
+
+
+SAMPLE_FIELDS = ("image", "positions", "visible", "noise_cells")
+
 
 class TrainingImages(Dataset):
-    """Crops of one mesh with their vertices. Decoded crops are kept in memory, which worker processes can share.
+    """Crops of one mesh with their vertices; a sample is asked for as (epoch, index).
 
     What is random about a sample (clutter cells, augmentation) depends on (seed, epoch, index) alone, so neither the
-    number of workers nor a resumed run changes it.
+    number of workers or processes nor a resumed run changes it.
     """
 
-    def __init__(self, prepared: PreparedSet, names: Sequence[str], mesh: Mesh, config: TrainConfig, shared: bool = False):
+    def __init__(
+        self, prepared: PreparedSet, names: Sequence[str], mesh: Mesh, config: TrainConfig, shared: bool = False,
+        cache: str = "memory",
+    ):  # fmt: skip
+        """shared: worker processes will read it. cache: where decoded crops are kept, see `_keep_decoded`."""
         unknown = set(config.augment) - set(AUGMENTATIONS)
         if unknown:
             raise ValueError(f"AUGMENT names {', '.join(sorted(unknown))}, it can be {' '.join(AUGMENTATIONS)}")
         self.paths = [prepared.image(config.category, name) for name in names]
         self.config = config
         self.map_hw = map_size(config.category, config.image_scale)
-        self.epoch = 0
         annotations = [
             load_annotation(prepared.vertex_annotation(config.mesh_d, config.category, name), VertexAnnotation) for name in names
         ]
@@ -87,8 +100,28 @@ class TrainingImages(Dataset):
         if "flip" in config.augment:
             mirrored = [vertices_in_crop(mirror(a), mesh) for a in annotations]
             self.mirrored_vertices = _as_tensors(mirrored, config.image_scale)
+        self._keep_decoded(prepared, names, cache, shared)
+
+    def _keep_decoded(self, prepared: PreparedSet, names: Sequence[str], cache: str, shared: bool) -> None:
+        """Room for decoded crops: `memory`, shared with worker processes, or `disk`.
+
+        disk: one file that all processes of the machine map, later trainings included; it holds uint8 crops, then a
+        byte per crop that says whether it is there. Preparing the data again removes it.
+        """
+        if cache not in CACHES:
+            raise ValueError(f"IMAGE_CACHE is {cache!r}, it can be {' or '.join(CACHES)}")
         height, width = self.map_hw[0] * FEATURE_STRIDE, self.map_hw[1] * FEATURE_STRIDE
-        self.images = torch.zeros(len(names), 3, height, width, dtype=torch.uint8)
+        shape = (len(names), 3, height, width)
+        if cache == "disk" and names:
+            category = self.config.category
+            key = hashlib.sha256("\n".join([prepared.fingerprint(category), str(shape), *names]).encode()).hexdigest()[:16]
+            path = prepared.decoded(category) / f"{key}.uint8"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            crops = len(names) * 3 * height * width
+            stored = torch.from_file(str(path), shared=True, size=crops + len(names), dtype=torch.uint8)
+            self.images, self.decoded = stored[:crops].view(shape), stored[crops:].view(torch.bool)
+            return
+        self.images = torch.zeros(shape, dtype=torch.uint8)
         self.decoded = torch.zeros(len(names), dtype=torch.bool)
         if shared:
             self.images.share_memory_()
@@ -97,9 +130,10 @@ class TrainingImages(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Sample:
-        random = np.random.default_rng([self.config.seed, self.epoch, index])
-        image, (positions, visible) = self._image(index), (part[index] for part in self.vertices)
+    def __getitem__(self, which: tuple[int, int]) -> Sample:
+        epoch, index = which
+        random = np.random.default_rng([self.config.seed, epoch, index])
+        image, positions, visible = self.original(index)
         if "flip" in self.config.augment and random.random() < 0.5:
             image, (positions, visible) = image.flip(-1), (part[index] for part in self.mirrored_vertices)
         if "color" in self.config.augment:
@@ -111,6 +145,11 @@ class TrainingImages(Dataset):
             rows, cols = positions.long().unbind(-1)
             visible = visible & ~covered[rows, cols]
         return Sample(image, positions, visible, self._noise_cells(positions, covered, random))
+
+    def original(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, positions and visibility of a sample as they were prepared."""
+        positions, visible = (part[index] for part in self.vertices)
+        return self._image(index), positions, visible
 
     def _image(self, index: int) -> Tensor:
         if not self.decoded[index]:
@@ -143,7 +182,43 @@ def _as_tensors(vertices: list[tuple[NDArray, NDArray]], image_scale: float) -> 
 
 def collate(samples: Sequence[Sample]) -> Sample:
     """Stack samples into a batch [B, ...]."""
-    return Sample(*(torch.stack([getattr(s, f) for s in samples]) for f in ("image", "positions", "visible", "noise_cells")))
+    return Sample(*(torch.stack([getattr(sample, name) for sample in samples]) for name in SAMPLE_FIELDS))
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index), shuffled by (seed, epoch) alone, of which this process gets its share.
+
+    In the order of the ranks the shares are the batch of a single process. A process for which the last batch has no
+    image gets the first one, so that it takes part in every exchange; `counts` says that it does not count.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, size: int = 1):
+        self.length, self.batch_size, self.seed, self.rank, self.size = length, batch_size, seed, rank, size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-self.length // self.batch_size)
+
+    def counts(self, batch: int) -> list[int]:
+        """How many images of a batch each process has."""
+        images = range(min(self.batch_size, self.length - batch * self.batch_size))
+        return [len(share(images, rank, self.size)) for rank in range(self.size)]
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = [(self.epoch, index) for index in torch.randperm(self.length, generator=generator).tolist()]
+        for first in range(0, self.length, self.batch_size):
+            batch = order[first : first + self.batch_size]
+            yield share(batch, self.rank, self.size) or batch[:1]
+
+
+def make_loader(dataset: TrainingImages, group: Group, workers: int, pinned: bool) -> DataLoader:
+    """Batches of a data set; worker processes live as long as the loader does."""
+    config = dataset.config
+    batches = EpochBatches(len(dataset), config.batch_size, config.seed, group.rank, group.size)
+    return DataLoader(
+        dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, pin_memory=pinned, persistent_workers=workers > 0
+    )
 
 
 def mirror(annotation: Annotation) -> Annotation:

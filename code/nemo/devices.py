@@ -32,10 +32,13 @@ def first_device(gpus: Sequence[int]) -> torch.device:
     return torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
 
 
-def decoding_workers(text: str, device: torch.device) -> int:
-    """WORKERS as set by the user -> decoding processes; `auto` is up to 8 for a GPU, none beside a busy CPU."""
+def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int:
+    """WORKERS as set by the user -> decoding processes for each of `processes` trainings on this machine.
+
+    `auto` is up to 8 for a GPU, none beside a busy CPU.
+    """
     if text == "auto":
-        return 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+        return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 1) // processes))
     if not text.isdigit():
         raise ValueError(f'WORKERS is "{text}", it can be auto or a number of processes')
     return int(text)
@@ -61,3 +64,19 @@ def place(gpus: Sequence[int], separate_bank: bool) -> Placement:
     if len(devices) == 1:
         return Placement(devices, devices[0], f"SEPARATE_BANK needs two GPUs, so network and bank share GPU {gpus[0]}")
     return Placement(devices[:-1], devices[-1], f"network on {len(devices) - 1} GPU(s), bank alone on GPU {gpus[-1]}")
+
+
+def place_process(gpus: Sequence[int], local_rank: int, local_size: int, separate_bank: bool) -> Placement:
+    """Where process `local_rank` of the `local_size` on this machine trains: its own GPU, bank included, or the CPU.
+
+    Raises ValueError when there are fewer GPUs than processes, or the bank is to have a GPU of its own.
+    """
+    if separate_bank:
+        raise ValueError("SEPARATE_BANK=true is for PARALLEL=dp: with ddp every process keeps its own copy of the bank")
+    if not gpus:
+        cpu = torch.device("cpu")
+        return Placement((cpu,), cpu, f"{local_size} processes on the CPU")
+    if local_size > len(gpus):
+        raise ValueError(f"PARALLEL=ddp with {local_size} processes on this machine needs as many GPUs, GPUS gives {len(gpus)}")
+    device = torch.device("cuda", gpus[local_rank])
+    return Placement((device,), device, f"{local_size} processes with a GPU each, GPUs {' '.join(map(str, gpus[:local_size]))}")

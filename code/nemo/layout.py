@@ -117,6 +117,10 @@ class PreparedSet:
         path = self.source(subset)
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
+    def decoded(self, subset: str) -> Path:
+        """Crops decoded by a training, if it keeps them on disk."""
+        return self.root / "decoded" / subset
+
     def skipped(self, subset: str) -> Path:
         """Which images were left out, and why."""
         return self.lists(subset) / "SKIPPED.txt"

@@ -146,6 +146,9 @@ class TrainConfig:
     weight_regularisation: float = 0.1  # of the mean similarity between clutter features and the mesh bank
     seed: int = 0
     augment: tuple[str, ...] = ()  # any of: flip, color, occlude (see dataset)
+    validate_every: int = 0  # epochs; 0 trains on all images, as the paper does
+    validation_share: float = 0.1  # of the training images, held out when validate_every is set
+    sync_batchnorm: bool = False  # over all processes of PARALLEL=ddp; the paper's batch norm sees one replica at a time
     recipe: str = "paper"
     # ---- switched by RECIPE ----
     accumulate: int = 10  # iterations per optimiser step; gradients are summed

@@ -5,28 +5,42 @@ from __future__ import annotations
 import csv
 import io
 import math
+import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
+from nemo import cli
 from nemo.backbone import build_network, cells_of
-from nemo.bank import Bank, clutter_loss, contrastive_loss
+from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
 from nemo.checkpoints import Checkpoint, load_torch_file, save_checkpoint
-from nemo.dataset import Sample, TrainingImages, collate, normalise
+from nemo.dataset import Sample, TrainingImages, make_loader, normalise
 from nemo.devices import Placement
+from nemo.distributed import Group, share
 from nemo.files import atomic_path, write_text
+from nemo.inference import Model, read_batches
+from nemo.journal import Journal, similarity_picture
+from nemo.layout import PreparedSet
 from nemo.meshes import Mesh
-from nemo.settings import TrainConfig
+from nemo.metrics import Accuracy, accuracy, pose_errors
+from nemo.pose import choose_camera, solve
+from nemo.records import load_annotation
+from nemo.rendering import resolve_renderer
+from nemo.settings import SolveConfig, TrainConfig
 
 REFERENCE_EPOCHS_BETWEEN_SAVES = 200  # the reference writes after 200, 400, ... epochs, numbered 199, 399, ...
 SECONDS_BETWEEN_STATES = 20.0  # at least; and 20 times what writing one takes
 WARM_UP = 0.05  # of all epochs, with the cosine schedule
+MOST_NON_FINITE = 10  # batches in a row without a finite loss, then training stops
+VALIDATION_BATCH = 8  # images
+PICTURES = 2  # images of which TensorBoard gets similarity maps, some ten times in a training
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:
@@ -42,18 +56,47 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP)))
 
 
-class EpochOrder(Sampler[int]):
-    """A shuffle that depends on (seed, epoch) alone."""
+def hold_out(names: Sequence[Sequence[str]], fraction: float, seed: int) -> tuple[list[list[str]], list[list[str]]]:
+    """Names per mesh -> those to train on and those to validate on, drawn by seed from the whole category.
 
-    def __init__(self, length: int, seed: int):
-        self.length, self.seed, self.epoch = length, seed, 0
+    Raises ValueError when nothing would be left of either.
+    """
+    every = sorted(name for group in names for name in group)
+    wanted = round(fraction * len(every))
+    if not 0 < wanted < len(every):
+        raise ValueError(f"VALIDATION_SHARE={fraction:g} of {cli.count(len(every), 'image')} holds out {wanted}: "
+                         "too few to validate on or to train on")  # fmt: skip
+    held = {every[i] for i in np.random.default_rng(seed).permutation(len(every))[:wanted]}
+    return [[n for n in group if n not in held] for group in names], [[n for n in group if n in held] for group in names]
 
-    def __len__(self) -> int:
-        return self.length
 
-    def __iter__(self):
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.length, generator=generator).tolist())
+@dataclass(frozen=True)
+class Validation:
+    """Training images that are not trained on: names[i] are compared with mesh i + 1."""
+
+    prepared: PreparedSet
+    names: list[list[str]]
+
+    def accuracy(self, model: Model, group: Group) -> Accuracy:
+        """What inference with SOLVER=best gives on them, by all processes together. ValueError for an unreadable image."""
+        config, trained = SolveConfig(solver="best"), model.checkpoint.config
+        renderer = resolve_renderer("auto", model.device)
+        camera, distance = choose_camera(config, trained.category, model.map_hw, trained.image_scale)
+        batches = [
+            (mesh, names[i : i + VALIDATION_BATCH])
+            for mesh, names in enumerate(self.names, start=1)
+            for i in range(0, len(names), VALIDATION_BATCH)
+        ]
+        errors: list[float] = []
+        for mesh, names, images in read_batches(self.prepared, trained.category, share(batches, group.rank, group.size), model, 0):
+            if unreadable := [image for image in images if isinstance(image, str)]:
+                raise ValueError(unreadable[0])
+            features = model.features(torch.stack(images))
+            poses = solve(model.mesh(mesh), features, *model.banks(mesh), config, camera, distance, renderer)
+            truth = [load_annotation(self.prepared.annotation(trained.category, name)) for name in names]
+            found = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=1)
+            errors += pose_errors(found, [(a.azimuth, a.elevation, a.theta) for a in truth]).tolist()
+        return accuracy([error for part in group.collect(errors) for error in part])
 
 
 @dataclass
@@ -61,15 +104,24 @@ class Progress:
     """What happened in an epoch."""
 
     images: int = 0
+    batches: int = 0
     loss: float = 0.0
     clutter: float = 0.0
-    batches: int = 0
-    skipped: int = 0
+    trained: int = 0  # batches that moved bank and gradient
+    empty: int = 0  # batches in which no vertex is visible
+    non_finite: int = 0  # batches whose loss is not a finite number
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss and clutter loss of the batches that were trained on."""
+        return self.loss / max(self.trained, 1), self.clutter / max(self.trained, 1)
 
 
 @dataclass
 class Trainer:
-    """Network, banks and optimiser of one category."""
+    """Network, banks and optimiser of one category.
+
+    With a group of several processes each trains on its share of every batch; bank and network stay the same in all.
+    """
 
     config: TrainConfig
     meshes: list[Mesh]
@@ -78,114 +130,225 @@ class Trainer:
     folder: Path
     workers: int = 0
     data: str = ""  # fingerprint of the training set
+    group: Group = field(default_factory=Group)
+    validation: Validation | None = None
+    tensorboard: bool = False
+    compiled: bool = False  # torch.compile
     epoch: int = 0
     iteration: int = 0
+    non_finite_in_a_row: int = 0
+    best: dict = field(default_factory=dict)  # figures of the best validation
     log: list[dict] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.config.seed)
         torch.manual_seed(self.config.seed)
-        self.network = build_network(self.config.backbone, self.config.pretrained).to(self.devices.network[0])
+        device = self.devices.network[0]
+        self.network = build_network(self.config.backbone, self.config.pretrained).to(device)
         self.network = self.network.to(memory_format=torch.channels_last)
-        self.parallel: nn.Module = self.network
-        if len(self.devices.network) > 1:
-            self.parallel = nn.DataParallel(self.network, device_ids=list(self.devices.network))
+        self.parallel: nn.Module = self._parallel()
         self.banks = [Bank.create(len(m.vertices), self.config, generator, self.devices.bank) for m in self.meshes]
         self.optimiser = torch.optim.Adam(
             self.network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
-        self.loaders = [self._loader(dataset) for dataset in self.datasets]
+        # a CAD model that no training image shows keeps its random bank, as in the reference
+        self.loaders = [make_loader(d, self.group, self.workers, device.type == "cuda") if len(d) else None for d in self.datasets]
 
-    def _loader(self, dataset: TrainingImages) -> DataLoader | None:
-        if not len(dataset):
-            return None  # a CAD model that no training image shows keeps its random bank, as in the reference
-        return DataLoader(
-            dataset, self.config.batch_size, sampler=EpochOrder(len(dataset), self.config.seed), collate_fn=collate,
-            num_workers=self.workers, pin_memory=self.devices.network[0].type == "cuda",
-        )  # fmt: skip
+    def _parallel(self) -> nn.Module:
+        """The network as the devices and processes need it; all share its parameters. Batch norm stays per replica."""
+        devices = list(self.devices.network)
+        if self.config.sync_batchnorm:
+            if self.group.size == 1 or devices[0].type == "cpu":
+                raise ValueError("SYNC_BATCHNORM=true needs PARALLEL=ddp on several GPUs")
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        if self.compiled:
+            if len(devices) > 1:
+                raise ValueError("COMPILE=true does not go with PARALLEL=dp on several GPUs; set PARALLEL=ddp")
+            self.network.compile()
+        if self.group.size > 1:  # of batch norm's running statistics, those of rank 0 are kept, as by DataParallel
+            return nn.parallel.DistributedDataParallel(self.network, device_ids=devices if devices[0].type == "cuda" else None)
+        return nn.DataParallel(self.network, device_ids=devices) if len(devices) > 1 else self.network
+
+    def path(self, kind: str, end: str) -> Path:
+        """A file of this category, such as saved_model_car_last.pth."""
+        return self.folder / f"{kind}_{self.config.category}{end}"
 
     @property
     def state_path(self) -> Path:
-        return self.folder / f"training_state_{self.config.category}.pth"
+        return self.path("training_state", ".pth")
 
-    def step(self, mesh: int, batch: Sample, rate: float, report: Progress) -> None:
-        """One iteration: features, loss, gradient, bank update, and an optimiser step when enough are accumulated."""
-        device, bank_device, bank = self.devices.network[0], self.devices.bank, self.banks[mesh]
-        images = normalise(batch.image.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
-        map_hw = self.datasets[mesh].map_hw
-        cells = torch.cat([cells_of(batch.positions, map_hw), batch.noise_cells], dim=1).to(device)
-        features = self.parallel(images, cells).to(bank_device)
-        at_vertices, at_noise = features[:, : bank.vertices], features[:, bank.vertices :]
-        visible = batch.visible.to(bank_device)
-        if not visible.any():
-            report.skipped += 1  # the reference turns all weights into NaN here
-            return
-        main = contrastive_loss(at_vertices, batch.positions.to(bank_device), visible, bank.memory, self.config)
-        clutter = self.config.weight_regularisation * clutter_loss(at_noise, bank.mesh_rows)
-        (main + clutter).backward()
-        bank.update(at_vertices.detach(), visible, at_noise.detach())
+    def step(self, mesh: int, batch: Sample, counts: Sequence[int], rate: float, report: Progress) -> None:
+        """One iteration: features, loss, gradient, bank update, and an optimiser step when enough are accumulated.
+
+        counts: images of this batch in each process. A batch without a visible vertex (the reference's weights turn
+        into NaN there) or without a finite loss is counted and leaves bank and gradient alone.
+        """
+        report.images += sum(counts)
+        report.batches += 1
+        seen = batch.visible[: counts[self.group.rank]].sum()
+        self.group.sum(seen)
+        if seen:
+            self._learn(mesh, batch, counts, int(seen), report)
+        else:
+            report.empty += 1
         if self.iteration % self.config.accumulate == 0:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
         self.iteration += 1
-        report.images += len(images)
-        report.batches += 1
-        report.loss += main.item()
-        report.clutter += clutter.item()
-        if not math.isfinite(report.loss):
-            raise ValueError(f"the loss is not finite in epoch {self.epoch} (iteration {self.iteration}); try a smaller LEARNING_RATE")
 
-    def run_epoch(self, bar: tqdm) -> None:
-        """All images of all meshes once, mesh after mesh."""
+    def _learn(self, mesh: int, batch: Sample, counts: Sequence[int], seen: int, report: Progress) -> None:
+        """Loss of a batch, its gradient, and the bank's move; `seen` vertices are visible in all processes together."""
+        device, bank, mine = self.devices.network[0], self.banks[mesh], counts[self.group.rank]
+        images = normalise(batch.image.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
+        cells = torch.cat([cells_of(batch.positions, self.datasets[mesh].map_hw), batch.noise_cells], dim=1)
+        features = self.parallel(images, cells.to(device, non_blocking=True))[:mine].to(self.devices.bank)
+        at_vertices, at_noise = features.split([bank.vertices, features.shape[1] - bank.vertices], dim=1)
+        positions, visible = (part[:mine].to(self.devices.bank, non_blocking=True) for part in (batch.positions, batch.visible))
+        main = contrastive_loss(at_vertices, positions, visible, bank.memory, self.config, seen)
+        clutter = self.config.weight_regularisation * clutter_loss(at_noise, bank.mesh_rows, sum(counts))
+        values = torch.stack([main, clutter]).detach()
+        self.group.sum(values)
+        if not values.isfinite().all():
+            self._skip_non_finite(report)
+            return
+        ((main + clutter) * self.group.size).backward()  # DistributedDataParallel takes the mean over processes
+        with torch.no_grad():
+            total, images_seen = vertex_sums(at_vertices, visible)
+            self.group.sum(total, images_seen)
+            bank.update(total, images_seen, self.group.concatenate(at_noise, counts))
+        loss, clutter_value = values.tolist()
+        report.loss, report.clutter, report.trained = report.loss + loss, report.clutter + clutter_value, report.trained + 1
+        self.non_finite_in_a_row = 0
+
+    def _skip_non_finite(self, report: Progress) -> None:
+        report.non_finite += 1
+        self.non_finite_in_a_row += 1
+        if self.non_finite_in_a_row >= MOST_NON_FINITE:
+            raise ValueError(
+                f"the loss was not finite in {MOST_NON_FINITE} batches in a row, up to epoch {self.epoch} (iteration {self.iteration}); "
+                "try a smaller LEARNING_RATE; RESUME=true goes on from the last state on disk"
+            )
+
+    def run_epoch(self, bar: tqdm) -> tuple[Progress, float]:
+        """All images of all meshes once, mesh after mesh; what happened, and the last learning rate."""
         self.network.train()
-        report, started = Progress(), monotonic()
+        report = Progress()
         total = sum(len(loader) for loader in self.loaders if loader is not None)
         for mesh, loader in enumerate(self.loaders):
             if loader is None:
                 continue
-            loader.dataset.epoch = loader.sampler.epoch = self.epoch
-            for batch in loader:
-                rate = learning_rate(self.config, self.epoch + (report.batches + report.skipped) / total)
-                self.step(mesh, batch, rate, report)
-                bar.update(len(batch.image))
-        if not report.batches:
+            loader.batch_sampler.epoch = self.epoch
+            for number, batch in enumerate(loader):
+                rate = learning_rate(self.config, self.epoch + report.batches / total)
+                counts = loader.batch_sampler.counts(number)
+                self.step(mesh, batch, counts, rate, report)
+                bar.set_postfix_str(
+                    f"epoch {self.epoch + 1}/{self.config.total_epochs} loss {report.means()[0]:.3f} rate {rate:.1e}", refresh=False
+                )
+                bar.update(sum(counts))
+        if report.empty == report.batches:
             raise ValueError(f"no visible vertex in any training image of {self.config.category}: check the prepared data")
-        seconds = max(monotonic() - started, 1e-9)
-        self.log.append({
-            "epoch": self.epoch,
-            "loss": round(report.loss / report.batches, 5),
-            "clutter_loss": round(report.clutter / report.batches, 6),
-            "learning_rate": f"{rate:.3e}",
-            "skipped_batches": report.skipped,
-        })  # fmt: skip
-        bar.set_postfix_str(f"epoch {self.epoch + 1}/{self.config.total_epochs} loss {report.loss / report.batches:.3f} "
-                            f"{report.images / seconds:.1f} images/s")  # fmt: skip
-        self.epoch += 1
+        return report, rate
 
     def fit(self) -> None:
         """Train to the last epoch; states are kept on the way so that a killed run goes on where it was."""
         images = sum(len(dataset) for dataset in self.datasets)
+        if self.group.first and not self.epoch:
+            self.path("saved_model", "_best.pth").unlink(missing_ok=True)  # of a training that this one replaces
+        log_folder = self.folder / "tensorboard" / self.config.category if self.tensorboard and self.group.first else None
+        journal = Journal(log_folder, self.epoch)
         due = monotonic() + SECONDS_BETWEEN_STATES
         with tqdm(total=images * self.config.total_epochs, initial=images * self.epoch, unit=" images", file=sys.stderr,
-                  desc=self.config.category, mininterval=1.0 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
+                  desc=self.config.category, mininterval=1.0 if sys.stderr.isatty() else 30.0, disable=not self.group.first) as bar:  # fmt: skip
             while self.epoch < self.config.total_epochs:
-                self.run_epoch(bar)
-                if self.epoch % REFERENCE_EPOCHS_BETWEEN_SAVES == 0:
-                    save_checkpoint(self.folder / f"saved_model_{self.config.category}_{self.epoch - 1}.pth", self.checkpoint())
+                started = monotonic()
+                report, rate = self.run_epoch(bar)
+                self._record(report, rate, max(monotonic() - started, 1e-9), journal)
                 if monotonic() > due and self.epoch < self.config.total_epochs:
                     started = monotonic()
                     self.save_state()
                     due = monotonic() + max(SECONDS_BETWEEN_STATES, 20 * (monotonic() - started))
-        save_checkpoint(self.folder / f"saved_model_{self.config.category}_last.pth", self.checkpoint())
-        self.write_log()
-        self.state_path.unlink(missing_ok=True)
+        journal.close()
+        self._finish()
+
+    def _record(self, report: Progress, rate: float, seconds: float, journal: Journal) -> None:
+        """Close an epoch: log, validation, checkpoints, TensorBoard."""
+        loss, clutter = report.means()
+        row = {
+            "epoch": self.epoch, "loss": round(loss, 5), "clutter_loss": round(clutter, 6), "learning_rate": f"{rate:.3e}",
+            "empty_batches": report.empty, "non_finite_batches": report.non_finite,
+        }  # fmt: skip
+        scalars = {"loss": loss, "clutter_loss": clutter, "learning_rate": rate, "images_per_second": report.images / seconds,
+                   "skipped/empty_batches": report.empty, "skipped/non_finite_batches": report.non_finite}  # fmt: skip
+        self.epoch += 1
+        last = self.epoch == self.config.total_epochs
+        if self.validation is not None:
+            due = last or self.epoch % self.config.validate_every == 0
+            figures = self.validate() if due else {}
+            row |= {name: figures.get(name, "") for name in ("pi/6", "pi/18", "median")}
+            scalars |= {f"validation/{name}": value for name, value in figures.items()}
+        self.log.append(row)
+        journal.scalars(scalars, self.epoch)
+        if journal.writer is not None and (self.epoch == 1 or last or self.epoch % max(1, self.config.total_epochs // 10) == 0):
+            self._draw(journal)
+        if self.epoch % REFERENCE_EPOCHS_BETWEEN_SAVES == 0:
+            self.save(f"_{self.epoch - 1}.pth")
+
+    def _model(self) -> Model:
+        """The network so far, for inference; the next epoch puts it into training mode again."""
+        self.network.eval()
+        return Model(self.checkpoint(), self.network, self.devices.network[0])
+
+    def validate(self) -> dict[str, float]:
+        """Accuracy in % and median error in degrees on the held-out images; the best network so far is saved.
+
+        Best is the highest share within pi/18, then the lowest median error.
+        """
+        self.group.copy_from_first(list(self.network.buffers()))
+        found = self.validation.accuracy(self._model(), self.group)
+        figures = {name: round(found.value(name), 3) for name in ("pi/6", "pi/18", "median")}
+        if not self.best or (figures["pi/18"], -figures["median"]) > (self.best["pi/18"], -self.best["median"]):
+            self.best = {"epoch": self.epoch - 1} | figures
+            self.save("_best.pth")
+        return figures
+
+    @torch.no_grad()
+    def _draw(self, journal: Journal) -> None:
+        """Similarity maps of a few training images."""
+        model = self._model()
+        for mesh, dataset in enumerate(self.datasets, start=1):
+            for index in range(0, len(dataset), max(1, len(dataset) // PICTURES))[:PICTURES]:
+                image, positions, visible = dataset.original(index)
+                seen = visible.nonzero()[:, 0].tolist()
+                if not seen:
+                    continue
+                vertex = seen[len(seen) // 2]
+                picture = similarity_picture(
+                    image.permute(1, 2, 0).numpy(), model.features(image[None])[0], model.banks(mesh)[0], vertex,
+                    tuple(positions[vertex].tolist()),
+                )  # fmt: skip
+                journal.picture(f"similarity/mesh {mesh}, {dataset.paths[index].stem}, vertex {vertex}", picture, self.epoch)
 
     def checkpoint(self) -> Checkpoint:
         """What inference needs."""
         memory = [bank.memory for bank in self.banks]
         return Checkpoint(self.network.state_dict(), memory, self.meshes, self.config, self.epoch, data=self.data)
+
+    def save(self, end: str) -> None:
+        """Write saved_model_<category><end>, by rank 0."""
+        if self.group.first:
+            save_checkpoint(self.path("saved_model", end), self.checkpoint())
+
+    def _finish(self) -> None:
+        if self.non_finite_in_a_row:
+            raise ValueError("the loss of the last batch is not finite, so no last checkpoint is written; try a smaller LEARNING_RATE")
+        if self.group.first:
+            self.write_log()
+            write_text(self.path("training_summary", ".json"), cli.as_json(self.summary()))
+            self.save("_last.pth")
+            self.state_path.unlink(missing_ok=True)
 
     def write_log(self) -> None:
         """Loss per epoch as csv beside the checkpoint."""
@@ -193,30 +356,49 @@ class Trainer:
         writer = csv.DictWriter(text, list(self.log[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.log)
-        write_text(self.folder / f"training_log_{self.config.category}.csv", text.getvalue())
+        write_text(self.path("training_log", ".csv"), text.getvalue())
+
+    def summary(self) -> dict:
+        """What was trained, on what, with what, and the figures it ended with; the same for the same training."""
+        return {
+            "settings": asdict(self.config),
+            "data": {
+                "fingerprint": self.data,
+                "training_images": [len(d) for d in self.datasets],
+                "validation_images": [len(names) for names in self.validation.names] if self.validation else [],
+                "mesh_vertices": [len(mesh.vertices) for mesh in self.meshes],
+            },
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+                         "cuda": torch.version.cuda if self.devices.network[0].type == "cuda" else None},  # fmt: skip
+            "devices": {"placement": self.devices.sentence, "processes": self.group.size},
+            "figures": {
+                "epochs": self.epoch,
+                "iterations": self.iteration,
+                "empty_batches": sum(row["empty_batches"] for row in self.log),
+                "non_finite_batches": sum(row["non_finite_batches"] for row in self.log),
+                "last": self.log[-1],
+                "best": self.best,
+            },
+        }
 
     def save_state(self) -> None:
-        """Everything that a resumed run needs, at the end of an epoch."""
+        """Everything that a resumed run needs, at the end of an epoch; not of one that ended without a finite loss."""
+        if not self.group.first or self.non_finite_in_a_row:
+            return
         gradients = [p.grad for p in self.network.parameters()]
         state = {
             "config": asdict(self.config), "data": self.data, "images": [len(d) for d in self.datasets], "epoch": self.epoch,
             "iteration": self.iteration, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "banks": [bank.state() for bank in self.banks], "gradients": gradients, "log": self.log,
+            "banks": [bank.state() for bank in self.banks], "gradients": gradients, "best": self.best, "log": self.log,
         }  # fmt: skip
         with atomic_path(self.state_path) as temporary:
             torch.save(state, temporary)
 
     def resume(self) -> bool:
         """Go on from a saved state if there is one; ValueError when it belongs to other settings or data."""
-        if not self.state_path.is_file():
+        state = self.group.from_first(self._load_state() if self.group.first else None)
+        if state is None:
             return False
-        state = load_torch_file(self.state_path)
-        differing = [k for k, v in asdict(self.config).items() if _plain(state["config"].get(k)) != _plain(v)]
-        if differing or state["images"] != [len(d) for d in self.datasets] or state.get("data", "") != self.data:
-            raise ValueError(
-                f"{self.state_path} is of an unfinished training with other {', '.join(differing) or 'training data'}; "
-                "set RESUME=false to start again, or SAVED_NETWORK_PATH to another folder"
-            )
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         for bank, stored in zip(self.banks, state["banks"], strict=True):
@@ -224,7 +406,21 @@ class Trainer:
         for parameter, gradient in zip(self.network.parameters(), state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
         self.epoch, self.iteration, self.log = state["epoch"], state["iteration"], state["log"]
+        self.best = state.get("best", {})
         return True
+
+    def _load_state(self) -> dict | None:
+        if not self.state_path.is_file():
+            return None
+        state = load_torch_file(self.state_path)
+        stored = asdict(TrainConfig()) | state["config"]
+        differing = [k for k, v in asdict(self.config).items() if _plain(stored[k]) != _plain(v)]
+        if differing or state["images"] != [len(d) for d in self.datasets] or state.get("data", "") != self.data:
+            raise ValueError(
+                f"{self.state_path} is of an unfinished training with other {', '.join(differing) or 'training data'}; "
+                "set RESUME=false to start again, or SAVED_NETWORK_PATH to another folder"
+            )
+        return state
 
 
 def _plain(value: object) -> object:

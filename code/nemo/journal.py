@@ -1,0 +1,84 @@
+"""What a training tells its user on the way: TensorBoard scalars and pictures. tensorboard comes in here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nemo.settings import FEATURE_STRIDE
+
+GREY_SHARE = 0.35  # of the photograph under a similarity map
+CROSS_RADIUS = 9  # pixels
+
+
+class Journal:
+    """A TensorBoard log in `folder`, or nothing at all when there is no folder.
+
+    first_step: 0 starts a new log; a resumed training passes the step it goes on at, and what a killed run had written
+    beyond is hidden. Raises ValueError when tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path | None, first_step: int = 0):
+        self.writer = None
+        if folder is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ValueError(f"TENSORBOARD=true needs a package ({error}); install requirements.txt or set TENSORBOARD=false") from error
+        if not first_step and folder.is_dir():
+            shutil.rmtree(folder)
+        self.writer = SummaryWriter(str(folder), purge_step=first_step or None)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Record numbers, by name, of a step."""
+        if self.writer is not None:
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        """Record a picture [H, W, 3] of a step."""
+        if self.writer is not None:
+            self.writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self.writer is not None:
+            self.writer.close()
+
+
+def similarity_picture(
+    image: NDArray[np.uint8], features: Tensor, vertices: Tensor, vertex: int, position_rc: tuple[float, float]
+) -> NDArray[np.uint8]:
+    """What the bank sees in an image: the crop, each cell's best vertex score, and its similarity with one vertex.
+
+    image [H, W, 3], features [C, H/8, W/8] and bank rows `vertices` [V, C], all unit vectors; position_rc: where
+    `vertex` is annotated, marked by a cross. Returns the three one below the other; black is 0, white is 1.
+    """
+    scores = torch.einsum("vc,chw->vhw", vertices, features)
+    panels = [image.copy()]
+    for scored in (scores.amax(0), scores[vertex]):
+        enlarged = np.kron(scored.cpu().numpy(), np.ones((FEATURE_STRIDE, FEATURE_STRIDE), np.float32))
+        grey = image.mean(-1, keepdims=True)
+        panels.append((GREY_SHARE * grey + (1 - GREY_SHARE) * 255 * heat(enlarged)).round().astype(np.uint8))
+    for panel in (panels[0], panels[2]):
+        _mark(panel, position_rc)
+    return np.concatenate(panels)
+
+
+def heat(values: NDArray) -> NDArray[np.float64]:
+    """Numbers [...] -> colours [..., 3] in 0..1: black at 0 and below, then red, yellow, white at 1."""
+    return np.clip(3 * values[..., None] - np.arange(3), 0, 1)
+
+
+def _mark(image: NDArray[np.uint8], position_rc: tuple[float, float]) -> None:
+    row, column = (int(np.clip(p, 0, n - 1)) for p, n in zip(position_rc, image.shape[:2], strict=True))
+    rows = slice(max(row - CROSS_RADIUS, 0), row + CROSS_RADIUS + 1)
+    columns = slice(max(column - CROSS_RADIUS, 0), column + CROSS_RADIUS + 1)
+    image[rows, column] = image[row, columns] = (0, 255, 0)
