@@ -12,7 +12,10 @@ PATH_CACHE_TRAINING_SET="${PATH_CACHE_TRAINING_SET:-$DATAROOT/PASCAL3D_train_NeM
 PATH_CACHE_TESTING_SET="${PATH_CACHE_TESTING_SET:-$DATAROOT/PASCAL3D_NeMo}"
 PATH_CACHE_TESTING_SET_OCC="${PATH_CACHE_TESTING_SET_OCC:-$DATAROOT/PASCAL3D_OCC_NeMo}"
 MESH_DIMENSIONS="${MESH_DIMENSIONS:-single}"                          # single or multi, as trained
-SAVED_NETWORK_PATH="${SAVED_NETWORK_PATH:-$EXPROOT/NeMo_$MESH_DIMENSIONS}"
+SUBTYPE="${SUBTYPE:-annotated}"                                       # of several cuboids: annotated (the paper's), or predicted: all, lowest loss wins
+AZIMUTH_SELECTION="${AZIMUTH_SELECTION:-}"                            # azimuths that were trained on, such as TFFTTFFT; empty: all
+AZIMUTH_TEST="${AZIMUTH_TEST:-unseen}"                                # with AZIMUTH_SELECTION: test on the unseen azimuths, or on the seen
+SAVED_NETWORK_PATH="${SAVED_NETWORK_PATH:-$EXPROOT/NeMo_$MESH_DIMENSIONS${AZIMUTH_SELECTION:+_azum_$AZIMUTH_SELECTION}}"
 LOAD_FILE_NAME="${LOAD_FILE_NAME:-saved_model_%s_last.pth}"           # checkpoint, the category for %s; the paper's is saved_model_%s_799.pth
 CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
 GPUS="${GPUS-all}"                                                    # all, indices such as "0 1 2", or empty for the CPU
@@ -39,6 +42,8 @@ case "${1-}" in
 esac
 help_or_no_arguments "$0" "$@"
 one_of MESH_DIMENSIONS single multi
+one_of SUBTYPE annotated predicted
+one_of AZIMUTH_TEST unseen seen
 one_of SAVE_FEATURES true false
 one_of BASELINES true false
 one_of SIX_D true false
@@ -46,9 +51,11 @@ find_python
 
 tested="$PATH_CACHE_TESTING_SET"
 [ -z "$OCC_LEVEL" ] || tested="$PATH_CACHE_TESTING_SET_OCC"
-data=(--mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --level "$OCC_LEVEL" --exp "$EXPROOT")
+data=(--mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --level "$OCC_LEVEL" --exp "$EXPROOT"
+    --azimuths "${AZIMUTH_SELECTION:+$AZIMUTH_SELECTION:$AZIMUTH_TEST}")
 network=(--raw "$PATH_PASCAL3DP" --prepared "$tested" --save-dir "$SAVED_NETWORK_PATH" --load-file-name "$LOAD_FILE_NAME")
-solver=(--solver "$SOLVER" --six-d "$SIX_D" --renderer "$RENDERER" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"
+solver=(--subtype "$SUBTYPE" --solver "$SOLVER" --six-d "$SIX_D" --renderer "$RENDERER" --total-epochs "$TOTAL_EPOCHS"
+    --learning-rate "$LEARNING_RATE"
     --batch-size "$BATCH_SIZE" --seed "$SEED" --workers "$WORKERS" --from-features "$SAVE_FEATURES")
 
 if [ "$SAVE_FEATURES" = true ]; then

@@ -18,6 +18,7 @@ GEOMETRY="${GEOMETRY:-paper}"                                         # paper: t
 RECORD_RULES="${RECORD_RULES:-auto}"                                  # strict: see README; reference: its rules; auto: reference with Image_subsets, else strict
 TRAIN_PARTS="${TRAIN_PARTS:-imagenet}"                                # of PASCAL3D+: imagenet (the paper's), pascal (images of VOC 2012)
 TEST_PARTS="${TEST_PARTS:-imagenet}"                                  # the same for the test set
+AZIMUTH_SELECTION="${AZIMUTH_SELECTION:-}"                            # such as TFFTTFFT: also the lists of the unseen-pose protocol, see README
 NUMBER_VERTICES="${NUMBER_VERTICES:-1000}"                            # that a cuboid aims at
 MINIMUM_THICKNESS="${MINIMUM_THICKNESS:-auto}"                        # of a cuboid's side, as a share of its longest; auto: 0 (the paper's), exact 0.05
 OVERWRITE="${OVERWRITE:-false}"                                       # true: make everything again
@@ -44,6 +45,10 @@ if [ "$ENABLE_OCCLUDED" = true ]; then
 fi
 cuboids=(--number-vertices "$NUMBER_VERTICES" --geometry "$GEOMETRY")
 [ "$MINIMUM_THICKNESS" = auto ] || cuboids+=(--minimum-thickness "$MINIMUM_THICKNESS")
+# select_azimuths FOLDER ARGUMENTS...: lists of the wanted azimuths and of the others, for $mesh_d
+select_azimuths() {
+    [ -z "$AZIMUTH_SELECTION" ] || code select_azimuths --prepared "$@" --mesh-d "$mesh_d" --categories "$CATEGORIES" --azimuths "$AZIMUTH_SELECTION"
+}
 images=(--geometry "$GEOMETRY" --record-rules "$RECORD_RULES" --workers "$WORKERS")
 code download_data "${wanted[@]}"
 code prepare_images "${common[@]}" "${images[@]}" --out "$PATH_CACHE_TRAINING_SET" --split train --parts "$TRAIN_PARTS"
@@ -52,6 +57,8 @@ for mesh_d in $MESH_DIMENSIONS; do
     code make_cuboids "${common[@]}" --mesh-d "$mesh_d" "${cuboids[@]}"
     code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TRAINING_SET" --workers "$WORKERS"
     code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET" --workers "$WORKERS"
+    select_azimuths "$PATH_CACHE_TRAINING_SET"
+    select_azimuths "$PATH_CACHE_TESTING_SET"
 done
 if [ "$ENABLE_OCCLUDED" = true ]; then
     for level in $OCC_LEVELS; do
@@ -60,6 +67,7 @@ if [ "$ENABLE_OCCLUDED" = true ]; then
         for mesh_d in $MESH_DIMENSIONS; do
             code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET_OCC" \
                 --clean "$PATH_CACHE_TESTING_SET" --level "$level"
+            select_azimuths "$PATH_CACHE_TESTING_SET_OCC" --level "$level"
         done
     done
 fi

@@ -9,7 +9,8 @@ EXPROOT="${EXPROOT:-$ROOT/exp}"
 PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"
 PATH_CACHE_TRAINING_SET="${PATH_CACHE_TRAINING_SET:-$DATAROOT/PASCAL3D_train_NeMo}"
 MESH_DIMENSIONS="${MESH_DIMENSIONS:-single}"                          # single: one cuboid per category; multi: one per CAD model
-SAVED_NETWORK_PATH="${SAVED_NETWORK_PATH:-$EXPROOT/NeMo_$MESH_DIMENSIONS}"
+AZIMUTH_SELECTION="${AZIMUTH_SELECTION:-}"                            # azimuths to train on, such as TFFTTFFT; empty: all
+SAVED_NETWORK_PATH="${SAVED_NETWORK_PATH:-$EXPROOT/NeMo_$MESH_DIMENSIONS${AZIMUTH_SELECTION:+_azum_$AZIMUTH_SELECTION}}"
 CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
 GPUS="${GPUS-all}"                                                    # all, indices such as "0 1 2", or empty for the CPU
 PARALLEL="${PARALLEL:-dp}"                                            # several GPUs by dp: DataParallel (the paper's), or ddp: torchrun, a process for each
@@ -48,7 +49,8 @@ one_of PARALLEL dp ddp
 find_python
 
 arguments=(--raw "$PATH_PASCAL3DP" --prepared "$PATH_CACHE_TRAINING_SET" --save-dir "$SAVED_NETWORK_PATH"
-    --mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --gpus "$GPUS" --parallel "$PARALLEL" --separate-bank "$SEPARATE_BANK"
+    --mesh-d "$MESH_DIMENSIONS" --azimuths "$AZIMUTH_SELECTION" --categories "$CATEGORIES"
+    --gpus "$GPUS" --parallel "$PARALLEL" --separate-bank "$SEPARATE_BANK"
     --sync-batchnorm "$SYNC_BATCHNORM" --compile "$COMPILE"
     --backbone "$BACKBONE" --pretrained "$PRETRAINED" --image-scale "$IMAGE_SCALE" --recipe "$RECIPE" --augment "$AUGMENT"
     --batch-size "$BATCH_SIZE" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"

@@ -82,7 +82,7 @@ def select_images(errors: NDArray, number: int, how: str, seed: int) -> list[int
 
 def load_solved(args: argparse.Namespace, category: str, device: torch.device) -> Solved:
     """Poses, truth and model of a category; ValueError when the poses were found with another checkpoint."""
-    experiment, raw = Experiment(args.exp, args.mesh_d), RawPascal3D(args.raw)
+    experiment, raw = Experiment(args.exp, args.mesh_d, args.azimuths), RawPascal3D(args.raw)
     path = experiment.poses(category, args.level)
     poses = load_poses(path)
     if not len(poses):
@@ -182,7 +182,7 @@ def draw_image(solved: Solved, i: int, args: argparse.Namespace) -> Row:
     heading = f"{subset}  {name}    error {np.rad2deg(solved.errors[i]):.1f}°"
     details = f"predicted   {degrees(pose[:3])}\nannotated  {degrees(truth)}"
     figure = drawing.result_figure(heading, details, remark_of(solved, i), panels, scans, at_truth)
-    folder, file_name = Experiment(args.exp, args.mesh_d).report_folder(args.level), f"{solved.poses.category}_{name}.png"
+    folder, file_name = Experiment(args.exp, args.mesh_d, args.azimuths).report_folder(args.level), f"{solved.poses.category}_{name}.png"
     drawing.save_figure(folder / file_name, figure)
 
     small = [Panel("input", crop), Panel("predicted pose", drawing.shrink(overlay, factor)),
@@ -227,7 +227,7 @@ def main() -> None:
     args = parser.parse_args()
     for folder, what in ((args.prepared, "test set"), (args.clean, "clean test set")):
         cli.require_folder(folder, what, "run PrepareData.sh first")
-    experiment = Experiment(args.exp, args.mesh_d)
+    experiment = Experiment(args.exp, args.mesh_d, args.azimuths)
     present = [c for c in args.categories if experiment.poses(c, args.level).is_file()]
     if not present:
         folder = experiment.poses("", args.level).parent

@@ -54,12 +54,12 @@ def main() -> None:
     parser.add_argument("--workers", default="auto", help="decoding processes")
     cli.add_network(parser)
     args = parser.parse_args()
-    experiment, raw = Experiment(args.exp, args.mesh_d), RawPascal3D(args.raw)
+    experiment, raw = Experiment(args.exp, args.mesh_d, args.azimuths), RawPascal3D(args.raw)
     device, images, failed = first_device(gpus_of(args.gpus)), 0, 0
     for category in args.categories:
         path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
         model = load_model(path, category, raw.cuboid_folder(args.mesh_d, category), device)
-        target, prepared = experiment.features(category, args.level), PreparedSet(args.prepared)
+        target, prepared = experiment.features(category, args.level), PreparedSet(args.prepared, args.azimuths.test_pattern)
         names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory))
         wanted = config_of(model, prepared, category + args.level, names)
         if target.is_file() and json.loads(str(load_npz(target, ["config"], only=("config",))["config"])) == wanted:
@@ -69,7 +69,7 @@ def main() -> None:
         save_features(target, features)
         images, failed = images + len(features.maps), failed + len(failures)
     print(f"{args.level or 'clean'}: feature maps of {cli.count(images, 'image')} written, {failed} could not be read; "
-          f"in {args.exp}/Features_{args.mesh_d}")  # fmt: skip
+          f"in {args.exp}/Features_{args.mesh_d}{args.azimuths.result_suffix}")  # fmt: skip
 
 
 if __name__ == "__main__":

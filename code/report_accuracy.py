@@ -26,7 +26,18 @@ from nemo.metrics import (
     random_pose_baseline,
 )
 from nemo.records import load_annotation, load_poses
-from nemo.settings import FULL_TEST_IMAGES, MESH_DIMENSIONS, PUBLISHED, PUBLISHED_MEANS, SHORT_NAMES
+from nemo.settings import (
+    ALL_AZIMUTHS,
+    FULL_AZIMUTH_TEST_IMAGES,
+    FULL_TEST_IMAGES,
+    MESH_DIMENSIONS,
+    PUBLISHED,
+    PUBLISHED_AZIMUTH_MEANS,
+    PUBLISHED_AZIMUTHS,
+    PUBLISHED_MEANS,
+    SHORT_NAMES,
+    Azimuths,
+)
 from nemo.settings import category as category_settings
 
 METRICS = ("pi/6", "pi/18", "median")
@@ -61,7 +72,7 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
     poses = load_poses(experiment.poses(category, level))
     names = poses.names.tolist()
     subset = category + level
-    expected = {name for group in tested.listed(subset).values() for name in group}
+    expected = tested.wanted(experiment.mesh_d, subset)
     skipped = tested.skipped(subset)
     unusable = len(skipped.read_text().splitlines()) if skipped.is_file() else 0
     if strangers := set(names) - expected:
@@ -97,14 +108,23 @@ def table_rows(rows: list[Row]) -> list[list[str]]:
     return lines
 
 
-def is_full_test_set(rows: list[Row], level: str) -> bool:
-    """Whether the table covers all 12 categories and all images of the published one."""
+def is_full_test_set(rows: list[Row], level: str, azimuths: Azimuths = ALL_AZIMUTHS) -> bool:
+    """Whether the table covers all 12 categories and all images of the published one, by the same protocol."""
     names = tuple(category_settings(row.category).short for row in rows)
+    if rows[0].config.get("solve", {}).get("subtype", "annotated") != "annotated":
+        return False
+    if azimuths.pattern:
+        full = FULL_AZIMUTH_TEST_IMAGES[azimuths.tested] if azimuths.pattern == PUBLISHED_AZIMUTHS and not level else None
+        return names == SHORT_NAMES and sum(len(row.names) for row in rows) == full
     return names == SHORT_NAMES and sum(len(row.names) + row.unusable for row in rows) == FULL_TEST_IMAGES.get(level)
 
 
-def published_rows(mesh_d: str, level: str) -> list[list[str]]:
+def published_rows(mesh_d: str, level: str, azimuths: Azimuths = ALL_AZIMUTHS) -> list[list[str]]:
     """The published numbers of the same protocol, as table lines."""
+    if azimuths.pattern:
+        pi6, pi18 = PUBLISHED_AZIMUTH_MEANS[mesh_d][azimuths.tested]
+        blank = [""] * len(SHORT_NAMES)
+        return [["Pi/6 paper", *blank, f"{pi6:.1f}", ""], ["Pi/18 paper", *blank, f"{pi18:.1f}", ""]]
     table, blank = PUBLISHED.get((mesh_d, level), {}), [""] * len(SHORT_NAMES)
     lines = [[f"{LABELS[metric].strip()} reference", *(f"{v:.1f}" for v in values), ""] for metric, values in table.items()]
     if level in PUBLISHED_MEANS[mesh_d]:
@@ -120,6 +140,9 @@ def baseline_rows(rows: list[Row], clean: PreparedSet, train: PreparedSet) -> li
         results = []
         for row in rows:
             train_names = sorted(p.stem for p in (train.root / "annotations" / row.category).glob("*.npz"))
+            if train.azimuths:
+                meant = train.wanted(row.config["mesh_d"], row.category)
+                train_names = [name for name in train_names if name in meant]
             if not train_names:
                 raise FileNotFoundError(f"no training annotations of {row.category} in {train.root}; run PrepareData.sh first")
             results.append(baseline(true_poses(train, row.category, train_names), true_poses(clean, row.category, row.names)))
@@ -151,7 +174,7 @@ def error_list(rows: list[Row]) -> str:
     return text.getvalue()
 
 
-def notes_of(rows: list[Row], absent: list[str], level: str) -> list[str]:
+def notes_of(rows: list[Row], absent: list[str], level: str, azimuths: Azimuths = ALL_AZIMUTHS) -> list[str]:
     """What a reader of the table must know."""
     missing, not_finite = sum(row.missing for row in rows), sum(row.not_finite for row in rows)
     notes = ["Mean weights categories by their images (as published), CatMean does not."]
@@ -163,11 +186,15 @@ def notes_of(rows: list[Row], absent: list[str], level: str) -> list[str]:
         notes.append(f"{cli.count(unusable, 'image')} of the test set could not be prepared, see SKIPPED.txt of each category.")
     if not_finite:
         notes.append(f"{cli.count(not_finite, 'prediction')} not finite, counted as wrong.")
-    if not is_full_test_set(rows, level):
+    if azimuths.pattern:
+        notes.append(f"Trained on the azimuths {azimuths.pattern}, tested on {azimuths.tested} ones.")
+    if not is_full_test_set(rows, level, azimuths):
         notes.append("Not the full test set of the paper, so the published numbers are not shown beside it.")
     config = rows[0].config
     settings = {key: config[key] for key in ("mesh_d", "backbone", "recipe", "image_scale", "renderer")}
     settings["solver"] = config["solve"]["solver"]
+    if config["mesh_d"] == "multi":
+        settings["subtype"] = config["solve"].get("subtype", "annotated")
     notes.append("Settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()) + ".")
     return notes
 
@@ -181,20 +208,22 @@ def main() -> None:
     parser.add_argument("--train", type=Path, help="training set: adds the two baselines that know only its poses")
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single")
     parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    cli.add_azimuths(parser)
     cli.add_categories(parser)
     args = parser.parse_args()
-    experiment, clean = Experiment(args.exp, args.mesh_d), PreparedSet(args.clean)
+    experiment, clean = Experiment(args.exp, args.mesh_d, args.azimuths), PreparedSet(args.clean)
     present = [c for c in args.categories if experiment.poses(c, args.level).is_file()]
     absent = [c for c in args.categories if c not in present]
     if not present:
         raise FileNotFoundError(f"no poses in {experiment.poses('<category>', args.level).parent}; run InferenceNeMo.sh first")
-    rows = [score_category(experiment, clean, PreparedSet(args.prepared or args.clean), c, args.level) for c in present]
+    tested = PreparedSet(args.prepared or args.clean, args.azimuths.test_pattern)
+    rows = [score_category(experiment, clean, tested, c, args.level) for c in present]
     check_same_settings(rows)
-    lines, notes = table_rows(rows), notes_of(rows, absent, args.level)
-    if is_full_test_set(rows, args.level):
-        lines += published_rows(args.mesh_d, args.level)
+    lines, notes = table_rows(rows), notes_of(rows, absent, args.level, args.azimuths)
+    if is_full_test_set(rows, args.level, args.azimuths):
+        lines += published_rows(args.mesh_d, args.level, args.azimuths)
     if args.train is not None:
-        lines += baseline_rows(rows, clean, PreparedSet(args.train))
+        lines += baseline_rows(rows, clean, PreparedSet(args.train, args.azimuths.pattern))
     folder = experiment.accuracy_folder(args.level)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([[cell.strip() for cell in line] for line in lines])

@@ -30,12 +30,12 @@ def shard(text: str) -> tuple[int, int]:
 
 def make_run(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device, renderer: str) -> Run:
     """Everything that the poses of one category need, checked."""
-    raw, experiment = RawPascal3D(args.raw), Experiment(args.exp, args.mesh_d)
+    raw, experiment = RawPascal3D(args.raw), Experiment(args.exp, args.mesh_d, args.azimuths)
     path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
     model = load_model(path, category, raw.cuboid_folder(args.mesh_d, category), device)
     remedy = "run PrepareData.sh first" + (" with ENABLE_OCCLUDED=true" if args.level else "")
-    prepared = PreparedSet(cli.require_folder(args.prepared, "test set", remedy))
-    names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory))
+    prepared = PreparedSet(cli.require_folder(args.prepared, "test set", remedy), args.azimuths.test_pattern)
+    names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory), config.subtype)
     features = load_features(experiment.features(category, args.level)) if args.from_features else None
     if features is not None and features.config.get("checkpoint") != model.checkpoint.fingerprint:
         raise ValueError(f"{experiment.features(category, args.level)} is of another checkpoint than {path}; run extract_features.py again")
@@ -62,6 +62,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--solver", choices=("paper", "best"), default=default.solver, help="how poses are searched")
     parser.add_argument("--renderer", choices=("auto", *RENDERERS), default=default.renderer, help="what compares mesh and map")
+    parser.add_argument("--subtype", choices=("annotated", "predicted"), default=default.subtype,
+                        help="of several cuboids: the annotated one, or all and the lowest loss wins")  # fmt: skip
     parser.add_argument("--total-epochs", type=cli.positive, default=default.total_epochs, help="optimiser steps of an image")
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="of the optimiser")
     parser.add_argument("--six-d", type=cli.boolean, default=default.six_d, help="also find where the object lies on the map")
@@ -76,13 +78,13 @@ def main() -> None:
     renderer = resolve_renderer(args.renderer, device)
     config = SolveConfig(
         solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate,
-        six_d=args.six_d, seed=args.seed,
+        six_d=args.six_d, subtype=args.subtype, seed=args.seed,
     )  # fmt: skip
     counts = [solve_category(make_run(args, category, config, device, renderer)) for category in args.categories]
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
           f"({known:,} of them from earlier runs, {failed} could not be read) by {renderer} on {device}, "
-          f"in {args.exp}/Poses_{args.mesh_d}")  # fmt: skip
+          f"in {args.exp}/Poses_{args.mesh_d}{args.azimuths.result_suffix}")  # fmt: skip
 
 
 if __name__ == "__main__":

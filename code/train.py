@@ -40,7 +40,7 @@ def kept(args: argparse.Namespace, config: TrainConfig) -> bool:
     last = checkpoint_path(args.save_dir, "saved_model_%s_last.pth", config.category)
     if args.overwrite or not last.is_file():
         return False
-    found, data = load_checkpoint(last), PreparedSet(args.prepared).fingerprint(config.category)
+    found, data = load_checkpoint(last), PreparedSet(args.prepared, args.azimuths.pattern).fingerprint(config.category)
     if found.config != config or (data and found.data and found.data != data):
         raise ValueError(
             f"{last} was trained with other settings or on other data; set OVERWRITE=true to train again, "
@@ -55,7 +55,8 @@ def image_names(prepared: PreparedSet, config: TrainConfig, meshes: int) -> list
     paths = [prepared.mesh_list(config.mesh_d, config.category, i) for i in range(1, meshes + 1)]
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(f"no list of training images: {path}; run PrepareData.sh first")
+            remedy = "run PrepareData.sh first" + (" with the same AZIMUTH_SELECTION" if prepared.azimuths else "")
+            raise FileNotFoundError(f"no list of training images: {path}; {remedy}")
     names = [read_list(path) for path in paths]
     if not any(names):
         raise ValueError(f"{config.category} has no training image in {prepared.root}")
@@ -67,7 +68,8 @@ def train_category(args: argparse.Namespace, category: str, placement: Placement
     config = settings_of(args, category)
     if group.from_first(group.first and kept(args, config)):
         return 0
-    prepared = PreparedSet(cli.require_folder(args.prepared, "training set", "run PrepareData.sh first"))
+    folder = cli.require_folder(args.prepared, "training set", "run PrepareData.sh first")
+    prepared = PreparedSet(folder, args.azimuths.pattern)
     meshes = [read_off(path) for path in RawPascal3D(args.raw).cuboids(args.mesh_d, category)]
     names, held = image_names(prepared, config, len(meshes)), None
     if config.validate_every:
@@ -124,6 +126,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
     parser.add_argument("--resume", type=cli.boolean, default=True, help="go on with an unfinished training")
     parser.add_argument("--overwrite", type=cli.boolean, default=False, help="train again where a checkpoint exists")
+    cli.add_azimuths(parser)
     cli.add_categories(parser)
     args = parser.parse_args()
     gpus = gpus_of(args.gpus)

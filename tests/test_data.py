@@ -19,7 +19,7 @@ from nemo.layout import PreparedSet, RawPascal3D
 from nemo.meshes import cuboid_grid, cuboid_mesh, published_cuboid, read_off, write_off
 from nemo.pascal3d import read_record, read_split
 from nemo.records import load_annotation
-from nemo.settings import CATEGORIES, EXACT_MINIMUM_THICKNESS, TrainConfig
+from nemo.settings import CATEGORIES, EXACT_MINIMUM_THICKNESS, Azimuths, TrainConfig
 
 FLAT = np.array(np.meshgrid([0, 1], [0.2], [0, 1])).reshape(3, -1).T.repeat(50, 0).astype(float)
 
@@ -257,3 +257,18 @@ def test_the_pascal_voc_part_is_an_option(tmp_path, code):
     assert "train: 3 images of" in code(*arguments, "--out", tmp_path / "both", "--parts", "imagenet pascal").stdout
     assert (tmp_path / "both/lists/car/pascal.txt").read_text() == "2008_000001.JPEG\n2008_000002.JPEG\n"
     assert "PASCAL/car_train.txt" in (tmp_path / "both/lists/car/SOURCE.json").read_text()
+
+
+# ---- protocols ------------------------------------------------------------------------------------------------------
+
+
+def test_a_pattern_of_azimuths_and_its_complement_share_out_the_circle():
+    azimuths = Azimuths("TFFTTFFT")
+    degrees = np.array([0, 44.99, 45, 90, 134.99, 135, 180, 224.99, 225, 315, 359.99, 360, -1])
+    seen = [True, True, False, False, False, True, True, True, False, True, True, True, True]
+    assert azimuths.seen(np.deg2rad(degrees)).tolist() == seen
+    assert Azimuths(azimuths.complement).seen(np.deg2rad(degrees)).tolist() == [not s for s in seen]
+    assert (azimuths.test_pattern, Azimuths("TF", "seen").test_pattern) == ("FTTFFTTF", "TF")
+    for broken in ("TFX", "TTTT", "F"):
+        with pytest.raises(ValueError, match="AZIMUTH_SELECTION"):
+            Azimuths(broken)

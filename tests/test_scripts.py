@@ -199,6 +199,39 @@ def test_one_cuboid_per_cad_model(road, script, tmp_path):
     assert poses.mesh.tolist() == truth and set(truth) == {1, 2, 3}
     assert (tmp_path / "Accuracy_multi/FGL1_BGL1/table.csv").is_file()
     assert (tmp_path / "Report_multi/FGL1_BGL1/overview.png").is_file()
+    ran(script("InferenceNeMo.sh", "FGL1_BGL1", **INFER | roots | {"SUBTYPE": "predicted", "NUM_PICTURES": 0}))
+    predicted = load_poses(tmp_path / "Poses_multi/carFGL1_BGL1.npz")
+    assert predicted.names.tolist() == poses.names.tolist() and predicted.config["solve"]["subtype"] == "predicted"
+    assert set(predicted.mesh.tolist()) <= {1, 2, 3} and (predicted.loss <= poses.loss + 1e-6).all()
+    same = predicted.mesh == poses.mesh
+    np.testing.assert_allclose(predicted.loss[same], poses.loss[same], atol=1e-6)
+    assert "subtype predicted" in (tmp_path / "Accuracy_multi/FGL1_BGL1/table.md").read_text()
+
+
+def test_some_azimuths_are_trained_on_and_the_others_tested(road, script, code, tmp_path):
+    roots = {"DATAROOT": road["DATAROOT"], "EXPROOT": tmp_path, "CATEGORIES": "car", "AZIMUTH_SELECTION": "TFFTTFFT"}
+    missing = script("TrainNeMo.sh", **TRAIN | roots)
+    assert missing.returncode == 1 and "run PrepareData.sh first with the same AZIMUTH_SELECTION" in missing.stderr
+    seen, azimuths = {}, {}
+    for name in ("PASCAL3D_train_NeMo", "PASCAL3D_NeMo"):
+        prepared = PreparedSet(road["DATAROOT"] / name)
+        code("select_azimuths", "--prepared", prepared.root, "--mesh-d", "single", "--categories", "car", "--azimuths", "TFFTTFFT")
+        lists = [set((prepared.root / f"lists3D_single_azum_{p}/car/mesh01.txt").read_text().split()) for p in ("TFFTTFFT", "FTTFFTTF")]
+        assert not lists[0] & lists[1] and lists[0] | lists[1] == {f"{n}.JPEG" for n in prepared.wanted("single", "car")}
+        for path in (prepared.root / "annotations/car").iterdir():
+            azimuths[path.stem] = np.rad2deg(load_annotation(path).azimuth)
+        seen[name] = {n.removesuffix(".JPEG") for n in lists[0]}
+        assert all((azimuths[n.removesuffix(".JPEG")] // 45 in (0, 3, 4, 7)) is (n in lists[0]) for n in lists[0] | lists[1])
+    assert f"car: {len(seen['PASCAL3D_train_NeMo'])} images, 1 cuboid" in ran(script("TrainNeMo.sh", **TRAIN | roots))
+    for tested in ("unseen", "seen"):
+        printed = ran(script("InferenceNeMo.sh", **INFER | roots | {"AZIMUTH_TEST": tested, "NUM_PICTURES": 0, "BASELINES": "true"}))
+        poses = load_poses(tmp_path / f"Poses_single_azum_TFFTTFFT_{tested}/car.npz")
+        wanted = {p.stem for p in (road["DATAROOT"] / "PASCAL3D_NeMo/annotations/car").iterdir()}
+        assert {n in seen["PASCAL3D_NeMo"] for n in poses.names.tolist()} == {tested == "seen"}
+        assert set(poses.names.tolist()) == {n for n in wanted if (n in seen["PASCAL3D_NeMo"]) is (tested == "seen")}
+        assert "PARTIAL" not in printed
+        table = (tmp_path / f"Accuracy_single_azum_TFFTTFFT_{tested}/clean/table.md").read_text()
+        assert f"Trained on the azimuths TFFTTFFT, tested on {tested} ones" in table
 
 
 def test_saved_features_give_the_same_poses(road, script, tmp_path):

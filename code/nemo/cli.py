@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from nemo.settings import CATEGORIES, MESH_DIMENSIONS
+from nemo.settings import ALL_AZIMUTHS, CATEGORIES, MESH_DIMENSIONS, Azimuths
 
 T = TypeVar("T")
 
@@ -82,6 +82,21 @@ def add_categories(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--categories", type=words, default=tuple(CATEGORIES), help="names, separated by spaces")
 
 
+def azimuths(text: str) -> Azimuths:
+    """argparse type of PATTERN or PATTERN:seen, such as TFFTTFFT:unseen; empty: all azimuths."""
+    pattern, _, tested = text.partition(":")
+    try:
+        return Azimuths(pattern, tested or "unseen")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_azimuths(parser: argparse.ArgumentParser) -> None:
+    """Add --azimuths, all unless told."""
+    parser.add_argument("--azimuths", type=azimuths, default=ALL_AZIMUTHS, metavar="PATTERN[:seen]",
+                        help="azimuths trained on, such as TFFTTFFT; tested on the others, or with :seen on the same")  # fmt: skip
+
+
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add what names a trained network, the images that it is used on, and where its results lie."""
     parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
@@ -92,6 +107,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single", help="one cuboid per category or per CAD model")
     parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
+    add_azimuths(parser)
     add_categories(parser)
 
 

@@ -24,6 +24,7 @@ from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
 from nemo.settings import SolveConfig
 
 SECONDS_BETWEEN_SAVES = 10.0
+ANY_MESH = 0  # stands for all meshes of a category where numbers start at 1
 POSE_COLUMNS = ("azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")
 
 
@@ -89,14 +90,24 @@ def _with_meshes(checkpoint: Checkpoint, mesh_folder: Path) -> Checkpoint:
         return checkpoint.with_meshes([published], mesh_folder)
 
 
-def names_by_mesh(prepared: PreparedSet, mesh_d: str, subset: str, meshes: int) -> dict[int, list[str]]:
-    """Which test images are compared with which mesh, from the lists (multi: the annotated subtype, as the paper)."""
+def names_by_mesh(
+    prepared: PreparedSet, mesh_d: str, subset: str, meshes: int, subtype: str = SolveConfig.subtype
+) -> dict[int, list[str]]:
+    """Which test images are compared with which mesh, from the lists.
+
+    With several meshes: subtype `annotated`, the mesh of the annotated CAD model (paper); `predicted`, all meshes, which
+    is written as mesh 0.
+    """
+    if subtype not in ("annotated", "predicted"):
+        raise ValueError(f"SUBTYPE is {subtype!r}, it can be annotated or predicted")
     lists = {number: prepared.mesh_list(mesh_d, subset, number) for number in range(1, meshes + 1)}
     if not lists[1].is_file():
         raise FileNotFoundError(
-            f"no list of test images: {lists[1]}; run PrepareData.sh first (for an occlusion level with ENABLE_OCCLUDED=true)"
+            f"no list of test images: {lists[1]}; run PrepareData.sh first (for an occlusion level with ENABLE_OCCLUDED=true"
+            + (", and with the same AZIMUTH_SELECTION)" if prepared.azimuths else ")")
         )
-    return {number: read_list(path) if path.is_file() else [] for number, path in lists.items()}
+    names = {number: read_list(path) if path.is_file() else [] for number, path in lists.items()}
+    return {ANY_MESH: sorted(name for group in names.values() for name in group)} if subtype == "predicted" and meshes > 1 else names
 
 
 def run_config(model: Model, config: SolveConfig, level: str, data: str) -> dict:
@@ -225,13 +236,17 @@ class Run:
             print(f"skipped: {message}", file=sys.stderr)
 
     def _solve(self, mesh: int, names: list[str], features: Tensor) -> None:
-        bank, clutter = self.model.banks(mesh)
+        """Poses of a batch with its mesh or, for ANY_MESH, with the mesh of the lowest loss."""
         trained = self.model.checkpoint.config
         camera, distance = choose_camera(self.config, self.category, self.model.map_hw, trained.image_scale)
-        poses: Poses = solve(self.model.mesh(mesh), features, bank, clutter, self.config, camera, distance, self.renderer)
-        for i, name in enumerate(names):
-            self.rows[name] = {key: getattr(poses, key)[i] for key in self.columns if key != "mesh"}
-            self.rows[name]["mesh"] = mesh
+        rows: dict[str, dict] = {}
+        for number in [mesh] if mesh != ANY_MESH else range(1, len(self.model.checkpoint.memory) + 1):
+            bank, clutter = self.model.banks(number)
+            poses: Poses = solve(self.model.mesh(number), features, bank, clutter, self.config, camera, distance, self.renderer)
+            for i, name in enumerate(names):
+                if name not in rows or poses.loss[i] < rows[name]["loss"]:
+                    rows[name] = {key: getattr(poses, key)[i] for key in self.columns if key != "mesh"} | {"mesh": number}
+        self.rows |= rows
 
 
 def read_batches(

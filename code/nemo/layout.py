@@ -7,6 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo.settings import ALL_AZIMUTHS, Azimuths
+
 
 @dataclass(frozen=True)
 class RawPascal3D:
@@ -92,9 +94,13 @@ class RawOccluded:
 
 @dataclass(frozen=True)
 class PreparedSet:
-    """A training or test set as the scripts prepare it. `subset` = category, plus the occlusion level if any."""
+    """A training or test set as the scripts prepare it. `subset` = category, plus the occlusion level if any.
+
+    azimuths: pattern such as TFFTTFFT of the azimuths that are meant (see settings.Azimuths); empty: all.
+    """
 
     root: Path
+    azimuths: str = ""
 
     def image(self, subset: str, name: str) -> Path:
         return self.root / "images" / subset / f"{name}.JPEG"
@@ -113,9 +119,9 @@ class PreparedSet:
         return self.lists(subset) / "SOURCE.json"
 
     def fingerprint(self, subset: str) -> str:
-        """A short digest of what the subset was prepared from, and how; empty when it is unknown."""
+        """A short digest of what the subset was prepared from, how, and which azimuths are meant; empty when it is unknown."""
         path = self.source(subset)
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+        return hashlib.sha256(path.read_bytes() + self.azimuths.encode()).hexdigest()[:16] if path.is_file() else ""
 
     def decoded(self, subset: str) -> Path:
         """Crops decoded by a training, if it keeps them on disk."""
@@ -131,7 +137,13 @@ class PreparedSet:
         return {path.name: read_list(path) for path in paths}
 
     def vertex_lists(self, mesh_d: str, subset: str) -> Path:
-        return self.root / f"lists3D_{mesh_d}" / subset
+        return self.root / (f"lists3D_{mesh_d}" + (f"_azum_{self.azimuths}" if self.azimuths else "")) / subset
+
+    def wanted(self, mesh_d: str, subset: str) -> set[str]:
+        """Names of all images that are meant."""
+        if not self.azimuths:
+            return {name for group in self.listed(subset).values() for name in group}
+        return {name for path in self.vertex_lists(mesh_d, subset).glob("*.txt") for name in read_list(path)}
 
     def remove(self, subset: str) -> None:
         """Delete everything of a subset, vertex annotations of all meshes included."""
@@ -145,29 +157,33 @@ class PreparedSet:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Results below EXPROOT, for one kind of mesh."""
+    """Results below EXPROOT, for one kind of mesh and, if any, one choice of azimuths."""
 
     root: Path
     mesh_d: str
+    azimuths: Azimuths = ALL_AZIMUTHS
+
+    def _folder(self, kind: str) -> Path:
+        return self.root / f"{kind}_{self.mesh_d}{self.azimuths.result_suffix}"
 
     @property
     def network_folder(self) -> Path:
-        return self.root / f"NeMo_{self.mesh_d}"
+        return self.root / f"NeMo_{self.mesh_d}{self.azimuths.network_suffix}"
 
     def features(self, category: str, level: str = "") -> Path:
         """Feature maps, with the reference's names."""
         name = f"saved_feature_{category}_{self.mesh_d}.npz"
-        folder = self.root / f"Features_{self.mesh_d}"
+        folder = self._folder("Features")
         return folder / f"{category}_occ" / f"{level}_{name}" if level else folder / category / name
 
     def poses(self, category: str, level: str = "") -> Path:
-        return self.root / f"Poses_{self.mesh_d}" / f"{category}{level}.npz"
+        return self._folder("Poses") / f"{category}{level}.npz"
 
     def accuracy_folder(self, level: str = "") -> Path:
-        return self.root / f"Accuracy_{self.mesh_d}" / (level or "clean")
+        return self._folder("Accuracy") / (level or "clean")
 
     def report_folder(self, level: str = "") -> Path:
-        return self.root / f"Report_{self.mesh_d}" / (level or "clean")
+        return self._folder("Report") / (level or "clean")
 
 
 def checkpoint_path(folder: Path, file_name: str, category: str) -> Path:

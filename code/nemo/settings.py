@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 FEATURE_STRIDE = 8  # image pixels per feature cell, both axes (paper section 4)
 FEATURE_CHANNELS = 128  # length of a feature vector (paper section 4)
 NORMALISED_DISTANCE = 5.0  # every crop is scaled so that its object looks as if it were this far away (reference)
@@ -25,7 +28,13 @@ ALL_OCC_LEVELS = tuple(f"FGL{f}_BGL{b}" for f in (1, 2, 3) for b in (1, 2, 3))
 FOREGROUND_RATIO = {1: (0.2, 0.4), 2: (0.4, 0.6), 3: (0.6, 0.8)}
 BACKGROUND_RATIO = {1: (0.0, 0.2), 2: (0.2, 0.4), 3: (0.4, 0.6)}
 
-FULL_TEST_IMAGES = {"": 10812, "FGL1_BGL1": 10421, "FGL2_BGL2": 10219, "FGL3_BGL3": 9983}
+FULL_TEST_IMAGES = {
+    "": 10812,
+    "FGL1_BGL1": 10421, "FGL1_BGL2": 10304, "FGL1_BGL3": 9143,
+    "FGL2_BGL1": 10270, "FGL2_BGL2": 10219, "FGL2_BGL3": 10125,
+    "FGL3_BGL1": 9965, "FGL3_BGL2": 10056, "FGL3_BGL3": 9983,
+}  # fmt: skip
+FULL_AZIMUTH_TEST_IMAGES = {"seen": 7305, "unseen": 3507}  # of PUBLISHED_AZIMUTHS
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,53 @@ def category(name: str) -> Category:
     """The settings of a category; one that PASCAL3D+ does not have gets a square crop and the consistent distance."""
     return CATEGORIES.get(name) or Category(name, name, GENERIC_CROP_HW, NORMALISED_DISTANCE)
 
+
+@dataclass(frozen=True)
+class Azimuths:
+    """The unseen-pose protocol: train on some azimuths, test on the others (or on the same ones).
+
+    pattern: one letter for each of equal bins of azimuth from 0 on, T to train on it; a bin holds its lower border, so
+    that every image is in exactly one list (the reference's lists lose the borders). Empty: all azimuths, no protocol.
+    tested: `unseen` or `seen`.
+    """
+
+    pattern: str = ""
+    tested: str = "unseen"
+
+    def __post_init__(self) -> None:
+        if set(self.pattern) - set("TF") or (self.pattern and len(set(self.pattern)) < 2):
+            raise ValueError(f"AZIMUTH_SELECTION is {self.pattern!r}, it is a pattern of T and F, with both, such as TFFTTFFT")
+        if self.tested not in ("unseen", "seen"):
+            raise ValueError(f"AZIMUTH_TEST is {self.tested!r}, it can be unseen or seen")
+
+    @property
+    def complement(self) -> str:
+        """The pattern of the azimuths that are not trained on."""
+        return self.pattern.translate(str.maketrans("TF", "FT"))
+
+    @property
+    def test_pattern(self) -> str:
+        """The pattern of the azimuths that are tested on."""
+        return self.pattern if self.tested == "seen" else self.complement
+
+    @property
+    def network_suffix(self) -> str:
+        """What the folder of such networks ends in."""
+        return f"_azum_{self.pattern}" if self.pattern else ""
+
+    @property
+    def result_suffix(self) -> str:
+        """What folders of results of such networks end in."""
+        return f"{self.network_suffix}_{self.tested}" if self.pattern else ""
+
+    def seen(self, azimuth: NDArray) -> NDArray:
+        """Whether azimuths (radians, any shape) lie in a bin that is trained on."""
+        turns = np.mod(azimuth, 2 * np.pi) / (2 * np.pi)
+        bins = np.minimum((turns * len(self.pattern)).astype(int), len(self.pattern) - 1)
+        return np.array([letter == "T" for letter in self.pattern])[bins]
+
+
+ALL_AZIMUTHS = Azimuths()
 
 # The authors' single cuboids as (x, y, z) low and high corners in CAD units: the boxes around PASCAL3D+'s original CAD models.
 # With them a checkpoint of the reference finds its mesh where those models, or the same versions of them, are not at hand.
@@ -188,6 +244,7 @@ class SolveConfig:
     azimuths: int = 12  # start grid: 0, 30 .. 330 degrees
     elevations: tuple[float, float, int] = (-math.pi / 6, math.pi / 3, 4)  # first, last, count
     thetas: tuple[float, float, int] = (-math.pi / 6, math.pi / 6, 3)
+    subtype: str = "annotated"  # which of several cuboids: the annotated one (paper), or `predicted`: all, lowest loss wins
     clutter: bool = True  # False compares with the mesh alone
     six_d: bool = False  # True: also find where the object lies on the map, and start from other distances
     distance_factors: tuple[float, float, int] = (2 / 3, 1.5, 3)  # of the start distance if six_d; first, last, count, geometric
@@ -219,6 +276,12 @@ PUBLISHED = {
         "pi/18": (38.8, 35.0, 33.1, 50.2, 91.4, 95.8, 48.5, 58.2, 36.2, 65.4, 77.9, 54.5, 62.8),
         "median": (13.0, 14.1, 16.4, 10.0, 2.6, 2.9, 10.4, 8.3, 13.9, 7.3, 4.7, 9.0, 8.5),
     },
+}
+PUBLISHED_AZIMUTHS = "TFFTTFFT"  # the paper's pattern: near the front and near the back
+PUBLISHED_AZIMUTH_MEANS = {
+    # the paper's unseen-pose table: (pi/6, pi/18)
+    "single": {"seen": (88.5, 68.6), "unseen": (54.3, 27.9)},
+    "multi": {"seen": (88.6, 70.2), "unseen": (54.7, 31.0)},
 }
 PUBLISHED_MEANS = {
     # the paper's table: (pi/6, pi/18) for L0 and the three occlusion levels
