@@ -12,6 +12,7 @@ PATH_CACHE_TESTING_SET="${PATH_CACHE_TESTING_SET:-$DATAROOT/PASCAL3D_NeMo}"
 PATH_CACHE_TESTING_SET_OCC="${PATH_CACHE_TESTING_SET_OCC:-$DATAROOT/PASCAL3D_OCC_NeMo}"
 ENABLE_OCCLUDED="${ENABLE_OCCLUDED:-false}"                           # true: the occluded test sets, too
 OCC_LEVELS="${OCC_LEVELS:-FGL1_BGL1 FGL2_BGL2 FGL3_BGL3}"             # which of them
+OCCLUDED_VISIBILITY="${OCCLUDED_VISIBILITY:-clean}"                   # clean: vertices as without occluders (the paper's); subtract: covered ones are hidden
 MESH_DIMENSIONS="${MESH_DIMENSIONS:-single multi}"                    # cuboids: one per category, one per CAD model
 CATEGORIES="${CATEGORIES:-aeroplane bicycle boat bottle bus car chair diningtable motorbike sofa train tvmonitor}"
 GEOMETRY="${GEOMETRY:-paper}"                                         # paper: the reference's crops; exact: true maps, smooth shrinking
@@ -31,6 +32,7 @@ help_or_no_arguments "$0" "$@"
 one_of ENABLE_OCCLUDED true false
 one_of OVERWRITE true false
 one_of GEOMETRY paper exact
+one_of OCCLUDED_VISIBILITY clean subtract
 one_of RECORD_RULES auto strict reference
 words_of TRAIN_PARTS imagenet pascal
 words_of TEST_PARTS imagenet pascal
@@ -66,7 +68,7 @@ if [ "$ENABLE_OCCLUDED" = true ]; then
             --occluded "$PATH_OCCLUDED_PASCAL3DP" --level "$level"
         for mesh_d in $MESH_DIMENSIONS; do
             code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET_OCC" \
-                --clean "$PATH_CACHE_TESTING_SET" --level "$level"
+                --clean "$PATH_CACHE_TESTING_SET" --level "$level" --occluded-visibility "$OCCLUDED_VISIBILITY" --workers "$WORKERS"
             select_azimuths "$PATH_CACHE_TESTING_SET_OCC" --level "$level"
         done
     done

@@ -15,9 +15,9 @@ from nemo.cameras import camera_centre
 from nemo.files import atomic_path, write_text
 from nemo.layout import PreparedSet, RawPascal3D
 from nemo.meshes import Mesh, read_off
-from nemo.records import VertexAnnotation, load_annotation, save_annotation
+from nemo.records import VertexAnnotation, load_annotation, load_npz, save_annotation
 from nemo.settings import MESH_DIMENSIONS
-from nemo.visibility import facing_weights, vertices_in_crop
+from nemo.visibility import facing_weights, uncovered_vertices, vertices_in_crop
 
 
 @dataclass(frozen=True)
@@ -26,24 +26,27 @@ class Job:
 
     prepared: PreparedSet
     mesh_d: str
-    category: str
+    subset: str
     meshes: tuple[Mesh, ...]
+    subtract: bool = False  # whether vertices behind an occluder count as hidden
 
 
 def annotate_image(job: Job, name: str) -> bool:
     """Write the vertex annotation of one image; returns whether it is new."""
-    target = job.prepared.vertex_annotation(job.mesh_d, job.category, name)
-    if target.is_file():
+    target = job.prepared.vertex_annotation(job.mesh_d, job.subset, name)
+    if target.is_file() and (not job.subtract or "occluder_subtracted" in load_npz(target, [], only=("occluder_subtracted",))):
         return False
-    annotation = load_annotation(job.prepared.annotation(job.category, name))
+    annotation = load_annotation(job.prepared.annotation(job.subset, name))
     index = 1 if job.mesh_d == "single" else annotation.cad_index
     if not 1 <= index <= len(job.meshes):
         raise ValueError(f"{annotation.name}: cad_index {index}, but there are {len(job.meshes)} meshes")
     mesh = job.meshes[index - 1]
     points, seen = vertices_in_crop(annotation, mesh)
+    if job.subtract:
+        seen &= uncovered_vertices(annotation, mesh)
     centre = camera_centre(annotation.azimuth, annotation.elevation, annotation.distance)
     values = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
-    vertex_annotation = VertexAnnotation(**values, kp_weights=facing_weights(mesh, centre))
+    vertex_annotation = VertexAnnotation(**values, kp_weights=facing_weights(mesh, centre), occluder_subtracted=1 if job.subtract else None)
     save_annotation(target, replace(vertex_annotation, cropped_kp_list=points, visible=seen, cad_index=index))
     return True
 
@@ -56,15 +59,15 @@ def prepared_names(prepared: PreparedSet, subset: str) -> list[str]:
 
 def annotate_category(job: Job, pool: ProcessPoolExecutor) -> tuple[int, int]:
     """Annotate one category; returns (images, of them new)."""
-    names = prepared_names(job.prepared, job.category)
+    names = prepared_names(job.prepared, job.subset)
     new = list(
         cli.progress(
             pool.map(partial(annotate_image, job), names, chunksize=16),
-            f"{job.category} vertices {job.mesh_d}",
+            f"{job.subset} vertices {job.mesh_d}",
             total=len(names),
         )
     )
-    write_vertex_lists(job.prepared, job.mesh_d, job.category, set(names))
+    write_vertex_lists(job.prepared, job.mesh_d, job.subset, set(names))
     return len(names), sum(new)
 
 
@@ -100,13 +103,15 @@ def link_occluded(clean: PreparedSet, occluded: PreparedSet, mesh_d: str, catego
 
 
 def main() -> None:
-    """Annotate a prepared set, or link an occluded set to the clean one."""
+    """Annotate a prepared set; an occluded one is linked to the clean one unless its occluders are to be subtracted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, with CAD_single and CAD_multi")
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the prepared set")
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, required=True)
     parser.add_argument("--clean", type=Path, help="the clean test set, when --prepared is the occluded one")
     parser.add_argument("--level", default="", help="occlusion level; with --clean")
+    parser.add_argument("--occluded-visibility", choices=("clean", "subtract"), default="clean",
+                        help="clean: as if there were no occluder (reference); subtract: what it covers is hidden")  # fmt: skip
     parser.add_argument("--overwrite", type=cli.boolean, default=False, help="delete what is there of these categories first")
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
@@ -115,15 +120,17 @@ def main() -> None:
     images = new = 0
     with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
-            if args.clean is not None:
+            if args.clean is not None and args.occluded_visibility == "clean":
                 images += link_occluded(PreparedSet(args.clean), prepared, args.mesh_d, category, args.level)
                 continue
             meshes = tuple(read_off(path) for path in RawPascal3D(args.raw).cuboids(args.mesh_d, category))
+            job = Job(prepared, args.mesh_d, category + args.level, meshes, subtract=args.clean is not None)
             if args.overwrite:
-                shutil.rmtree(prepared.vertex_annotation(args.mesh_d, category, "x").parent, ignore_errors=True)
-            done = annotate_category(Job(prepared, args.mesh_d, category, meshes), pool)
+                shutil.rmtree(prepared.vertex_annotation(args.mesh_d, job.subset, "x").parent, ignore_errors=True)
+            done = annotate_category(job, pool)
             images, new = images + done[0], new + done[1]
-    verb = "linked to the clean set" if args.clean is not None else f"annotated, {new:,} of them now"
+    linked = args.clean is not None and args.occluded_visibility == "clean"
+    verb = "linked to the clean set" if linked else f"annotated, {new:,} of them now"
     print(f"{args.mesh_d}{' ' + args.level if args.level else ''}: vertices of {cli.count(images, 'image')} {verb}")
 
 

@@ -18,7 +18,7 @@ from nemo.inference import load_model
 from nemo.layout import PreparedSet, RawPascal3D
 from nemo.meshes import cuboid_grid, cuboid_mesh, published_cuboid, read_off, write_off
 from nemo.pascal3d import read_record, read_split
-from nemo.records import load_annotation
+from nemo.records import VertexAnnotation, load_annotation
 from nemo.settings import CATEGORIES, EXACT_MINIMUM_THICKNESS, Azimuths, TrainConfig
 
 FLAT = np.array(np.meshgrid([0, 1], [0.2], [0, 1])).reshape(3, -1).T.repeat(50, 0).astype(float)
@@ -272,3 +272,33 @@ def test_a_pattern_of_azimuths_and_its_complement_share_out_the_circle():
     for broken in ("TFX", "TTTT", "F"):
         with pytest.raises(ValueError, match="AZIMUTH_SELECTION"):
             Azimuths(broken)
+
+
+def test_occluders_may_be_subtracted_and_put_back(tmp_path, code):
+    """The vertices of an occluded image are the clean one's, or those that no occluder covers."""
+    code("make_sample_data", "--out", tmp_path, "--categories", "car", "--train-images", 1, "--val-images", 2, "--seed", 5)
+    raw, occluded = tmp_path / "PASCAL3D+_release1.1", tmp_path / "occluded"
+    code("make_occluded", "--raw", raw, "--out", occluded, "--categories", "car", "--levels", "FGL3_BGL1", "--workers", 1)
+    code("make_cuboids", "--raw", raw, "--mesh-d", "single", "--categories", "car")
+    common = ("--raw", raw, "--categories", "car", "--workers", 1)
+    clean, tested, level = PreparedSet(tmp_path / "clean"), PreparedSet(tmp_path / "tested"), "FGL3_BGL1"
+    code("prepare_images", *common, "--out", clean.root, "--split", "val", "--geometry", "exact")
+    code("annotate_vertices", *common, "--prepared", clean.root, "--mesh-d", "single")
+    code("prepare_images", *common, "--out", tested.root, "--split", "val", "--geometry", "exact", "--occluded", occluded, "--level", level)
+    link = ("annotate_vertices", *common, "--prepared", tested.root, "--mesh-d", "single", "--clean", clean.root, "--level", level)
+    mesh = read_off(raw / "CAD_single/car/01.off")
+    name = sorted(clean.wanted("single", "car"))[0]
+    without = load_annotation(clean.vertex_annotation("single", "car", name), VertexAnnotation)
+    assert "occ_mask" not in np.load(clean.annotation("car", name), allow_pickle=False).files
+    for visibility in ("clean", "subtract", "subtract", "clean"):
+        code(*link, "--occluded-visibility", visibility)
+        stored = load_annotation(tested.vertex_annotation("single", f"car{level}", name), VertexAnnotation)
+        if visibility == "clean":
+            np.testing.assert_array_equal(stored.visible, without.visible)
+            continue
+        mask = load_annotation(tested.annotation(f"car{level}", name)).occ_mask
+        pixels = np.floor((stored.cropped_kp_list - without.crop_offset) / without.crop_scale).astype(int)
+        hidden = np.array([mask[r, c] for r, c in pixels.clip(0, np.array(mask.shape) - 1)])
+        at_the_border = np.abs(stored.cropped_kp_list - np.clip(stored.cropped_kp_list, 1, np.array(without.crop_hw) - 2)).any(1)
+        assert len(mesh.vertices) == len(stored.visible) and (stored.visible < without.visible).sum() > 20
+        np.testing.assert_array_equal(stored.visible[~at_the_border], (without.visible & ~hidden)[~at_the_border])

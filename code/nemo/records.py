@@ -86,14 +86,18 @@ class Annotation:
 
 @dataclass(frozen=True)
 class VertexAnnotation(Annotation):
-    """An annotation whose key points are the vertices of a mesh: positions in the crop [V, 2], seen or not [V]."""
+    """An annotation whose key points are the vertices of a mesh: positions in the crop [V, 2], seen or not [V].
+
+    occluder_subtracted: 1, only where vertices behind the occluder count as hidden.
+    """
 
     kp_weights: NDArray | None = None  # [V]
+    occluder_subtracted: int | None = None
 
 
 _TEXT = ("name", "geometry")
-_WHOLE = ("height", "width", "cad_index", "objects")
-_OPTIONAL = ("occ_mask", "objects")
+_WHOLE = ("height", "width", "cad_index", "objects", "occluder_subtracted")
+_OPTIONAL = ("occ_mask", "objects", "occluder_subtracted")
 _SHAPES = {"box": (6,), "box_ori": (6,), "box_obj": (6,), "principal": (2,), "bbox": (4,), "crop_offset": (2,)}
 
 

@@ -62,14 +62,30 @@ def _segments_blocked(mesh: Mesh, centre: NDArray, block: int = 256, slack: floa
     return blocked
 
 
+def _pixels_of(annotation: Annotation, mesh: Mesh) -> NDArray[np.float64]:
+    """Where the vertices fall in the original image, (row, col) [V, 2]."""
+    pose = annotation.azimuth, annotation.elevation, annotation.theta, annotation.distance
+    return project(mesh.vertices, *pose, annotation.principal, annotation.focal * annotation.viewport)[:, ::-1]
+
+
+def uncovered_vertices(annotation: Annotation, mesh: Mesh) -> NDArray[np.bool_]:
+    """Which vertices [V] no occluder covers; those outside the image count as uncovered, and so do all without a mask."""
+    uncovered = np.ones(len(mesh.vertices), bool)
+    if annotation.occ_mask is not None:
+        cells = np.floor(_pixels_of(annotation, mesh))
+        inside = ((cells >= 0) & (cells < annotation.occ_mask.shape)).all(1)
+        rows, cols = cells[inside].astype(int).T
+        uncovered[inside] = ~annotation.occ_mask[rows, cols]
+    return uncovered
+
+
 def vertices_in_crop(annotation: Annotation, mesh: Mesh) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Positions of the vertices in the crop as (row, col) [V, 2], clamped into it, and which are seen [V].
 
     A vertex is seen when the object itself does not hide it and it falls into the annotated box. GEOMETRY=paper
     truncates the projection to whole pixels and maps it from box to box, as the reference.
     """
-    pose = annotation.azimuth, annotation.elevation, annotation.theta, annotation.distance
-    pixels_rc = project(mesh.vertices, *pose, annotation.principal, annotation.focal * annotation.viewport)[:, ::-1]
+    pixels_rc = _pixels_of(annotation, mesh)
     seen = visible_vertices(mesh, camera_centre(annotation.azimuth, annotation.elevation, annotation.distance))
     geometry = crop_geometry(
         annotation.geometry, (annotation.height, annotation.width), annotation.crop_hw,
