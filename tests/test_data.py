@@ -15,6 +15,7 @@ from scipy.io import savemat
 from nemo.backbone import FeatureNet
 from nemo.checkpoints import Checkpoint, save_checkpoint
 from nemo.inference import load_model
+from nemo.kitti import KittiObject, viewpoint
 from nemo.layout import PreparedSet, RawPascal3D
 from nemo.meshes import cuboid_grid, cuboid_mesh, published_cuboid, read_off, write_off
 from nemo.pascal3d import read_record, read_split
@@ -302,3 +303,76 @@ def test_occluders_may_be_subtracted_and_put_back(tmp_path, code):
         at_the_border = np.abs(stored.cropped_kp_list - np.clip(stored.cropped_kp_list, 1, np.array(without.crop_hw) - 2)).any(1)
         assert len(mesh.vertices) == len(stored.visible) and (stored.visible < without.visible).sum() > 20
         np.testing.assert_array_equal(stored.visible[~at_the_border], (without.visible & ~hidden)[~at_the_border])
+
+
+# ---- KITTI3D --------------------------------------------------------------------------------------------------------
+
+
+def reference_azimuth(x: float, z: float, rotation_y: float) -> float:
+    """As published: rotation_y + atan(z / x), and half a turn more where that is positive."""
+    slope = np.arctan(z / x)
+    return (rotation_y + slope + (np.pi if slope > 0 else 0)) % (2 * np.pi)
+
+
+def test_kitti_viewpoints_are_where_the_camera_stands():
+    random = np.random.default_rng(0)
+    for x, y, z, turn in random.uniform([-20, 0.5, 4, -np.pi], [20, 2.5, 60, np.pi], (50, 4)):
+        found = KittiObject("Car", 0.0, 0, np.zeros(4), 1.5, np.array([x, y, z]), turn)
+        azimuth, elevation = viewpoint(found)
+        assert np.cos(azimuth - reference_azimuth(x, z, turn)) == pytest.approx(1, abs=1e-9)
+        assert elevation == pytest.approx(np.arcsin(found.centre[1] / np.linalg.norm(found.centre)))
+    coming = KittiObject("Car", 0.0, 0, np.zeros(4), 1.5, np.array([0.0, 1.7, 20.0]), np.pi / 2)
+    assert np.cos(viewpoint(coming)[0]) == pytest.approx(1) and viewpoint(coming)[1] > 0  # its front, a little from above
+
+
+@pytest.fixture
+def kitti(tmp_path) -> Path:
+    """KITTI's layout: two frames, with a car of each kind that is kept and each that is not."""
+    root = tmp_path / "training"
+    for folder in ("label_2", "image_2", "calib"):
+        (root / folder).mkdir(parents=True)
+
+    def line(kind="Car", truncation=0.0, occlusion=0, box="400 150 640 300", at="1.0 1.65 8.0", turn=1.2):
+        return f"{kind} {truncation} {occlusion} 0.1 {box} 1.5 1.6 3.9 {at} {turn}"
+
+    first = [line("Pedestrian"), line(), line(occlusion=1), line(occlusion=3), line("DontCare", -1, -1)]
+    second = [line(truncation=0.2), line(box="10 150 640 250"), line(occlusion=2, at="-3.0 1.65 20.0"), line(at="0.5 1.6 6.4")]
+    for frame, lines in (("000000", first), ("000001", second)):
+        (root / f"label_2/{frame}.txt").write_text("\n".join(lines) + "\n")
+        (root / f"calib/{frame}.txt").write_text("P0: 0\nP2: 700 0 600 40 0 700 170 0.2 0 0 1 0.003\n")
+        image = np.full((375, 1242, 3), 90, np.uint8)
+        image[300:320, 640:660] = 255
+        Image.fromarray(image).save(root / f"image_2/{frame}.png")
+    return root
+
+
+def test_kitti_becomes_three_test_sets(kitti, code, tmp_path):
+    arguments = ("prepare_kitti3d", "--kitti", kitti, "--out", tmp_path / "KITTI", "--workers", 1, "--geometry", "exact")
+    line = code(*arguments).stdout.splitlines()[-1]
+    assert "2 fully_visible, 1 partly_occluded, 1 largely_occluded of 2 frames" in line
+    assert "1 skipped: occlusion unknown; 1 skipped: too small; 1 skipped: truncated" in line
+    visible = PreparedSet(tmp_path / "KITTI/fully_visible")
+    assert visible.mesh_list("single", "car", 1).read_text() == "000000_1.JPEG\n000001_3.JPEG\n"
+    assert (visible.lists("car") / "car_fully_visible_folder1.txt").read_text() == "000001_3.JPEG\n"
+    stored = load_annotation(visible.annotation("car", "000000_1"))
+    centre = np.array([1.0, 1.65 - 0.75, 8.0])
+    depth = centre[2] + 0.003
+    pixel = np.array([(700 * centre[0] + 600 * centre[2] + 40) / depth, (700 * centre[1] + 170 * centre[2] + 0.2) / depth])
+    np.testing.assert_allclose(stored.principal, pixel)
+    distance = np.linalg.norm([1.0, 1.65, 8.0])
+    assert stored.distance == pytest.approx(distance) and stored.crop_scale == pytest.approx(distance / 6.4)
+    crop = np.array(Image.open(visible.image("car", "000000_1")))
+    assert crop.shape == (256, 672, 3)
+    rows, cols = np.nonzero(crop[..., 0] > 170)
+    found, expected = [rows.mean() + 0.5, cols.mean() + 0.5], np.array([310, 650]) * stored.crop_scale + stored.crop_offset
+    np.testing.assert_allclose(found, expected, atol=0.5)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "KITTI").rglob("*")}
+    assert code(*arguments).stdout.splitlines()[-1] == line and before == {p: p.stat().st_mtime_ns for p in (tmp_path / "KITTI").rglob("*")}
+    assert "other options" in code(*arguments, "--minimum-side", 50, check=False).stderr
+
+
+@pytest.mark.parametrize("text", ["Car 0 0 1 2 3\n", "Car x 0 0.1 400 150 640 300 1.5 1.6 3.9 1 1.65 8 1.2\n"])
+def test_a_line_that_is_not_a_kitti_label_is_named(kitti, code, tmp_path, text):
+    (kitti / "label_2/000000.txt").write_text(text)
+    done = code("prepare_kitti3d", "--kitti", kitti, "--out", tmp_path / "out", "--workers", 1, check=False)
+    assert done.returncode == 1 and "000000.txt, line 1: not a KITTI label" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,172 @@
+"""KITTI's 3D object data -> test sets of cars in the layout of PrepareData.sh, one per degree of occlusion."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nemo import cli
+from nemo.boxes import crop_geometry, crop_image
+from nemo.files import atomic_path, write_text
+from nemo.kitti import OCCLUSION_NAMES, KittiObject, project_point, read_labels, read_projection, viewpoint
+from nemo.layout import PreparedSet
+from nemo.records import Annotation, save_annotation
+from nemo.settings import NORMALISED_DISTANCE
+from nemo.settings import category as category_settings
+
+FOLDS = 4  # lists of a quarter of the objects each (reference)
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which objects are wanted, and how they are cropped."""
+
+    training: Path  # KITTI's folder with label_2, image_2, calib
+    out: Path
+    kind: str
+    category: str
+    minimum_side: float
+    maximum_truncation: float
+    reference_distance: float
+    geometry: str
+
+    def folder(self, what: str) -> Path:
+        """label_2 or, as the reference has it, label."""
+        plain = self.training / what
+        return plain if plain.is_dir() else self.training / f"{what}_2"
+
+    def prepared(self, occlusion: int) -> PreparedSet:
+        return PreparedSet(self.out / OCCLUSION_NAMES[occlusion])
+
+    def refusal(self, found: KittiObject) -> str:
+        """Why an object of the wanted class is left out; empty when it is not."""
+        x0, y0, x1, y1 = found.bbox_xyxy
+        if not 0 <= found.occlusion < len(OCCLUSION_NAMES):
+            return "occlusion unknown"
+        if found.truncation >= self.maximum_truncation:
+            return "truncated"
+        return "" if min(x1 - x0, y1 - y0) > self.minimum_side else "too small"
+
+
+def prepare_frame(job: Job, frame: str) -> list[tuple[int, str, str]]:
+    """Crop the wanted objects of a frame. Returns (occlusion, name, empty or why it was left out) of all of the class."""
+    results = []
+    wanted = [(i, found) for i, found in enumerate(read_labels(job.folder("label") / f"{frame}.txt")) if found.kind == job.kind]
+    image = projection = None
+    for i, found in wanted:
+        name, refusal = f"{frame}_{i}", job.refusal(found)
+        results.append((found.occlusion, name, refusal))
+        if refusal:
+            continue
+        prepared = job.prepared(found.occlusion)
+        target, annotation = prepared.image(job.category, name), prepared.annotation(job.category, name)
+        if target.is_file() and annotation.is_file():
+            continue
+        if image is None:
+            image = read_frame(job.folder("image") / f"{frame}.png")
+            projection = read_projection(job.training / "calib" / f"{frame}.txt")
+        crop_object(job, name, found, image, projection, target, annotation)
+    return results
+
+
+def read_frame(path: Path) -> NDArray[np.uint8]:
+    """A frame as RGB [h, w, 3]; ValueError, naming the file, when it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error}); unpack KITTI's pictures again") from error
+
+
+def crop_object(
+    job: Job, name: str, found: KittiObject, image: NDArray, projection: NDArray, target: Path, annotation: Path
+) -> None:
+    """Write the crop around the projected centre of an object, and its annotation."""
+    principal = project_point(found.centre, projection)
+    at = found.distance * NORMALISED_DISTANCE / job.reference_distance  # the distance that PASCAL3D+'s crops have this scale at
+    geometry = crop_geometry(job.geometry, image.shape[:2], category_settings(job.category).crop_hw, found.bbox_xyxy, principal, at)
+    azimuth, elevation = viewpoint(found)
+    with atomic_path(target) as temporary:
+        Image.fromarray(crop_image(image, geometry)).save(temporary, "JPEG", quality=JPEG_QUALITY)
+    save_annotation(
+        annotation,
+        Annotation(
+            name=name, box=np.float32(geometry.box), box_ori=np.float32(geometry.box_ori), box_obj=np.float32(geometry.box_obj),
+            cropped_kp_list=np.zeros((0, 2)), visible=np.zeros(0, np.int64), azimuth=azimuth, elevation=elevation, theta=0.0,
+            distance=found.distance, focal=-1.0, viewport=-1.0,  # not PASCAL3D+'s camera (reference)
+            principal=principal, height=image.shape[0], width=image.shape[1], cad_index=1, bbox=found.bbox_xyxy,
+            geometry=geometry.geometry, crop_scale=geometry.scale, crop_offset=geometry.offset_rc,
+        ),
+    )  # fmt: skip
+
+
+def write_lists(job: Job, occlusion: int, names: list[str], source: str) -> None:
+    """Lists of one test set: all images, four folds, and those that inference reads."""
+    prepared = job.prepared(occlusion)
+    stem = f"{job.category}_{OCCLUSION_NAMES[occlusion]}"
+    lists = {"mesh01": names, stem: names} | {f"{stem}_folder{i}": names[i::FOLDS] for i in range(FOLDS)}
+    for list_name, group in lists.items():
+        write_text(prepared.lists(job.category) / f"{list_name}.txt", "".join(f"{name}.JPEG\n" for name in group))
+    write_text(prepared.mesh_list("single", job.category, 1), "".join(f"{name}.JPEG\n" for name in names))
+    write_text(prepared.source(job.category), source)
+
+
+def check_source(job: Job) -> str:
+    """What the sets are made from, as text; ValueError when sets that are there were made otherwise."""
+    keys = ("kind", "minimum_side", "maximum_truncation", "reference_distance", "geometry")
+    text = cli.as_json({"split": "KITTI3D"} | {key: getattr(job, key) for key in keys})
+    for occlusion in range(len(OCCLUSION_NAMES)):
+        path = job.prepared(occlusion).source(job.category)
+        if path.is_file() and path.read_text() != text:
+            raise ValueError(f"{path.parent} was prepared with other options; choose another --out, or delete it")
+    return text
+
+
+def main() -> None:
+    """Prepare the three test sets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--kitti", type=Path, required=True, help="KITTI's folder training, with label_2, image_2 and calib")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the prepared sets, one folder per degree of occlusion")
+    parser.add_argument("--kind", default="Car", help="class of KITTI")
+    parser.add_argument("--category", default="car", help="category of the networks that it is tested with; it has the crop's size")
+    parser.add_argument("--minimum-side", type=float, default=100.0, help="of the box, in pixels; both sides must be longer")
+    parser.add_argument("--maximum-truncation", type=float, default=0.2, help="share outside the image; it must be smaller")
+    parser.add_argument("--reference-distance", type=float, default=6.4, help="metres at which a crop keeps the image's scale")
+    parser.add_argument("--geometry", choices=("paper", "exact"), default="paper", help="as in PrepareData.sh")
+    parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
+    args = parser.parse_args()
+    if args.reference_distance <= 0:
+        raise ValueError(f"--reference-distance is {args.reference_distance}, it must be above 0")
+    training = cli.require_folder(args.kitti, "KITTI", "set --kitti to the folder training of its 3D object data")
+    job = Job(
+        training, args.out, args.kind, args.category,
+        args.minimum_side, args.maximum_truncation, args.reference_distance, args.geometry,
+    )  # fmt: skip
+    for what in ("label", "image"):
+        cli.require_folder(job.folder(what), f"KITTI's {what}s", "unpack them there")
+    source = check_source(job)
+    frames = sorted(path.stem for path in job.folder("label").glob("*.txt"))
+    with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
+        frames_done = cli.progress(pool.map(partial(prepare_frame, job), frames, chunksize=4), "KITTI3D", total=len(frames))
+        results = [row for rows in frames_done for row in rows]
+    kept = {i: [name for occlusion, name, refusal in results if occlusion == i and not refusal] for i in range(len(OCCLUSION_NAMES))}
+    if not any(kept.values()):
+        raise ValueError(f"no {args.kind} of {job.folder('label')} could be used")
+    for occlusion, names in kept.items():
+        write_lists(job, occlusion, names, source)
+    counts = ", ".join(f"{len(names):,} {OCCLUSION_NAMES[i]}" for i, names in kept.items())
+    skipped = "".join(f"; {n} skipped: {reason}" for reason, n in sorted(Counter(r for _, _, r in results if r).items()))
+    print(f"KITTI3D: {counts} of {cli.count(len(frames), 'frame')} in {args.out}{skipped}")
+
+
+if __name__ == "__main__":
+    cli.run_main(main)
