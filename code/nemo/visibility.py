@@ -111,9 +111,8 @@ def facing_weights(mesh: Mesh, centre_object: NDArray) -> NDArray[np.float64]:
     corners = mesh.vertices[mesh.faces]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     outward = normal * np.sign((normal * (corners.mean(1) - mesh.vertices.mean(0))).sum(-1, keepdims=True))
-    summed = np.zeros_like(mesh.vertices)
-    for corner in range(3):
-        np.add.at(summed, mesh.faces[:, corner], outward)
+    at, count = mesh.faces.T.ravel(), len(mesh.vertices)
+    summed = np.stack([np.bincount(at, np.tile(outward[:, axis], 3), count) for axis in range(3)], axis=-1)
     sight = np.asarray(centre_object) - mesh.vertices
     lengths = np.linalg.norm(summed, axis=-1) * np.linalg.norm(sight, axis=-1)
     return abs((summed * sight).sum(-1)) / np.maximum(lengths, 1e-12)
