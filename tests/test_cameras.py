@@ -86,3 +86,24 @@ def test_geodesic_distance_is_exact_near_zero_and_near_pi(golden):
     np.testing.assert_allclose(cameras.geodesic_distance(d["err_gt"], d["err_pred"]), d["err_exact"], atol=1e-9)
     real = ~d["err_ref_iscomplex"].astype(bool)
     np.testing.assert_allclose(d["err_exact"][real], d["err_ref_real"][real], atol=1e-9)
+
+
+def test_reference_camera_positions_and_projection_by_their_extrinsics(golden):
+    d = golden("cameras.npz")
+    centre = cameras.camera_centre(d["azimuth"], d["elevation"], d["distance"]) @ cameras.PT3D_FROM_OBJECT.T
+    np.testing.assert_allclose(centre, d["campos32"], atol=5e-6)
+    ours = cameras.pt3d_extrinsics(d["azimuth"], d["elevation"], d["theta"], d["distance"])
+    for (rotation, translation), tolerance in (((d["R32"], d["T32"]), 4e-4), (ours, 1e-9)):
+        cam = (d["points"] @ cameras.PT3D_FROM_OBJECT.T) @ np.float64(rotation) + np.float64(translation)[:, None]
+        pixels = d["principal"][:, None] - 3000 * cam[..., :2] / cam[..., 2:]
+        np.testing.assert_allclose(pixels, d["pixels"], atol=tolerance)
+
+
+def test_an_upside_down_pose_is_wrong_where_the_reference_counts_it_as_right(golden):
+    """Its matrix logarithm of a turn by pi is complex with a real part near 0, which passes a threshold of pi / 6."""
+    d = golden("cameras.npz")
+    fooled = d["err_ref_iscomplex"].astype(bool) & (d["err_ref_real"] < np.pi / 6)
+    assert fooled.any()
+    ours = cameras.geodesic_distance(d["err_gt"], d["err_pred"])[fooled]
+    np.testing.assert_allclose(ours, np.pi, atol=1e-6)
+    np.testing.assert_allclose(ours, d["err_exact"][fooled], atol=1e-9)

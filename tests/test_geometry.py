@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +162,28 @@ def test_a_sphere_hides_its_far_side():
     visible = visible_vertices(Mesh(vertices, faces), centre)
     height = vertices @ [0, -1, 0]  # towards the camera; the horizon is at 1/6
     assert visible[height > 0.3].all() and not visible[height < 0.0].any()
+
+
+def test_vertex_annotations_equal_the_reference_where_its_visibility_is_right(golden):
+    """Positions, and which vertices are seen inside the annotated box; for GEOMETRY=exact the true affine map."""
+    d, cuboids, compared = golden("visibility.npz"), golden("cuboids.npz"), 0
+    for item in [f"{kind}/{name}" for kind in ("real", "synth") for name in d[f"{kind}_names"]]:
+        size, low_high = (int(d[f"{item}/height"]), int(d[f"{item}/width"])), d[f"{item}/box_ori"]
+        pose = [float(d[f"{item}/{k}"]) for k in ("azimuth", "elevation", "theta", "distance")]
+        true = boxes.crop_geometry("paper", size, (256, 672), low_high[[2, 0, 3, 1]], d[f"{item}/principal"], pose[3])
+        for mesh_d in ("single", "multi"):
+            cell = f"{item}/{mesh_d}"
+            key = "single/car" if mesh_d == "single" else f"multi/car/{int(d[f'{cell}/cad']):02d}"
+            mesh = Mesh(np.float32(cuboids[f"{key}/vertices"]).astype(float), cuboids[f"{key}/faces"].astype(np.int32))
+            stored = replace(true, box_ori=low_high, box_obj=d[f"{item}/box_obj"])  # its boxes come from an unclipped box
+            pixels = d[f"{cell}/pixels_original_rc"]
+            crop = np.clip(stored.map_points(pixels), 0, [255, 671])
+            np.testing.assert_allclose(crop, d[f"{cell}/crop_rc"], atol=1e-9)
+            inside = ((pixels >= low_high[[0, 2]]) & (pixels < low_high[[1, 3]])).all(1)
+            seen = visible_vertices(mesh, cameras.camera_centre(pose[0], pose[1], pose[3])) & inside
+            right = d[f"{cell}/zbuffer_visible"] == d[f"{cell}/exact_visible"]
+            np.testing.assert_array_equal(seen[right], d[f"{cell}/visible"][right])
+            exact = true.map_points_exactly(d[f"{cell}/exact_original_uv"][:, ::-1])
+            np.testing.assert_allclose(exact, d[f"{cell}/exact_crop_rc"], atol=1e-9)
+            compared += right.sum()
+    assert compared > 60_000
