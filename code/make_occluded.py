@@ -1,12 +1,14 @@
-"""An occluded twin, in OccludedPASCAL3D's layout, of the test images of any set in PASCAL3D+'s raw layout."""
+"""An occluded twin of the test images of any set in PASCAL3D+'s raw layout, or of any set that PrepareData.sh made."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import zlib
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +18,13 @@ from PIL import Image
 
 from nemo import cli
 from nemo.cameras import points_in_camera, project
+from nemo.files import write_text
 from nemo.kernels_numba import rasterize
-from nemo.layout import RawOccluded, RawPascal3D
+from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
 from nemo.meshes import Mesh, read_off
-from nemo.occlusion import is_written, level_bounds, occlude, write_occluded, write_occluded_lists
+from nemo.occlusion import Occluded, is_written, level_bounds, occlude, write_image, write_occluded, write_occluded_lists
 from nemo.pascal3d import Record, UnusableRecord, read_record, read_split, record_rules
+from nemo.records import Annotation, load_annotation, save_annotation
 from nemo.settings import OCC_LEVELS
 
 CUTOUTS_PER_IMAGE = 3
@@ -28,7 +32,7 @@ CUTOUTS_PER_IMAGE = 3
 
 @dataclass(frozen=True)
 class Job:
-    """A category at one level."""
+    """A category at one level. prepared: the set to occlude and the one to write, where it is not the raw one."""
 
     raw: RawPascal3D
     occluded: RawOccluded
@@ -38,6 +42,13 @@ class Job:
     meshes: tuple[Mesh, ...]
     occluders: tuple[Path, ...]
     rules: str
+    prepared: tuple[PreparedSet, PreparedSet] | None = None
+
+    def occluded_image(self, name: str, image: NDArray, mask: NDArray) -> Occluded:
+        """Occlude an image [H, W, 3] whose object is mask [H, W]; the same job and name give the same picture."""
+        random = np.random.default_rng([self.seed, zlib.crc32(f"{self.category}{self.level}/{name}".encode())])
+        chosen = random.choice(len(self.occluders), CUTOUTS_PER_IMAGE) if self.occluders else []
+        return occlude(image, mask > 0, self.level, random, [read_cutout(self.occluders[i]) for i in chosen])
 
 
 def silhouette(record: Record, mesh: Mesh) -> NDArray[np.uint8]:
@@ -71,10 +82,8 @@ def occlude_image(job: Job, name: str) -> str:
     if not 1 <= record.cad_index <= len(job.meshes):
         return "no such CAD model"
     mask = silhouette(record, job.meshes[record.cad_index - 1])
-    random = np.random.default_rng([job.seed, zlib.crc32(f"{job.category}{job.level}/{name}".encode())])
-    chosen = random.choice(len(job.occluders), CUTOUTS_PER_IMAGE) if job.occluders else []
     try:
-        result = occlude(image, mask > 0, job.level, random, [read_cutout(job.occluders[i]) for i in chosen])
+        result = job.occluded_image(name, image, mask)
     except ValueError:
         return "level not reached"
     source_name = source.relative_to(job.raw.root.parent).as_posix()
@@ -82,11 +91,89 @@ def occlude_image(job: Job, name: str) -> str:
     return "new"
 
 
+def occlude_prepared(job: Job, name: str) -> str:
+    """Occlude the crop of one prepared image; returns `new`, `kept` or why it could not be made."""
+    clean, target = job.prepared
+    subset = job.category + job.level
+    if target.image(subset, name).is_file() and target.annotation(subset, name).is_file():
+        return "kept"
+    annotation = load_annotation(clean.annotation(job.category, name))
+    if not 1 <= annotation.cad_index <= len(job.meshes):
+        return "no such CAD model"
+    try:
+        with Image.open(clean.image(job.category, name)) as opened:
+            image = np.array(opened.convert("RGB"))
+    except OSError:
+        return "no readable image or annotation"
+    try:
+        result = job.occluded_image(name, image, crop_silhouette(annotation, job.meshes[annotation.cad_index - 1]))
+    except ValueError:
+        return "level not reached"
+    covered = mask_in_original(result.occluder_mask, annotation)
+    write_image(target.image(subset, name), result.image)
+    rows, cols = np.floor(annotation.cropped_kp_list).astype(int).clip(0, np.array(annotation.crop_hw) - 1).T
+    hidden = (annotation.visible == 1) & result.occluder_mask[rows, cols]
+    save_annotation(
+        target.annotation(subset, name),
+        replace(annotation, occ_mask=covered, visible=np.where(hidden, 0, annotation.visible),
+                cropped_kp_list=np.where(hidden[:, None], 0.0, annotation.cropped_kp_list)),
+    )  # fmt: skip
+    return "new"
+
+
+def crop_silhouette(annotation: Annotation, mesh: Mesh) -> NDArray[np.uint8]:
+    """Object mask [H, W] (255 or 0) in the crop: the CAD model at the annotated pose."""
+    pose = annotation.azimuth, annotation.elevation, annotation.theta, annotation.distance
+    pixels = project(mesh.vertices, *pose, annotation.principal, annotation.focal * annotation.viewport)
+    depth = -points_in_camera(mesh.vertices, *pose)[:, 2]
+    face_of, _, _ = rasterize(pixels * annotation.crop_scale + annotation.crop_offset[::-1], depth, mesh.faces, *annotation.crop_hw)
+    return np.where(face_of >= 0, 255, 0).astype(np.uint8)
+
+
+def mask_in_original(mask: NDArray[np.bool_], annotation: Annotation) -> NDArray[np.bool_]:
+    """A mask of the crop [H, W] in the original image [height, width]; nothing is covered outside the crop."""
+    inside, at = [], []
+    for axis, length in enumerate((annotation.height, annotation.width)):
+        cells = np.floor((np.arange(length) + 0.5) * annotation.crop_scale + annotation.crop_offset[axis]).astype(int)
+        inside.append((cells >= 0) & (cells < mask.shape[axis]))
+        at.append(cells.clip(0, mask.shape[axis] - 1))
+    return mask[np.ix_(*at)] & np.logical_and.outer(*inside)
+
+
+def check_source(job: Job) -> None:
+    """Write how the pictures of a level are made; ValueError when those that are there were made otherwise."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in job.occluders)).hexdigest() if job.occluders else "procedural"
+    made = {"level": job.level, "seed": job.seed, "occluders": digest}
+    subset = job.category + job.level
+    if job.prepared is None:
+        path, pictures = job.occluded.source(job.category, job.level), job.occluded.names(job.category, job.level)
+    else:
+        clean, target = job.prepared
+        path, pictures = target.source(subset), sorted((target.root / "images" / subset).glob("*.JPEG"))
+        made = json.loads(clean.source(job.category).read_text()) | {"occluded": made}
+    text = cli.as_json(made)
+    if path.is_file() and path.read_text() != text:
+        raise ValueError(f"{path} says that {subset} was made with another seed or other occluders; delete it, or choose another --out")
+    if path.is_file() or not pictures:  # pictures of unknown origin stay so
+        write_text(path, text)
+
+
+def write_prepared_lists(job: Job) -> None:
+    """The lists of the clean set without the images that have no occluded twin."""
+    clean, target = job.prepared
+    subset = job.category + job.level
+    made = {path.stem for path in (target.root / "annotations" / subset).glob("*.npz")}
+    for file_name, names in clean.listed(job.category).items():
+        write_text(target.lists(subset) / file_name, "".join(f"{name}.JPEG\n" for name in names if name in made))
+
+
 def main() -> None:
     """Occlude the test images of all categories to all levels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, or a set in its layout")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the occluded set (PATH_OCCLUDED_PASCAL3DP)")
+    parser.add_argument("--prepared", type=Path, help="occlude the crops of this prepared set; --raw then gives the CAD models")
+    parser.add_argument("--out", type=Path, required=True,
+                        help="folder of the occluded set (PATH_OCCLUDED_PASCAL3DP; --prepared: PATH_CACHE_TESTING_SET_OCC)")  # fmt: skip
     parser.add_argument("--levels", type=cli.words, default=OCC_LEVELS, help="any of FGL1_BGL1 .. FGL3_BGL3")
     parser.add_argument("--occluders", type=Path, help="folder of cut-out pictures (PNG with alpha); without it they are procedural")
     parser.add_argument("--record-rules", choices=("auto", "strict", "reference"), default="auto", help="as in prepare_images.py")
@@ -99,17 +186,27 @@ def main() -> None:
         level_bounds(level)
     folder = cli.require_folder(args.occluders, "occluders", "set --occluders") if args.occluders else None
     occluders = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))) if folder else ()
+    sets = None
+    if args.prepared is not None:
+        sets = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")), PreparedSet(args.out)
     counts: Counter = Counter()
     with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             meshes = tuple(read_off(path) for path in raw.cads(category))
-            split = read_split(raw, category, "val")
-            names, rules = split.names, record_rules(args.record_rules, split)
+            if args.prepared is None:
+                split = read_split(raw, category, "val")
+                work, names, rules = occlude_image, split.names, record_rules(args.record_rules, split)
+            else:
+                work, names, rules = occlude_prepared, sorted(PreparedSet(args.prepared).wanted("single", category)), ""
             for level in args.levels:
-                job = Job(raw, occluded, category, level, args.seed, meshes, occluders, rules)
-                outcomes = pool.map(partial(occlude_image, job), names, chunksize=4)
+                job = Job(raw, occluded, category, level, args.seed, meshes, occluders, rules, sets)
+                check_source(job)
+                outcomes = pool.map(partial(work, job), names, chunksize=4)
                 counts.update(cli.progress(outcomes, f"{category}{level}", total=len(names)))
-            write_occluded_lists(occluded, category, args.levels)
+                if sets is not None:
+                    write_prepared_lists(job)
+            if sets is None:
+                write_occluded_lists(occluded, category, args.levels)
     done = counts.pop("new", 0) + counts.pop("kept", 0)
     skipped = "".join(f"; {n} not made: {reason}" for reason, n in sorted(counts.items()))
     print(f"{cli.count(done, 'occluded image')} of {cli.count(len(args.categories), 'category')} in {args.out}{skipped}")

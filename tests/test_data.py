@@ -280,6 +280,8 @@ def test_occluders_may_be_subtracted_and_put_back(tmp_path, code):
     code("make_sample_data", "--out", tmp_path, "--categories", "car", "--train-images", 1, "--val-images", 2, "--seed", 5)
     raw, occluded = tmp_path / "PASCAL3D+_release1.1", tmp_path / "occluded"
     code("make_occluded", "--raw", raw, "--out", occluded, "--categories", "car", "--levels", "FGL3_BGL1", "--workers", 1)
+    other = code("make_occluded", "--raw", raw, "--out", occluded, "--categories", "car", "--levels", "FGL3_BGL1", "--seed", 1, check=False)
+    assert other.returncode == 1 and "another seed or other occluders" in other.stderr
     code("make_cuboids", "--raw", raw, "--mesh-d", "single", "--categories", "car")
     common = ("--raw", raw, "--categories", "car", "--workers", 1)
     clean, tested, level = PreparedSet(tmp_path / "clean"), PreparedSet(tmp_path / "tested"), "FGL3_BGL1"
@@ -376,3 +378,33 @@ def test_a_line_that_is_not_a_kitti_label_is_named(kitti, code, tmp_path, text):
     (kitti / "label_2/000000.txt").write_text(text)
     done = code("prepare_kitti3d", "--kitti", kitti, "--out", tmp_path / "out", "--workers", 1, check=False)
     assert done.returncode == 1 and "000000.txt, line 1: not a KITTI label" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_prepared_set_can_be_occluded_without_its_raw_pictures(tmp_path, code):
+    code("make_sample_data", "--out", tmp_path, "--categories", "car", "--train-images", 1, "--val-images", 2, "--seed", 6)
+    raw, clean, out = tmp_path / "PASCAL3D+_release1.1", PreparedSet(tmp_path / "clean"), PreparedSet(tmp_path / "occluded crops")
+    common, level = ("--raw", raw, "--categories", "car", "--workers", 1), "FGL2_BGL2"
+    code("prepare_images", *common, "--out", clean.root, "--split", "val", "--geometry", "exact")
+    code("make_cuboids", "--raw", raw, "--mesh-d", "single", "--categories", "car")
+    code("annotate_vertices", *common, "--prepared", clean.root, "--mesh-d", "single")
+    make = ("make_occluded", *common, "--prepared", clean.root, "--out", out.root, "--levels", level)
+    assert "2 occluded images of 1 category" in code(*make).stdout
+    pictures = {p.name: p.read_bytes() for p in (out.root / f"images/car{level}").iterdir()}
+    link = ("annotate_vertices", *common, "--prepared", out.root, "--mesh-d", "single", "--clean", clean.root, "--level", level)
+    assert "vertices of 2 images linked" in code(*link).stdout
+    assert len(out.mesh_list("single", f"car{level}", 1).read_text().split()) == 2 and '"seed": 0' in out.source(f"car{level}").read_text()
+    for name in sorted(clean.wanted("single", "car")):
+        before, after = (np.array(Image.open(path)).astype(int) for path in (clean.image("car", name), out.image(f"car{level}", name)))
+        stored = load_annotation(out.annotation(f"car{level}", name))
+        rows, cols = np.mgrid[: before.shape[0], : before.shape[1]]
+        original = (np.stack([rows, cols], -1) + 0.5 - stored.crop_offset) / stored.crop_scale
+        inside = ((original >= 1) & (original < np.array(stored.occ_mask.shape) - 1)).all(-1)
+        covered = stored.occ_mask[tuple(original[inside].astype(int).T)]
+        changed = (abs(after - before).max(-1) > 40)[inside]
+        assert changed[covered].mean() > 0.6 and changed[~covered].mean() < 0.02
+    other = code(*make, "--seed", 1, check=False)
+    assert other.returncode == 1 and "another seed or other occluders" in other.stderr
+    for path in out.root.glob("images/*/*"):
+        path.unlink()
+    code(*make)
+    assert {p.name: p.read_bytes() for p in (out.root / f"images/car{level}").iterdir()} == pictures

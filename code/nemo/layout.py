@@ -88,6 +88,10 @@ class RawOccluded:
     def annotation(self, category: str, level: str, name: str) -> Path:
         return self.root / "annotations" / f"{category}{level}" / f"{name}.npz"
 
+    def source(self, category: str, level: str) -> Path:
+        """How make_occluded.py made the pictures; absent from the published sets."""
+        return self.root / "lists" / f"{category}{level}.json"
+
     def names(self, category: str, level: str) -> list[str]:
         return sorted(p.stem for p in self.folder(category, level).glob("*.JPEG"))
 
