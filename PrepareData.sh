@@ -33,6 +33,7 @@ one_of ENABLE_OCCLUDED true false
 one_of OVERWRITE true false
 one_of GEOMETRY paper exact
 one_of OCCLUDED_VISIBILITY clean subtract
+[ -z "${AZIMUTH_SELECTION//[TF]/}" ] || fail "AZIMUTH_SELECTION is '$AZIMUTH_SELECTION', it is a pattern of T and F such as TFFTTFFT"
 one_of RECORD_RULES auto strict reference
 words_of TRAIN_PARTS imagenet pascal
 words_of TEST_PARTS imagenet pascal
