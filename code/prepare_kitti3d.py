@@ -87,9 +87,7 @@ def read_frame(path: Path) -> NDArray[np.uint8]:
         raise ValueError(f"{path}: cannot be read ({error}); unpack KITTI's pictures again") from error
 
 
-def crop_object(
-    job: Job, name: str, found: KittiObject, image: NDArray, projection: NDArray, target: Path, annotation: Path
-) -> None:
+def crop_object(job: Job, name: str, found: KittiObject, image: NDArray, projection: NDArray, target: Path, annotation: Path) -> None:
     """Write the crop around the projected centre of an object, and its annotation."""
     principal = project_point(found.centre, projection)
     at = found.distance * NORMALISED_DISTANCE / job.reference_distance  # the distance that PASCAL3D+'s crops have this scale at
