@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 
 import draw_results
-from nemo import drawing, rendering
+from nemo import drawing, plots, rendering
 from nemo.backbone import FeatureNet
 from nemo.cameras import project
 from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from nemo.drawing import BACKGROUND, OBJECT, OCCLUDED, Panel, Pose, Row
+from nemo.drawing import BACKGROUND, OBJECT, OCCLUDED, Pose
 from nemo.inference import load_model, run_config
 from nemo.layout import Experiment, PreparedSet
 from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh, write_off
+from nemo.plots import Panel, Row
 from nemo.records import Annotation, PoseSet, save_annotation, save_poses
 from nemo.rendering import MapCamera, Target, make_scene
 from nemo.settings import SolveConfig, TrainConfig
@@ -128,30 +129,30 @@ def panels(hw: tuple[int, int]) -> list[Panel]:
 def a_figure():
     angles = np.linspace(-1, 1, 21)
     scans = [drawing.Scan(name, angles, angles**2, 0.0, 0.0, 0.3) for name in drawing.SCAN_NAMES]
-    return drawing.result_figure("car  a    error 1.0°", "predicted\nannotated", "loss", panels((64, 168)), scans, 0.5)
+    return plots.result_figure("car  a    error 1.0°", "predicted\nannotated", "loss", panels((64, 168)), scans, 0.5)
 
 
 def test_figures_have_the_expected_size_and_repeat_bit_by_bit(tmp_path):
     for name in ("a.png", "b.png"):
-        drawing.save_figure(tmp_path / name, a_figure())
+        plots.save_figure(tmp_path / name, a_figure())
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     height = 4.6 * 64 / 168
     with Image.open(tmp_path / "a.png") as picture:
-        np.testing.assert_allclose(picture.size, np.array([3 * 4.6 + 1.1, height + 3.6]) * drawing.DPI, atol=1)
+        np.testing.assert_allclose(picture.size, np.array([3 * 4.6 + 1.1, height + 3.6]) * plots.DPI, atol=1)
         assert np.asarray(picture).std() > 10
     assert "matplotlib.pyplot" not in sys.modules
 
 
 def test_a_contact_sheet_grows_by_rows_and_then_by_blocks():
     row = Row("car  a    error 1.0°", "details", panels((64, 168)))
-    sizes = {n: drawing.contact_sheet([row] * n, "title").get_size_inches() for n in (1, 6, 12)}
+    sizes = {n: plots.contact_sheet([row] * n, "title").get_size_inches() for n in (1, 6, 12)}
     assert sizes[6][0] == sizes[1][0] and sizes[6][1] > sizes[1][1] + 5
     assert sizes[12][0] > 1.9 * sizes[6][0] and sizes[12][1] == pytest.approx(sizes[6][1])
 
 
 def test_no_row_of_a_contact_sheet_of_mixed_shapes_is_lost():
     rows = [Row(f"{k}", "", panels(hw)) for k, hw in enumerate([(64, 48)] * 4 + [(32, 100)] * 9)]
-    texts = {text.get_text() for text in drawing.contact_sheet(rows, "title").texts}
+    texts = {text.get_text() for text in plots.contact_sheet(rows, "title").texts}
     assert {str(k) for k in range(13)} <= texts
 
 

@@ -26,7 +26,7 @@ SCRIPTS = ("PrepareData.sh", "TrainNeMo.sh", "InferenceNeMo.sh", "DemoNeMo.sh")
 PREPARE = {"CATEGORIES": "car chair", "GEOMETRY": "exact", "ENABLE_OCCLUDED": "true", "OCC_LEVELS": "FGL1_BGL1"}
 TRAIN = {"CATEGORIES": "car chair", "GPUS": "", "BACKBONE": "resnet18fpn", "PRETRAINED": "none", "IMAGE_SCALE": 0.5, "RECIPE": "fixed",
          "BATCH_SIZE": 4, "TOTAL_EPOCHS": 1, "LEARNING_RATE": 1e-3, "AUGMENT": "flip color", "NUM_CLUTTER_GROUP": 16}  # fmt: skip
-INFER = {"CATEGORIES": "car chair", "GPUS": "", "TOTAL_EPOCHS": 20, "NUM_PICTURES": 1, "BATCH_SIZE": 4}
+INFER = {"CATEGORIES": "car chair", "GPUS": "", "TOTAL_EPOCHS": 20, "NUM_PICTURES": 1, "NUM_FILMS": 0, "BATCH_SIZE": 4}
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
