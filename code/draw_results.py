@@ -308,8 +308,8 @@ def draw_pictures(args: argparse.Namespace, present: list[str]) -> None:
     absent = [c for c in args.categories if c not in present]
     notes = [f"; no poses of {', '.join(absent)}"] if absent else []
     notes += [f"; {cli.count(not_finite, 'pose')} not finite, not drawn"] if not_finite else []
-    print(f"{args.level or 'clean'}: {cli.count(len(rows), 'figure')} and {cli.count(len(films), 'film')} of "
-          f"{cli.count(len(present), 'category')} and overview.png in {folder}{''.join(notes)}")  # fmt: skip
+    drawn = cli.count(len(rows), "figure") + (f", {cli.count(len(films), 'film')}" if films else "")
+    print(f"{args.level or 'clean'}: {drawn} of {cli.count(len(present), 'category')} and overview.png in {folder}{''.join(notes)}")
 
 
 # ---- the other drawings ----

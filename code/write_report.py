@@ -176,6 +176,37 @@ def digest(args: argparse.Namespace, levels: Sequence[str]) -> str:
     return found.hexdigest()[:16]
 
 
+def load_levels(args: argparse.Namespace, levels: Sequence[str]) -> tuple[list[tuple[LevelReport, list[Row]]], list[str]]:
+    """The levels that can be reported, and what is left out and why; ValueError when there is none."""
+    found, left_out = [], []
+    for level in levels:
+        try:
+            found.append(load_level(args, level))
+        except (ValueError, FileNotFoundError) as error:
+            left_out.append(f"{level or 'unoccluded'} left out: {error}")
+    if not found:
+        raise ValueError(f"no level can be reported; {left_out[0]}")
+    return found, left_out
+
+
+def write_page(args: argparse.Namespace, target: Path, levels: Sequence[str], mark: str) -> None:
+    """Make the page of these levels. One that lacks something gets no mark, so that the next run makes it again."""
+    found, left_out = load_levels(args, levels)
+    maker, size = Gallery(args), group_size(sum(len(rows) for _, rows in found))
+    cards = [card for report, rows in found for card in maker.cards(report.level, rows, size)]
+    if maker.missing:
+        left_out.append(f"{cli.count(len(maker.missing), 'picture')} of the gallery could not be made: {maker.missing[0]}")
+    for sentence in left_out:
+        print(f"report: {sentence}", file=sys.stderr)
+    subject = ", ".join(args.categories) if len(args.categories) < 5 else cli.count(len(args.categories), "category")
+    timings = timings_of(timing_files(Experiment(args.exp, args.mesh_d)))
+    title = f"NeMo, {args.mesh_d} cuboid: {subject}"
+    html = report_page.page(title, [report for report, _ in found], cards, timings, left_out, "" if left_out else mark)
+    write_text(target, html)
+    size_mb = target.stat().st_size / 1e6
+    print(f"report: {cli.count(len(found), 'level')}, {cli.count(len(cards), 'picture')}, {size_mb:.1f} MB in {target}")
+
+
 def main() -> None:
     """Write the page, unless the one that is there was made from the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,25 +225,7 @@ def main() -> None:
     if target.is_file() and f"<!-- made from {mark} -->" in target.read_text()[:400]:
         print(f"report: {target} kept")
         return
-    reports, rows, left_out = [], {}, []
-    for level in levels:
-        try:
-            report, rows[level] = load_level(args, level)
-            reports.append(report)
-        except (ValueError, FileNotFoundError) as error:
-            left_out.append(f"{level or 'unoccluded'} left out: {error}")
-            print(f"report: {left_out[-1]}", file=sys.stderr)
-    if not reports:
-        raise ValueError(f"no level can be reported; {left_out[0]}")
-    maker, size = Gallery(args), group_size(sum(map(len, rows.values())))
-    cards = [card for report in reports for card in maker.cards(report.level, rows[report.level], size)]
-    if maker.missing:
-        left_out.append(f"{cli.count(len(maker.missing), 'picture')} of the gallery could not be made: {maker.missing[0]}")
-        print(f"report: {left_out[-1]}", file=sys.stderr)
-    subject = ", ".join(args.categories) if len(args.categories) < 5 else cli.count(len(args.categories), "category")
-    title = f"NeMo, {args.mesh_d} cuboid: {subject}"
-    write_text(target, report_page.page(title, reports, cards, timings_of(timing_files(experiment)), left_out, mark))
-    print(f"report: {cli.count(len(reports), 'level')}, {cli.count(len(cards), 'picture')}, {target.stat().st_size / 1e6:.1f} MB in {target}")
+    write_page(args, target, levels, mark)
 
 
 if __name__ == "__main__":

@@ -87,10 +87,12 @@ def contact_sheet(rows: Sequence[Row], title: str, slot: float = 2.9) -> Figure:
     stacks = _stack_rows(rows, 1 if len(rows) <= 6 else 2 if len(rows) <= 24 else 3, slot)
     block_width = _slots(rows[0]) * slot + 0.3
     width = len(stacks) * block_width + 0.2
-    total = max(sum(_height(row, slot) + CAPTION for row in stack) for stack in stacks) + 1.1
+    with_labels = any(panel.title == OCCLUDER_TITLE for panel in rows[0].panels)
+    legend = 0.4 if with_labels or rows[0].scans else 0.1  # inches below the rows
+    total = max(sum(_height(row, slot) + CAPTION for row in stack) for stack in stacks) + 0.7 + legend
     figure = Figure((width, total), dpi=DPI)
     figure.text(0.25 / width, 1 - 0.16 / total, title, fontsize=13, fontweight="bold", va="top")
-    if any(panel.title == OCCLUDER_TITLE for panel in rows[0].panels):
+    if with_labels:
         figure.legend(handles=label_patches(), loc="lower left", bbox_to_anchor=(0.25 / width, 0.12 / total), ncols=3,
                       frameon=False, fontsize=9.5, borderaxespad=0, borderpad=0)  # fmt: skip
     if rows[0].scans:
@@ -293,7 +295,7 @@ def set_landscape(title: str, scans: dict[str, tuple[NDArray, NDArray]], around:
     from matplotlib.figure import Figure
 
     figure = Figure((3.1 * len(scans) + 0.6, 3.7), dpi=DPI)
-    grid = figure.add_gridspec(1, len(scans), left=0.055, right=0.985, top=0.8, bottom=0.26, wspace=0.1)
+    grid = figure.add_gridspec(1, len(scans), left=0.055, right=0.985, top=0.87, bottom=0.26, wspace=0.17)
     figure.text(0.012, 0.965, title, fontsize=12.5, fontweight="bold", va="top")
     first = None
     for k, (name, (offsets, losses)) in enumerate(scans.items()):
@@ -329,27 +331,29 @@ def viewpoint_figure(title: str, truth: NDArray, predicted: NDArray, bins: int =
     (reference, cal_vp_distribution: 32 bins, radius the square root of the count); elevation and theta as histograms.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure((12.2, 4.3), dpi=DPI)
+    figure = Figure((12.2, 4.1), dpi=DPI)
     figure.text(0.015, 0.97, title, fontsize=12.5, fontweight="bold", va="top")
     kinds = (("annotated", truth, np.array(GREEN) / 255), ("predicted", predicted, np.array(BLUE) / 255))
     edges = np.linspace(0, 2 * math.pi, bins + 1)
     counts = [np.histogram(np.mod(angles[:, 0], 2 * math.pi), edges)[0] for _, angles, _ in kinds]
     top = math.sqrt(max(1, *(c.max() for c in counts)))
     for k, ((name, _, colour), count) in enumerate(zip(kinds, counts)):
-        axes = figure.add_axes((0.02 + 0.235 * k, 0.08, 0.205, 0.66), projection="polar")
+        axes = figure.add_axes((0.035 + 0.245 * k, 0.08, 0.2, 0.66), projection="polar")
         axes.set_theta_zero_location("S")
         axes.bar(edges[:-1], np.sqrt(count), width=2 * math.pi / bins, align="edge", color=colour, alpha=0.85, edgecolor="white", lw=0.5)
         axes.set_ylim(0, top)
         rings = np.array([0.25, 1.0]) * top**2
-        axes.set_yticks(np.sqrt(rings), [f"{ring:.0f}" for ring in rings], fontsize=8, color="0.3")
+        axes.set_yticks(np.sqrt(rings), [f"{ring:.0f}" for ring in rings], fontsize=8.5, color="0.1")
         axes.set_rlabel_position(157)
         axes.set_xticks(np.deg2rad(np.arange(0, 360, 45)), [f"{a}°" for a in range(0, 360, 45)], fontsize=8.5)
         axes.tick_params(pad=0)
         axes.grid(color="0.85", lw=0.7)
         axes.set_title(f"azimuth, {name} (images)", fontsize=10, pad=9)
     for k, name in ((1, "elevation"), (2, "theta")):
-        axes = figure.add_axes((0.545 + 0.235 * (k - 1), 0.17, 0.2, 0.57))
+        axes = figure.add_axes((0.56 + 0.23 * (k - 1), 0.17, 0.19, 0.57))
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         degrees = [(np.rad2deg(angles[:, k]) + 180) % 360 - 180 for _, angles, _ in kinds]
         reach = np.clip(np.ceil(np.percentile(np.abs(np.concatenate(degrees)), 99) / 10) * 10, 20, 180)
         steps = np.linspace(-reach, reach, 31)
@@ -361,7 +365,7 @@ def viewpoint_figure(title: str, truth: NDArray, predicted: NDArray, bins: int =
         axes.set_ylabel("images" if k == 1 else "", fontsize=10)
         axes.tick_params(labelsize=9)
         axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="upper right")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=9.5, loc="upper right", ncols=2)
     return figure
 
 
