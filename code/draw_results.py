@@ -238,6 +238,7 @@ def draw_film(solved: Solved, i: int, args: argparse.Namespace) -> str:
     """Write the film of image i, solved once more with every iterate kept; returns its file name."""
     name, config, truth = str(solved.poses.names[i]), solved.poses.config, solved.truth(i)
     crop, match = read_image(image_path(solved, i, args), config), match_of(solved, i, image_path(solved, i, args))
+    crop = drawing.shrink(crop, 2)  # to about what a film shows of it; crops are multiples of 32 pixels
     settings = SolveConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in config["solve"].items()})
     found = solve(solved.model.mesh(int(solved.poses.mesh[i])), match.features, match.bank, match.clutter, settings, match.scene.camera,
                   config["start_distance"], "numba", trace=True)  # fmt: skip

@@ -285,7 +285,7 @@ def film_steps(path: NDArray, frames: int = FILM_FRAMES) -> list[int]:
     azimuth, elevation, _ = spherical_from_centre(path[:, :3])
     rotation = cam_from_object_rotation(azimuth, elevation, path[:, 3])
     turned = geodesic_distance(rotation[1:], rotation[:-1])
-    travelled = np.concatenate([[0.0], np.cumsum(turned + 0.2 * turned.mean() + 1e-9)])
+    travelled = np.concatenate([[0.0], np.cumsum(turned + 0.2 * turned.sum() / len(path) + 1e-9)])
     wanted = np.linspace(0.0, travelled[-1], min(frames, len(path)))
     return sorted({int(abs(travelled - distance).argmin()) for distance in wanted} | {0, len(path) - 1})
 

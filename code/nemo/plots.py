@@ -246,15 +246,18 @@ def film_frames(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    slot = 4.6 if image.shape[1] >= image.shape[0] else 3.4
+    wide = image.shape[1] >= image.shape[0]  # two rows of two; tall images stand in one row of four
+    slot = 4.6 if wide else 2.5
     height = slot * image.shape[0] / image.shape[1]
     lower = max(height, 1.9)
-    width, total = 2 * slot + 0.5, height + lower + 1.9
+    width, total = (2 if wide else 4) * slot + 0.6, height + (lower + 0.3 if wide else 0) + 1.6
     figure = Figure((width, total), dpi=dpi)
     canvas = FigureCanvasAgg(figure)
     figure.text(0.2 / width, 1 - 0.12 / total, heading, fontsize=12, fontweight="bold", va="top")
     caption = figure.text(0.2 / width, 1 - 0.36 / total, "", fontsize=10.5, va="top", color="0.25")
-    places = [(0.2, lower + 0.95), (0.3 + slot, lower + 0.95), (0.2, 0.6 + lower - height)]
+    places = [(0.2, lower + 0.95), (0.3 + slot, lower + 0.95), (0.2, 0.65 + lower - height)]
+    if not wide:
+        places = [(0.2 + k * (slot + 0.1), 0.65) for k in range(3)]
     first = moments[0]
     shown = []
     for title, picture, (x, y) in zip(("input", "pose", OCCLUDER_TITLE), (image, first.overlay, first.occluders), places):
@@ -262,7 +265,8 @@ def film_frames(
         shown.append(axes.imshow(picture))
         axes.set_title(title, fontsize=10, pad=3)
         axes.set_axis_off()
-    axes = figure.add_axes(((0.75 + slot) / width, 0.75 / total, (slot - 0.5) / width, (lower - 0.15) / total))
+    left = 0.75 + (slot if wide else 3 * (slot + 0.1))
+    axes = figure.add_axes((left / width, 0.8 / total, (width - left - 0.2) / width, (lower - 0.15) / total))
     plot_landscape(axes, scans)
     axes.set_title(LANDSCAPE_TITLE, fontsize=10, pad=3)
     low, high = axes.get_ylim()
