@@ -250,7 +250,7 @@ def film_frames(
     slot = 4.6 if wide else 2.5
     height = slot * image.shape[0] / image.shape[1]
     lower = max(height, 1.9)
-    width, total = (2 if wide else 4) * slot + 0.6, height + (lower + 0.3 if wide else 0) + 1.6
+    width, total = 2 * slot + 0.6 if wide else 4 * slot + 1.5, height + (lower + 0.3 if wide else 0) + 1.6
     figure = Figure((width, total), dpi=dpi)
     canvas = FigureCanvasAgg(figure)
     figure.text(0.2 / width, 1 - 0.12 / total, heading, fontsize=12, fontweight="bold", va="top")
