@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from nemo import cli, drawing, plots
 from nemo.dataset import read_crop
 from nemo.devices import first_device, gpus_of
-from nemo.drawing import Pose
+from nemo.drawing import Pose, camera_of
 from nemo.files import write_text
 from nemo.inference import Model, load_model
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
@@ -39,7 +39,7 @@ from nemo.metrics import THRESHOLDS, pose_errors
 from nemo.plots import OCCLUDER_TITLE, Panel, Row
 from nemo.pose import solve
 from nemo.records import Annotation, PoseSet, load_annotation, load_poses, record_seconds, save_npz
-from nemo.rendering import MapCamera, Scene, Target, consistent_camera, make_scene, make_target
+from nemo.rendering import Scene, Target, consistent_camera, make_scene, make_target
 from nemo.settings import FEATURE_STRIDE, NORMALISED_DISTANCE, SolveConfig
 
 MANIFEST = "pictures.json"  # what was drawn, and from what
@@ -70,11 +70,6 @@ class Solved:
         """The annotated azimuth, elevation and theta of image i."""
         annotation = self.annotations[i]
         return annotation.azimuth, annotation.elevation, annotation.theta
-
-
-def camera_of(config: dict) -> MapCamera:
-    """The camera in which poses were found, in cells of the feature map."""
-    return MapCamera(config["focal_cells"], tuple(config["principal_xy_cells"]), tuple(config["map_hw"]))
 
 
 def select_images(errors: NDArray, number: int, how: str, seed: int) -> list[int]:
@@ -180,7 +175,7 @@ def match_of(solved: Solved, i: int, path: Path) -> Match:
     bank, clutter = (part.cpu() for part in model.banks(mesh))
     target = make_target(features, bank, clutter)
     compared = target if config["solve"]["clutter"] else replace(target, clutter=None)
-    return Match(make_scene(model.mesh(mesh), camera_of(config)), target, compared, features, bank, clutter)
+    return Match(make_scene(model.mesh(mesh), camera_of(solved.poses, i)), target, compared, features, bank, clutter)
 
 
 def image_path(solved: Solved, i: int, args: argparse.Namespace) -> Path:
@@ -240,21 +235,28 @@ def draw_film(solved: Solved, i: int, args: argparse.Namespace) -> str:
     crop, match = read_image(image_path(solved, i, args), config), match_of(solved, i, image_path(solved, i, args))
     crop = drawing.shrink(crop, 2)  # to about what a film shows of it; crops are multiples of 32 pixels
     settings = SolveConfig(**{key: tuple(v) if isinstance(v, list) else v for key, v in config["solve"].items()})
-    found = solve(solved.model.mesh(int(solved.poses.mesh[i])), match.features, match.bank, match.clutter, settings, match.scene.camera,
+    camera = replace(match.scene.camera, principal_xy=tuple(config["principal_xy_cells"]))
+    found = solve(solved.model.mesh(int(solved.poses.mesh[i])), match.features, match.bank, match.clutter, settings, camera,
                   config["start_distance"], "numba", trace=True)  # fmt: skip
     warn_if_changed(name, float(solved.poses.loss[i]), float(found.loss[0]))
     final = Pose(*(float(getattr(found, key)[0]) for key in Pose._fields))
-    path, losses = found.path[0], found.path_losses[0]
+    path, principals, losses = found.path[0], found.path_principal_xy[0], found.path_losses[0]
     steps = drawing.film_steps(path)
-    way = [(f"step {step} of {len(path) - 1}", drawing.pose_of_iterate(path[step]), losses[step]) for step in steps]
-    way.append(("result", final, found.loss[0]))
+    way = [(f"step {k} of {len(path) - 1}", drawing.pose_of_iterate(path[k]), principals[k], losses[k]) for k in steps]
+    way.append(("result", final, found.principal_xy[0], found.loss[0]))
     mesh, _ = overlay_mesh(solved, i, args)
-    moments = [moment_of(match, crop, mesh, label, pose, float(loss), final, truth) for label, pose, loss in way]
+    moments = [moment_of(placed(match, xy), crop, mesh, label, pose, float(loss), final, truth) for label, pose, xy, loss in way]
     scans = drawing.loss_scans(match.scene, match.compared, final, truth)
     file_name = f"{solved.poses.category}_{name}.gif"
     frames = list(plots.film_frames(f"{solved.poses.category}{args.level}  {name}", crop, scans, moments))
     drawing.save_film(Experiment(args.exp, args.mesh_d).report_folder(args.level) / file_name, frames)
     return file_name
+
+
+def placed(match: Match, principal_xy: NDArray) -> Match:
+    """The match with the object's origin at another place of the map, in cells; only 6D poses move it."""
+    camera = replace(match.scene.camera, principal_xy=tuple(principal_xy.tolist()))
+    return replace(match, scene=replace(match.scene, camera=camera))
 
 
 def moment_of(
@@ -431,7 +433,7 @@ def pose_over_image(solved: Solved, i: int, args: argparse.Namespace) -> tuple[N
     if not path.is_file():
         raise FileNotFoundError(f"image not found: {path}; name the set that the poses belong to with --prepared")
     crop = read_image(path, config) if config else read_crop(path, 1)
-    camera = camera_of(config) if config else consistent_camera(tuple(n // FEATURE_STRIDE for n in crop.shape[:2]))
+    camera = camera_of(solved.poses, i) if config else consistent_camera(tuple(n // FEATURE_STRIDE for n in crop.shape[:2]))
     mesh, _ = overlay_mesh(solved, i, args)
     return crop, drawing.draw_mesh(crop, mesh, solved.pose(i), drawing.scale_camera(camera, crop.shape[0] / camera.map_hw[0]))
 

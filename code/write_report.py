@@ -23,7 +23,6 @@ from nemo.layout import Experiment, PreparedSet, RawPascal3D
 from nemo.meshes import Mesh, read_off
 from nemo.metrics import image_weighted_mean
 from nemo.records import load_annotation, load_seconds
-from nemo.rendering import MapCamera
 from nemo.report_page import Card, LevelReport, Timing
 from nemo.settings import ALL_OCC_LEVELS, MESH_DIMENSIONS, PUBLISHED_MEANS
 from nemo.tables import Row, check_same_settings, is_full_test_set, notes_of, published_rows, score_category, table_rows
@@ -102,7 +101,7 @@ class Gallery:
         """Cards of every category at a level."""
         cards = []
         for row in rows:
-            finite = np.flatnonzero(np.isfinite(row.predicted).all(1) & np.isfinite(row.distance))
+            finite = np.flatnonzero(np.isfinite(row.poses.angles).all(1) & np.isfinite(row.poses.distance))
             places = gallery_places(row.errors[finite], size)
             for k, place, rank in cli.progress(places, f"{row.category}{level} gallery"):
                 i = int(finite[k])
@@ -111,19 +110,18 @@ class Gallery:
                 except (OSError, ValueError) as reason:
                     self.missing.append(f"{row.category}{level} {row.names[i]}: {reason}")
                     continue
-                told = [", ".join(f"{round(v)}°" for v in in_degrees(angles[i])) for angles in (row.predicted, row.truth)]
+                told = [", ".join(f"{round(v)}°" for v in in_degrees(angles[i])) for angles in (row.poses.angles, row.truth)]
                 error = float(np.rad2deg(row.errors[i]))
                 cards.append(Card(row.category, level, row.names[i], error, place, rank, len(finite), *told, jpeg))
         return cards
 
     def picture(self, row: Row, level: str, i: int) -> bytes:
         """Input above, mesh in the predicted pose below, as a small JPEG."""
-        name, config = row.names[i], row.config
-        path = PreparedSet(self.args.occluded if level else self.args.clean).image(row.category + level, name)
+        path = PreparedSet(self.args.occluded if level else self.args.clean).image(row.category + level, row.names[i])
         crop = read_crop(path, 0.5)  # half the size is twice what a card shows of the larger crops
-        camera = MapCamera(config["focal_cells"], tuple(config["principal_xy_cells"]), tuple(config["map_hw"]))
+        camera = drawing.camera_of(row.poses, i)
         camera = drawing.scale_camera(camera, crop.shape[0] / camera.map_hw[0])
-        overlay = drawing.draw_mesh(crop, self.mesh(row, i), Pose(*row.predicted[i], row.distance[i]), camera)
+        overlay = drawing.draw_mesh(crop, self.mesh(row, i), Pose(*row.poses.angles[i], row.poses.distance[i]), camera)
         gap = np.full((4, crop.shape[1], 3), 255, np.uint8)
         return drawing.as_jpeg(np.concatenate([crop, gap, overlay]), CARD_WIDTH)
 
@@ -132,7 +130,7 @@ class Gallery:
         annotation = load_annotation(PreparedSet(self.args.clean).annotation(row.category, row.names[i]))
         path = self.raw.cad_folder(row.category) / f"{annotation.cad_index:02d}.off"
         if not path.is_file():
-            path = self.raw.cuboids(self.args.mesh_d, row.category)[int(row.mesh[i]) - 1]
+            path = self.raw.cuboids(self.args.mesh_d, row.category)[int(row.poses.mesh[i]) - 1]
         if path not in self.meshes:
             self.meshes[path] = read_off(path)
         return self.meshes[path]

@@ -24,6 +24,7 @@ from nemo.cameras import cam_from_object_rotation, camera_centre, geodesic_dista
 from nemo.files import atomic_path
 from nemo.kernels_numba import rasterize
 from nemo.meshes import Mesh
+from nemo.records import PoseSet
 from nemo.rendering import MapCamera, Scene, Target
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
@@ -60,6 +61,13 @@ def scale_camera(camera: MapCamera, factor: float) -> MapCamera:
     x, y = camera.principal_xy
     height, width = camera.map_hw
     return MapCamera(camera.focal * factor, (x * factor, y * factor), (round(height * factor), round(width * factor)))
+
+
+def camera_of(poses: PoseSet, i: int) -> MapCamera:
+    """The camera in which the pose of image i was found, in cells of the feature map."""
+    config = poses.config
+    principal_xy = config["principal_xy_cells"] if poses.principal_xy is None else poses.principal_xy[i].tolist()
+    return MapCamera(config["focal_cells"], tuple(principal_xy), tuple(config["map_hw"]))
 
 
 def camera_of_pose(pose: Pose) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

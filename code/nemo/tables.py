@@ -21,7 +21,7 @@ from nemo.metrics import (
     pose_errors,
     random_pose_baseline,
 )
-from nemo.records import load_annotation, load_poses
+from nemo.records import PoseSet, load_annotation, load_poses
 from nemo.settings import FULL_TEST_IMAGES, PUBLISHED, PUBLISHED_MEANS, SHORT_NAMES
 from nemo.settings import category as category_settings
 
@@ -33,7 +33,7 @@ PER_CATEGORY_SETTINGS = ("category", "checkpoint", "data", "map_hw", "focal_cell
 class Row:
     """Results of one category. errors [B] radians, missing: test images without a pose.
 
-    predicted, truth [B, 3]: azimuth, elevation and theta in radians; distance [B] and mesh [B] as in `PoseSet`.
+    truth [B, 3]: azimuth, elevation and theta in radians. poses: what was scored.
     """
 
     category: str
@@ -43,10 +43,8 @@ class Row:
     missing: int
     config: dict
     unusable: int = 0  # images that preparation left out, see SKIPPED.txt
-    predicted: NDArray | None = None
     truth: NDArray | None = None
-    distance: NDArray | None = None
-    mesh: NDArray | None = None
+    poses: PoseSet | None = None
 
     @property
     def accuracy(self) -> Accuracy:
@@ -74,7 +72,7 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
     not_finite = int((~np.isfinite(poses.angles).all(-1)).sum())
     truth = true_poses(clean, category, names)
     return Row(category, names, pose_errors(poses.angles, truth), not_finite, len(expected - set(names)), poses.config, unusable,
-               poses.angles, truth, poses.distance, poses.mesh)  # fmt: skip
+               truth, poses)  # fmt: skip
 
 
 def check_same_settings(rows: list[Row]) -> None:
