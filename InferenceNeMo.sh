@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Find the poses of the test images and print the accuracy table: ./InferenceNeMo.sh [OCC_LEVEL]
+# Find the poses of the test images, print the accuracy table and write the report page: ./InferenceNeMo.sh [OCC_LEVEL]
 # OCC_LEVEL is an occlusion level such as FGL1_BGL1; without it the unoccluded test set is used.
 # Edit the settings below, or set them for one run: SOLVER=best GPUS="" ./InferenceNeMo.sh FGL2_BGL2
 #
@@ -28,6 +28,7 @@ LEARNING_RATE="${LEARNING_RATE:-0.05}"                                # of the p
 SAVE_FEATURES="${SAVE_FEATURES:-false}"                               # true: write feature maps (1-4 MB an image) and read them
 BASELINES="${BASELINES:-false}"                                       # true: also what knowing only the training poses gives
 NUM_PICTURES="${NUM_PICTURES:-6}"                                     # result pictures per category, 0 = none
+NUM_FILMS="${NUM_FILMS:-1}"                                           # films of the optimisation per category (GIF), with the pictures
 SEED="${SEED:-0}"
 WORKERS="${WORKERS:-auto}"                                            # decoding processes beside the solver
 # ---- end of settings
@@ -80,5 +81,8 @@ baselines=()
 [ "$BASELINES" != true ] || baselines=(--train "$PATH_CACHE_TRAINING_SET")
 code report_accuracy "${data[@]}" --clean "$PATH_CACHE_TESTING_SET" --prepared "$tested" ${baselines[@]+"${baselines[@]}"}
 if [ "$NUM_PICTURES" != 0 ]; then
-    code draw_results "${data[@]}" "${network[@]}" --clean "$PATH_CACHE_TESTING_SET" --images "$NUM_PICTURES" --gpus "$GPUS"
+    code draw_results "${data[@]}" "${network[@]}" --clean "$PATH_CACHE_TESTING_SET" --images "$NUM_PICTURES" --film "$NUM_FILMS" \
+        --gpus "$GPUS"
 fi
+code write_report --exp "$EXPROOT" --mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --raw "$PATH_PASCAL3DP" \
+    --azimuths "${AZIMUTH_SELECTION:+$AZIMUTH_SELECTION:$AZIMUTH_TEST}" --clean "$PATH_CACHE_TESTING_SET" --occluded "$PATH_CACHE_TESTING_SET_OCC"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from time import monotonic
 
 import torch
 from tqdm import tqdm
@@ -13,7 +14,7 @@ from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
 from nemo.inference import Model, load_model, names_by_mesh, read_batches
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
-from nemo.records import FeatureSet, load_npz, save_features
+from nemo.records import FeatureSet, load_npz, record_seconds, save_features
 
 
 def extract(
@@ -57,6 +58,7 @@ def main() -> None:
     experiment, raw = Experiment(args.exp, args.mesh_d, args.azimuths), RawPascal3D(args.raw)
     device, images, failed = first_device(gpus_of(args.gpus)), 0, 0
     for category in args.categories:
+        started = monotonic()
         path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
         model = load_model(path, category, raw.cuboid_folder(args.mesh_d, category), device)
         target, prepared = experiment.features(category, args.level), PreparedSet(args.prepared, args.azimuths.test_pattern)
@@ -67,6 +69,8 @@ def main() -> None:
         workers = decoding_workers(args.workers, device)
         features, failures = extract(model, prepared, names, args.level, args.batch_size, workers)
         save_features(target, features)
+        timing = experiment.timing("extract_features", category + args.level)
+        record_seconds(timing, monotonic() - started, len(features.maps), "images")
         images, failed = images + len(features.maps), failed + len(failures)
     print(f"{args.level or 'clean'}: feature maps of {cli.count(images, 'image')} written, {failed} could not be read; "
           f"in {args.exp}/Features_{args.mesh_d}{args.azimuths.result_suffix}")  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from time import monotonic
 
 import torch
 from tqdm import tqdm
@@ -12,7 +13,7 @@ from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
 from nemo.inference import Run, load_model, names_by_mesh
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
-from nemo.records import load_features
+from nemo.records import load_features, record_seconds
 from nemo.rendering import RENDERERS, resolve_renderer
 from nemo.settings import SolveConfig
 
@@ -56,6 +57,15 @@ def solve_category(run: Run) -> tuple[int, int, int]:
     return len(run.rows), before, len(run.failures)
 
 
+def note_time(args: argparse.Namespace, category: str, seconds: float, solved: int, before: int) -> None:
+    """Record how long the images took that were solved now; parallel runs of one category have a time each."""
+    if solved > before:
+        number, shards = args.shard
+        subset = f"{category}{args.level}" + (f"_share{number + 1}of{shards}" if shards > 1 else "")
+        timing = Experiment(args.exp, args.mesh_d, args.azimuths).timing("solve_poses", subset)
+        record_seconds(timing, seconds, solved - before, "images", resumed=before > 0)
+
+
 def main() -> None:
     """Find poses category after category."""
     default = SolveConfig()
@@ -80,7 +90,11 @@ def main() -> None:
         solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate,
         six_d=args.six_d, subtype=args.subtype, seed=args.seed,
     )  # fmt: skip
-    counts = [solve_category(make_run(args, category, config, device, renderer)) for category in args.categories]
+    counts = []
+    for category in args.categories:
+        started = monotonic()
+        counts.append(solve_category(make_run(args, category, config, device, renderer)))
+        note_time(args, category, monotonic() - started, *counts[-1][:2])
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
           f"({known:,} of them from earlier runs, {failed} could not be read) by {renderer} on {device}, "

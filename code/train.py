@@ -6,6 +6,7 @@ import argparse
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import torch
 
@@ -15,8 +16,9 @@ from nemo.checkpoints import load_checkpoint
 from nemo.dataset import CACHES, TrainingImages
 from nemo.devices import Placement, decoding_workers, gpus_of, place, place_process
 from nemo.distributed import Group, process_group
-from nemo.layout import PreparedSet, RawPascal3D, checkpoint_path, read_list
+from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path, read_list
 from nemo.meshes import read_off
+from nemo.records import record_seconds
 from nemo.settings import FIXED_RECIPE, MESH_DIMENSIONS, TrainConfig
 from nemo.training import Trainer, Validation, hold_out
 
@@ -84,13 +86,17 @@ def train_category(args: argparse.Namespace, category: str, placement: Placement
         config, meshes, datasets, placement, args.save_dir, workers, prepared.fingerprint(category), group,
         Validation(prepared, held) if held else None, args.tensorboard, args.compile,
     )  # fmt: skip
-    resumed = args.resume and trainer.resume()
+    started, resumed = monotonic(), args.resume and trainer.resume()
+    epochs = config.total_epochs - trainer.epoch
     if group.first:
         held_out = f", {sum(map(len, held))} held out" if held else ""
         print(f"{category}: {cli.count(images, 'image')}{held_out}, {cli.count(len(meshes), 'cuboid')}; {placement.sentence}")
         if resumed:
             print(f"{category}: going on after epoch {trainer.epoch}", flush=True)
     trainer.fit()
+    if group.first:
+        timing = Experiment(args.save_dir.parent, args.mesh_d).timing("train", category)
+        record_seconds(timing, monotonic() - started, epochs, "epochs", resumed)
     return images
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,15 +11,16 @@ import torch
 from PIL import Image
 
 import draw_results
-from nemo import drawing, rendering
+from nemo import drawing, plots, rendering
 from nemo.backbone import FeatureNet
 from nemo.cameras import project
 from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from nemo.drawing import BACKGROUND, OBJECT, OCCLUDED, Panel, Pose, Row
+from nemo.drawing import BACKGROUND, OBJECT, OCCLUDED, Pose
 from nemo.inference import load_model, run_config
 from nemo.layout import Experiment, PreparedSet
 from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh, write_off
-from nemo.records import Annotation, PoseSet, save_annotation, save_poses
+from nemo.plots import Panel, Row
+from nemo.records import Annotation, PoseSet, load_poses, save_annotation, save_poses
 from nemo.rendering import MapCamera, Target, make_scene
 from nemo.settings import SolveConfig, TrainConfig
 
@@ -128,30 +130,30 @@ def panels(hw: tuple[int, int]) -> list[Panel]:
 def a_figure():
     angles = np.linspace(-1, 1, 21)
     scans = [drawing.Scan(name, angles, angles**2, 0.0, 0.0, 0.3) for name in drawing.SCAN_NAMES]
-    return drawing.result_figure("car  a    error 1.0°", "predicted\nannotated", "loss", panels((64, 168)), scans, 0.5)
+    return plots.result_figure("car  a    error 1.0°", "predicted\nannotated", "loss", panels((64, 168)), scans, 0.5)
 
 
 def test_figures_have_the_expected_size_and_repeat_bit_by_bit(tmp_path):
     for name in ("a.png", "b.png"):
-        drawing.save_figure(tmp_path / name, a_figure())
+        plots.save_figure(tmp_path / name, a_figure())
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     height = 4.6 * 64 / 168
     with Image.open(tmp_path / "a.png") as picture:
-        np.testing.assert_allclose(picture.size, np.array([3 * 4.6 + 1.1, height + 3.6]) * drawing.DPI, atol=1)
+        np.testing.assert_allclose(picture.size, np.array([3 * 4.6 + 1.1, height + 3.6]) * plots.DPI, atol=1)
         assert np.asarray(picture).std() > 10
     assert "matplotlib.pyplot" not in sys.modules
 
 
 def test_a_contact_sheet_grows_by_rows_and_then_by_blocks():
     row = Row("car  a    error 1.0°", "details", panels((64, 168)))
-    sizes = {n: drawing.contact_sheet([row] * n, "title").get_size_inches() for n in (1, 6, 12)}
+    sizes = {n: plots.contact_sheet([row] * n, "title").get_size_inches() for n in (1, 6, 12)}
     assert sizes[6][0] == sizes[1][0] and sizes[6][1] > sizes[1][1] + 5
     assert sizes[12][0] > 1.9 * sizes[6][0] and sizes[12][1] == pytest.approx(sizes[6][1])
 
 
 def test_no_row_of_a_contact_sheet_of_mixed_shapes_is_lost():
     rows = [Row(f"{k}", "", panels(hw)) for k, hw in enumerate([(64, 48)] * 4 + [(32, 100)] * 9)]
-    texts = {text.get_text() for text in drawing.contact_sheet(rows, "title").texts}
+    texts = {text.get_text() for text in plots.contact_sheet(rows, "title").texts}
     assert {str(k) for k in range(13)} <= texts
 
 
@@ -238,3 +240,139 @@ def test_the_entry_point_tells_what_is_wrong(world, monkeypatch):
     save_checkpoint(path, Checkpoint(**{**vars(load_checkpoint(path)), "epoch": 2}))
     with pytest.raises(ValueError, match="solved with checkpoint"):
         draw(world, monkeypatch)
+
+
+def test_the_three_labels_differ_in_lightness():
+    """Contrast as WCAG has it, at least 1.8 between neighbours: told apart in print and by colour-blind readers."""
+    shade = drawing.LABEL_COLOURS / 255
+    linear = np.where(shade <= 0.04045, shade / 12.92, ((shade + 0.055) / 1.055) ** 2.4)
+    light = np.sort(linear @ [0.2126, 0.7152, 0.0722])
+    assert ((light[1:] + 0.05) / (light[:-1] + 0.05) > 1.8).all()
+
+
+# ---- films ----
+
+
+def test_a_film_takes_more_pictures_where_the_camera_moves_more():
+    azimuth = np.concatenate([np.linspace(0, 1.5, 20), np.full(280, 1.5)])
+    path = np.stack([5 * np.sin(azimuth), -5 * np.cos(azimuth), np.zeros(300), np.zeros(300)], 1)
+    steps = drawing.film_steps(path, 24)
+    assert steps[0] == 0 and steps[-1] == 299 and steps == sorted(set(steps)) and len(steps) <= 25
+    assert sum(step < 20 for step in steps) > 0.5 * len(steps)
+    assert drawing.film_steps(path[:1]) == [0] and drawing.film_steps(path[:3]) == [0, 1, 2]
+    pose = drawing.pose_of_iterate(np.array([*(5 * np.array([np.sin(0.4), -np.cos(0.4), 0.0])), 0.2]))
+    np.testing.assert_allclose(pose, (0.4, 0.0, 0.2, 5.0), atol=1e-12)
+
+
+def test_a_film_keeps_its_pictures_in_order_and_stays_on_the_last(tmp_path):
+    frames = [np.full((20, 30, 3), shade, np.uint8) for shade in (10, 120, 240)]
+    drawing.save_film(tmp_path / "film.gif", frames, seconds=3.0)
+    shades, durations = [], []
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.info["loop"] == 0
+        for k in range(film.n_frames):
+            film.seek(k)
+            shades.append(int(np.asarray(film.convert("RGB")).mean()))
+            durations.append(film.info["duration"])
+    np.testing.assert_allclose(shades, [10, 120, 240], atol=4)
+    assert durations == [1000, 1000, 1000 * drawing.LAST_SECONDS]
+    with pytest.raises(ValueError, match="at least one picture"):
+        drawing.save_film(tmp_path / "none.gif", [])
+
+
+# ---- scans over a set ----
+
+
+def test_scans_around_a_pose_pass_through_it_and_stop_at_the_poles():
+    scene, scores, clutter, _ = planted()
+    target = Target(torch.as_tensor(scores)[None].float(), torch.as_tensor(clutter)[None].float())
+    loss = float(drawing.losses_of(scene, target, [POSES[0]])[0])
+    for name, (offsets, losses) in drawing.scans_around(scene, target, POSES[0]).items():
+        reach, points = drawing.SET_SCANS[name]
+        assert offsets[0] == -reach and offsets[-1] == reach and len(losses) == points
+        assert losses[points // 2] == pytest.approx(loss, abs=1e-6), name
+        gone = abs(POSES[0].elevation + offsets) > np.pi / 2 if name == "elevation" else np.zeros(points, bool)
+        np.testing.assert_array_equal(np.isnan(losses), gone)
+    near = drawing.scans_around(scene, target, POSES[0]._replace(distance=1.0))["distance"]
+    assert np.isnan(near[1][near[0] <= -1]).all() and np.isfinite(near[1][near[0] > -0.9]).all()
+
+
+def test_landscape_lines_are_the_moments_of_the_curves():
+    losses = np.array([[1.0, 2.0], [3.0, np.nan]])
+    lines = draw_results.landscape_lines({"azimuth": (np.array([0.0, np.pi / 2]), losses)})
+    assert lines[1] == ["azimuth", "0.000", 2, "2.000000", "1.000000", "1.200000", "2.000000", "2.800000"]
+    assert lines[2][:5] == ["azimuth", "90.000", 1, "2.000000", "0.000000"]
+
+
+# ---- the other drawings of the entry point ----
+
+
+def pictures_in(folder) -> set[str]:
+    for path in folder.glob("*.png"):
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 10, path
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_film_ends_in_the_solved_pose(world, monkeypatch, capsys):
+    draw(world, monkeypatch, "--images", "1", "--film", "1")
+    folder = world / "exp" / "Report_single" / "clean"
+    assert "1 figure, 1 film of 1 category" in capsys.readouterr().out
+    (film,) = folder.glob("*.gif")
+    with Image.open(film) as opened:
+        assert opened.n_frames > 5 and opened.width < 900
+        first = np.asarray(opened.convert("RGB")).astype(int)
+        opened.seek(opened.n_frames - 1)
+        assert (abs(np.asarray(opened.convert("RGB")) - first).max(-1) > 40).mean() > 0.002
+
+
+def test_a_loss_landscape_over_a_set(world, monkeypatch, capsys):
+    draw(world, monkeypatch, "--landscape", "prediction")
+    folder = world / "exp" / "Report_single" / "clean"
+    assert "loss landscapes of 2 images of 1 category" in capsys.readouterr().out
+    assert pictures_in(folder) == {f"landscape_car_prediction.{end}" for end in ("csv", "npz", "png")}
+    stored = np.load(folder / "landscape_car_prediction.npz", allow_pickle=False)
+    assert stored["names"].tolist() == ["a", "b"] and stored["azimuth_losses"].shape == (2, 121)
+    np.testing.assert_allclose(stored["azimuth_losses"][:, 60], stored["distance_losses"][:, 20], atol=1e-6)
+
+
+def test_viewpoints_of_annotated_and_predicted_poses(world, monkeypatch, capsys):
+    draw(world, monkeypatch, "--viewpoints")
+    assert "viewpoints of 2 images" in capsys.readouterr().out
+    assert pictures_in(world / "exp" / "Report_single" / "clean") == {"viewpoints_car.png"}
+
+
+def test_any_pose_file_can_be_drawn_without_a_checkpoint(world, monkeypatch, capsys):
+    (world / "exp" / "NeMo_single" / "saved_model_car_last.pth").unlink()
+    draw(world, monkeypatch, "--poses", str(world / "exp" / "Poses_single" / "car.npz"))
+    mine = world / "mine.csv"
+    mine.write_text("name,azimuth_deg,elevation_deg,theta_deg\na,0,5.73,0\n")
+    draw(world, monkeypatch, "--poses", str(mine))
+    printed = capsys.readouterr().out
+    assert "car: 2 poses of 3 drawn" in printed and "car: 1 pose of 1 drawn" in printed
+    assert pictures_in(world / "exp" / "Report_single" / "clean") == {"poses_car.png", "poses_mine.png"}
+    mine.write_text("name,azimuth_deg\na,0\n")
+    with pytest.raises(ValueError, match="every line needs name, azimuth_deg"):
+        draw(world, monkeypatch, "--poses", str(mine))
+    mine.write_text("name,azimuth_deg,elevation_deg,theta_deg\nzebra,0,0,0\n")
+    with pytest.raises(FileNotFoundError, match="name the set that the poses belong to"):
+        draw(world, monkeypatch, "--poses", str(mine))
+
+
+def test_two_runs_are_compared(world, monkeypatch, capsys):
+    """The other run is 0.5 rad off in image a and right in image b; this one is 0.1 rad off in both."""
+    ours = load_poses(world / "exp" / "Poses_single" / "car.npz")
+    truth = np.array([0.0, 0.2, 0.4])
+    flat = dict(elevation=np.full(3, 0.1), theta=np.zeros(3), distance=np.full(3, 5.0))
+    save_poses(world / "exp" / "Poses_single" / "car.npz", replace(ours, azimuth=truth + 0.1, **flat))
+    other = replace(ours, azimuth=truth + [0.5, 0.0, 0.1], **flat)
+    save_poses(world / "other" / "Poses_single" / "car.npz", other)
+    draw(world, monkeypatch, "--compare", str(world / "other"))
+    assert "3 images compared with" in (printed := capsys.readouterr().out) and "1 better, 1 worse; pi/6 100.0 -> 100.0" in printed
+    folder = world / "exp" / "Report_single" / "clean"
+    assert pictures_in(folder) == {"comparison_other.csv", "comparison_other.png", "comparison_other_pictures.png"}
+    lines = [line.split(",") for line in (folder / "comparison_other.csv").read_text().splitlines()]
+    assert [line[1] for line in lines] == ["name", "a", "c", "b"]
+    np.testing.assert_allclose([float(line[4]) for line in lines[1:]], np.rad2deg([-0.4, 0.0, 0.1]), atol=0.01)
+    with pytest.raises(FileNotFoundError, match="has no Poses_single"):
+        draw(world, monkeypatch, "--compare", str(world / "nothing"))

@@ -14,13 +14,13 @@ ROWS = (
     ("settings", "files"),
     ("layout", "records", "checkpoints", "cli", "downloads", "boxes", "cameras", "meshes", "resources", "kernels_numba", "kernels_triton"),
     ("visibility", "rendering", "pascal3d", "kitti", "occlusion", "backbone", "bank", "devices", "distributed", "journal", "metrics"),
-    ("dataset", "pose", "drawing", "plots", "sample_models", "sample"),
+    ("dataset", "pose", "drawing", "plots", "tables", "sample_models", "sample"),
     ("inference", "photographs", "report_page"),
     ("training",),
 )
 DOORS = {
     "pytorch3d": {"nemo/rendering.py"},
-    "matplotlib": {"nemo/drawing.py", "nemo/plots.py"},
+    "matplotlib": {"nemo/plots.py"},
     "scipy": {"nemo/pascal3d.py", "make_sample_data.py"},
     "torchvision": {"nemo/backbone.py", "nemo/dataset.py"},
     "numba": {"nemo/kernels_numba.py"},
@@ -29,7 +29,7 @@ DOORS = {
     "safetensors": {"nemo/checkpoints.py"},
     "tensorboard": {"nemo/journal.py"},
 }
-SAME_ROW = {("checkpoints", "meshes"), ("sample", "sample_models")}  # a record of meshes; one subject in two files
+SAME_ROW = {("checkpoints", "meshes"), ("sample", "sample_models"), ("plots", "drawing")}  # a record of meshes; one subject in two files
 MODULES = sorted((ROOT / "code").rglob("*.py"))
 
 

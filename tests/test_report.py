@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-import report_accuracy as report
+from nemo import tables as report
 from nemo.settings import CATEGORIES, FULL_TEST_IMAGES, PUBLISHED_MEANS
 
 CONFIG = {"solve": {"solver": "paper"}, "mesh_d": "single", "backbone": "resnetext", "recipe": "paper", "image_scale": 1.0,

@@ -20,13 +20,13 @@ from scipy.io import loadmat
 from nemo.cameras import cam_from_object_rotation, geodesic_distance
 from nemo.layout import PreparedSet
 from nemo.meshes import read_off
-from nemo.records import PoseSet, VertexAnnotation, load_annotation, load_poses, save_poses
+from nemo.records import PoseSet, VertexAnnotation, load_annotation, load_poses, load_seconds, save_poses
 
 SCRIPTS = ("PrepareData.sh", "TrainNeMo.sh", "InferenceNeMo.sh", "DemoNeMo.sh")
 PREPARE = {"CATEGORIES": "car chair", "GEOMETRY": "exact", "ENABLE_OCCLUDED": "true", "OCC_LEVELS": "FGL1_BGL1"}
 TRAIN = {"CATEGORIES": "car chair", "GPUS": "", "BACKBONE": "resnet18fpn", "PRETRAINED": "none", "IMAGE_SCALE": 0.5, "RECIPE": "fixed",
          "BATCH_SIZE": 4, "TOTAL_EPOCHS": 1, "LEARNING_RATE": 1e-3, "AUGMENT": "flip color", "NUM_CLUTTER_GROUP": 16}  # fmt: skip
-INFER = {"CATEGORIES": "car chair", "GPUS": "", "TOTAL_EPOCHS": 20, "NUM_PICTURES": 1, "BATCH_SIZE": 4}
+INFER = {"CATEGORIES": "car chair", "GPUS": "", "TOTAL_EPOCHS": 20, "NUM_PICTURES": 1, "NUM_FILMS": 0, "BATCH_SIZE": 4}
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -131,6 +131,18 @@ def test_poses_come_as_npz_and_csv_and_pictures_are_drawn(road):
     for level in ("clean", "FGL1_BGL1"):
         pictures = list((road["EXPROOT"] / "Report_single" / level).glob("*.png"))
         assert len(pictures) == 3 and all(p.stat().st_size > 20_000 for p in pictures)  # one a category, and the overview
+
+
+def test_the_report_page_covers_what_was_run_and_how_long_it_took(road):
+    page = (road["EXPROOT"] / "Report_single" / "index.html").read_text()
+    assert "FGL1_BGL1" in page and page.count("<article") == 24 and "Not the full test set" in page
+    for stage in ("train", "solve_poses", "draw_results"):
+        assert f"<th scope=row>{stage}</th>" in page
+    noted = {path.stem: load_seconds(path)["items"] for path in (road["EXPROOT"] / "Timings_single").iterdir()}
+    assert noted == {
+        "train_car": 1, "train_chair": 1, "solve_poses_car": 6, "solve_poses_chair": 6, "solve_poses_carFGL1_BGL1": 6,
+        "solve_poses_chairFGL1_BGL1": 6, "draw_results_clean": 2, "draw_results_FGL1_BGL1": 2,
+    }  # fmt: skip
 
 
 def test_a_second_run_changes_nothing(road, script):

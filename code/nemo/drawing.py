@@ -1,5 +1,4 @@
-"""Pictures: a mesh over an image, occluder maps, loss landscapes, and their arrangement. The only module that imports
-matplotlib, inside functions and without its global state.
+"""Pictures as arrays: a mesh over an image, occluder maps, loss landscapes, films. `plots` arranges them in figures.
 
 Frames and units as in `rendering`: positions on an image are (x right, y down), pixel (row, col) is sampled at
 (col + 0.5, row + 0.5); a `MapCamera` measures in cells of the map or, after `scale_camera`, in pixels of a picture.
@@ -8,11 +7,12 @@ Images are RGB uint8 [H, W, 3].
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,15 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nemo import rendering
-from nemo.cameras import camera_centre
+from nemo.cameras import cam_from_object_rotation, camera_centre, geodesic_distance, spherical_from_centre
 from nemo.files import atomic_path
 from nemo.kernels_numba import rasterize
 from nemo.meshes import Mesh
+from nemo.records import PoseSet
 from nemo.rendering import MapCamera, Scene, Target
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
 YELLOW, GREEN, VERMILLION = (240, 228, 66), (0, 158, 115), (213, 94, 0)
@@ -36,16 +33,18 @@ BLUE, SKY, ORANGE, BLACK = (0, 114, 178), (86, 180, 233), (230, 159, 0), (0, 0, 
 
 BACKGROUND, OBJECT, OCCLUDED = 0, 1, 2  # labels of an occluder map
 LABEL_NAMES = ("background", "object", "occluded")
-LABEL_COLOURS = np.array([YELLOW, GREEN, VERMILLION], np.float64)
-LABEL_OPACITY = np.array([0.42, 0.55, 0.66])
+# the paper's yellow, green and red, each less than half as light as the one before: told apart in grey and by the colour-blind
+LABEL_COLOURS = np.array([(255, 226, 92), (44, 160, 96), (150, 0, 34)], np.float64)
+LABEL_OPACITY = np.array([0.62, 0.62, 0.72])
 
 OPACITY = 0.62  # of a mesh over an image
 LIGHT = np.array([-0.35, -0.75, -0.56])  # towards the light in the camera's frame: from above, left, behind the camera
 FRONT_SHARE = 0.22  # share of the object's length over which the colour of its front fades
 CREASE = math.cos(math.radians(30.0))  # neighbouring pixels whose normals differ by more are divided by a line
-DPI = 140
-CAPTION = 0.36  # inches above a row of a contact sheet
 SCAN_NAMES = ("azimuth", "elevation", "theta")
+# half widths (radians, CAD units) and numbers of points of the scans over a set (reference, PlotLossLandscape)
+SET_SCANS = {"azimuth": (math.pi, 121), "elevation": (math.pi / 2, 61), "theta": (math.pi / 2, 61), "distance": (2.0, 41)}
+FILM_FRAMES, FILM_SECONDS, LAST_SECONDS = 30, 4.0, 1.5  # of a film, and how long its last picture stays
 
 
 class Pose(NamedTuple):
@@ -62,6 +61,13 @@ def scale_camera(camera: MapCamera, factor: float) -> MapCamera:
     x, y = camera.principal_xy
     height, width = camera.map_hw
     return MapCamera(camera.focal * factor, (x * factor, y * factor), (round(height * factor), round(width * factor)))
+
+
+def camera_of(poses: PoseSet, i: int) -> MapCamera:
+    """The camera in which the pose of image i was found, in cells of the feature map."""
+    config = poses.config
+    principal_xy = config["principal_xy_cells"] if poses.principal_xy is None else poses.principal_xy[i].tolist()
+    return MapCamera(config["focal_cells"], tuple(principal_xy), tuple(config["map_hw"]))
 
 
 def camera_of_pose(pose: Pose) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -200,10 +206,10 @@ def colour_occluder_map(image: NDArray[np.uint8], labels: NDArray) -> NDArray[np
     label = labels.repeat(cell, 0).repeat(cell, 1)
     grey = image @ np.array([0.299, 0.587, 0.114])
     opacity = LABEL_OPACITY[label][..., None]
-    picture = (1.0 - opacity) * (70.0 + 0.7 * grey[..., None]) + opacity * LABEL_COLOURS[label]
+    picture = (1.0 - opacity) * (100.0 + 0.6 * grey[..., None]) + opacity * LABEL_COLOURS[label]
     row, col = np.indices(label.shape)
     hatch = (label == OCCLUDED) & ((row + col) % cell < max(1, cell // 8))
-    picture[hatch] *= 0.45
+    picture[hatch] += 0.4 * (255.0 - picture[hatch])
     picture[_differs(label)] *= 0.35
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
 
@@ -259,154 +265,65 @@ def loss_scans(
     return scans
 
 
-# ---- figures ----
+def scans_around(
+    scene: Scene, target: Target, pose: Pose, renderer: str = "numba"
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Offsets [N] (radians, CAD units) and losses [N] along every entry of `SET_SCANS`, through a pose.
 
-
-class Panel(NamedTuple):
-    """An image [H, W, 3] with a small title."""
-
-    title: str
-    image: NDArray[np.uint8]
-
-
-def result_figure(
-    heading: str, details: str, remark: str, panels: Sequence[Panel], scans: Sequence[Scan], loss_at_truth: float
-) -> Figure:
-    """The figure of one image: panels in a row, scans of the loss below, legends; heading and details on top left, a
-    remark on top right (texts of up to two lines).
-
-    loss_at_truth: loss in the annotated angles at the predicted distance, drawn as a level in every scan.
+    target: of one image (B = 1), on the CPU. The loss is nan where the elevation would pass a pole, and where the
+    distance would not be positive.
     """
-    from matplotlib.figure import Figure
-
-    shape_hw = panels[0].image.shape
-    height = min(4.6 * shape_hw[0] / shape_hw[1], 4.2)  # of a panel, in inches
-    slot = max(height * shape_hw[1] / shape_hw[0], 3.4)
-    width, total = 3 * slot + 1.1, height + 3.6
-    figure = Figure((width, total), dpi=DPI)
-    figure.text(0.3 / width, 1 - 0.16 / total, heading, fontsize=14, fontweight="bold", va="top")
-    figure.text(0.3 / width, 1 - 0.46 / total, details, fontsize=10.5, va="top", color="0.25")
-    figure.text(1 - 0.25 / width, 1 - 0.46 / total, remark, fontsize=9.5, va="top", ha="right", color="0.45")
-    sides = dict(left=0.75 / width, right=1 - 0.25 / width)
-    top = figure.add_gridspec(1, 3, **sides, top=1 - 1.1 / total, bottom=1 - (1.1 + height) / total, wspace=0.06)
-    for i, panel in enumerate(panels):
-        _show(figure.add_subplot(top[i]), panel)
-    below = figure.add_gridspec(1, 3, **sides, top=1.85 / total, bottom=0.62 / total, wspace=0.06)
-    first = None
-    for i, scan in enumerate(scans):
-        first = _plot_scan(figure.add_subplot(below[i], sharey=first), scan, loss_at_truth)
-    handles, labels = first.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.45 / width, 2.0 / total), ncols=4, frameon=False,
-                  fontsize=9.5, borderaxespad=0, columnspacing=1.4)  # fmt: skip
-    figure.legend(handles=label_patches(), loc="lower right", bbox_to_anchor=(1 - 0.2 / width, 2.0 / total), ncols=3,
-                  frameon=False, fontsize=9.5, borderaxespad=0, columnspacing=1.4)  # fmt: skip
-    return figure
+    scans = {}
+    for name, (reach, points) in SET_SCANS.items():
+        offsets = np.linspace(-reach, reach, points)
+        values = getattr(pose, name) + offsets
+        valid = values > 0 if name == "distance" else abs(values) <= math.pi / 2 if name == "elevation" else np.ones(points, bool)
+        losses = np.full(points, np.nan)
+        losses[valid] = losses_of(scene, target, [pose._replace(**{name: float(v)}) for v in values[valid]], renderer)
+        scans[name] = (offsets, losses)
+    return scans
 
 
-class Row(NamedTuple):
-    """A line of a contact sheet: a caption, details in small print, the panels of one image, and its figure's file."""
-
-    caption: str
-    details: str
-    panels: Sequence[Panel]
-    file_name: str = ""
+# ---- films ----
 
 
-def contact_sheet(rows: Sequence[Row], title: str, slot: float = 2.9) -> Figure:
-    """One line of panels per image under its caption; more than six images go into two, more than 24 into three blocks.
+def film_steps(path: NDArray, frames: int = FILM_FRAMES) -> list[int]:
+    """Which iterates of a path [S, 4] (camera centre, theta) a film shows: about evenly spaced along the turning of the
+    camera, so that the fast beginning gets as many pictures as the slow end. First and last are among them."""
+    azimuth, elevation, _ = spherical_from_centre(path[:, :3])
+    rotation = cam_from_object_rotation(azimuth, elevation, path[:, 3])
+    turned = geodesic_distance(rotation[1:], rotation[:-1])
+    travelled = np.concatenate([[0.0], np.cumsum(turned + 0.2 * turned.sum() / len(path) + 1e-9)])
+    wanted = np.linspace(0.0, travelled[-1], min(frames, len(path)))
+    return sorted({int(abs(travelled - distance).argmin()) for distance in wanted} | {0, len(path) - 1})
 
-    The titles of the first image's panels head the columns. slot: width of a panel in inches.
+
+def pose_of_iterate(iterate: NDArray) -> Pose:
+    """A row (camera centre, theta) [4] of the solver's path as a pose."""
+    azimuth, elevation, distance = (float(x[0]) for x in spherical_from_centre(iterate[None, :3]))
+    return Pose(azimuth, elevation, float(iterate[3]), distance)
+
+
+def save_film(path: Path, frames: Sequence[NDArray[np.uint8]], seconds: float = FILM_SECONDS) -> None:
+    """Write pictures [H, W, 3] of one size as an animated GIF that repeats; the last stays for `LAST_SECONDS`.
+
+    All frames share one palette, made from the first, a middle and the last one. Raises ValueError without frames.
     """
-    from matplotlib.figure import Figure
-
-    stacks = _stack_rows(rows, 1 if len(rows) <= 6 else 2 if len(rows) <= 24 else 3, slot)
-    block_width = len(rows[0].panels) * slot + 0.3
-    width = len(stacks) * block_width + 0.2
-    total = max(sum(_height(row, slot) + CAPTION for row in stack) for stack in stacks) + 1.15
-    figure = Figure((width, total), dpi=DPI)
-    figure.text(0.25 / width, 1 - 0.16 / total, title, fontsize=13, fontweight="bold", va="top")
-    figure.legend(handles=label_patches(), loc="lower left", bbox_to_anchor=(0.25 / width, 0.12 / total), ncols=3,
-                  frameon=False, fontsize=9.5, borderaxespad=0, borderpad=0)  # fmt: skip
-    for block, stack in enumerate(stacks):
-        left, top = 0.25 + block * block_width, total - 0.72
-        for k, row in enumerate(stack):
-            _show_row(figure, row, (left, top), slot, with_titles=k == 0)
-            top -= _height(row, slot) + CAPTION
-    return figure
-
-
-def _stack_rows(rows: Sequence[Row], blocks: int, slot: float) -> list[list[Row]]:
-    """Rows in order, divided into blocks of about the same height."""
-    heights = np.array([_height(row, slot) + CAPTION for row in rows])
-    middles = np.cumsum(heights) - heights / 2
-    block_of = (middles / heights.sum() * blocks).astype(int)
-    return [[rows[k] for k in np.flatnonzero(block_of == b)] for b in sorted(set(block_of))]
-
-
-def _show_row(figure: Figure, row: Row, left_top: tuple[float, float], slot: float, with_titles: bool) -> None:
-    """Put a row into a figure, its top left corner and the width of its slots in inches."""
-    (width, total), (left, top), height = figure.get_size_inches(), left_top, _height(row, slot)
-    right, gap = left + len(row.panels) * slot - 0.06, 0.06
-    figure.text(left / width, (top - 0.22) / total, row.caption, fontsize=9.5, fontweight="bold")
-    figure.text(right / width, (top - 0.22) / total, row.details, fontsize=8.5, color="0.3", ha="right")
-    for i, panel in enumerate(row.panels):
-        x = left + i * slot
-        axes = figure.add_axes((x / width, (top - 0.27 - height) / total, (slot - gap) / width, height / total))
-        _show(axes, Panel("", panel.image))
-        if with_titles:
-            middle = (x + (slot - gap) / 2) / width
-            figure.text(middle, (top + 0.03) / total, panel.title, fontsize=10, ha="center", color="0.3")
-
-
-def save_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG, whole or not at all, with the same bytes for the same content."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    if not len(frames):
+        raise ValueError("a film needs at least one picture")
+    montage = Image.fromarray(np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]]))
+    palette = montage.quantize(256, Image.Quantize.MEDIANCUT)
+    pictures = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    durations = [round(1000 * seconds / len(frames))] * (len(frames) - 1) + [round(1000 * LAST_SECONDS)]
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+        pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0, optimize=False)
 
 
-def label_patches() -> list:
-    """Legend entries of an occluder map."""
-    from matplotlib.patches import Patch
-
-    hatches = ("", "", "////")
-    return [
-        Patch(facecolor=colour / 255, edgecolor="0.2", hatch=hatch, label=name)
-        for name, colour, hatch in zip(LABEL_NAMES, LABEL_COLOURS, hatches, strict=True)
-    ]
-
-
-def _height(row: Row, slot: float) -> float:
-    """Height in inches of the panels of a row in slots of a width; tall images get less than the whole width."""
-    height, width = row.panels[0].image.shape[:2]
-    return min((slot - 0.06) * height / width, 0.9 * slot)
-
-
-def _show(axes: Axes, panel: Panel) -> None:
-    axes.imshow(panel.image)
-    axes.set_title(panel.title, fontsize=10.5, pad=4)
-    axes.set_axis_off()
-
-
-def _plot_scan(axes: Axes, scan: Scan, loss_at_truth: float) -> Axes:
-    """A curve with the prediction and the annotation marked; azimuth ticks are written modulo 360 degrees."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
-
-    blue, green = (np.array(c) / 255 for c in (BLUE, GREEN))
-    axes.plot(np.rad2deg(scan.angles), scan.losses, color="0.25", lw=1.6)
-    axes.axvline(np.rad2deg(scan.at), color=blue, lw=1.4)
-    axes.plot(np.rad2deg(scan.at), scan.loss, "o", color=blue, ms=6, label="prediction")
-    axes.axvline(np.rad2deg(scan.truth), color=green, lw=1.6, ls="--", label="annotation")
-    axes.axhline(loss_at_truth, color=green, lw=1.1, ls=":", label="loss in the annotated rotation")
-    axes.set_xlabel(f"{scan.name} (deg)", fontsize=10)
-    axes.set_xlim(*np.rad2deg(scan.angles[[0, -1]]))
-    axes.xaxis.set_major_locator(MultipleLocator(60 if np.ptp(scan.angles) > math.pi else 20))
-    if scan.name == "azimuth":
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda degrees, _: f"{degrees % 360:.0f}"))
-    axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.tick_params(labelsize=9, labelleft=axes.get_subplotspec().is_first_col())
-    if axes.get_subplotspec().is_first_col():
-        axes.set_ylabel("loss", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
+def as_jpeg(image: NDArray[np.uint8], width: int, quality: int = 76) -> bytes:
+    """The image [H, W, 3] as a JPEG file of at most this width."""
+    picture = Image.fromarray(image)
+    if picture.width > width:
+        picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()

@@ -189,6 +189,15 @@ class Experiment:
     def report_folder(self, level: str = "") -> Path:
         return self._folder("Report") / (level or "clean")
 
+    @property
+    def report_page(self) -> Path:
+        """The page of all levels."""
+        return self.root / f"Report_{self.mesh_d}" / "index.html"
+
+    def timing(self, stage: str, subset: str) -> Path:
+        """How long a stage took for a category, a level, or a category at a level."""
+        return self.root / f"Timings_{self.mesh_d}" / f"{stage}_{subset}.json"
+
 
 def checkpoint_path(folder: Path, file_name: str, category: str) -> Path:
     """LOAD_FILE_NAME with its %s replaced by the category."""

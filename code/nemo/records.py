@@ -253,3 +253,26 @@ def load_features(path: Path) -> FeatureSet:
         names,
         json.loads(str(arrays["config"])) if "config" in arrays else {},
     )
+
+
+def record_seconds(path: Path, seconds: float, items: int, unit: str, resumed: bool = False) -> None:
+    """Note how long a stage took, beside the results and no part of them. `items` of `unit` were worked on.
+
+    Called only when there was work, so that a finished stage keeps its time. resumed: the run went on with an earlier
+    one, whose noted time and items are added.
+    """
+    path = Path(path)
+    if resumed and path.is_file() and (earlier := load_seconds(path)):
+        seconds, items = seconds + earlier["seconds"], items + earlier["items"]
+    content = {"seconds": round(seconds, 2), "items": items, "unit": unit, "resumed": resumed}
+    write_text(path, json.dumps(content, sort_keys=True) + "\n")
+
+
+def load_seconds(path: Path) -> dict:
+    """What `record_seconds` noted; empty when the file is broken."""
+    try:
+        found = json.loads(Path(path).read_text())
+        kinds = {"seconds": float, "items": int, "unit": str, "resumed": bool}
+        return {key: kind(found[key]) for key, kind in kinds.items()}
+    except (ValueError, KeyError, TypeError):
+        return {}
