@@ -287,9 +287,8 @@ def test_a_killed_training_goes_on_with_the_same_result(road, tmp_path):
     again = subprocess.run([*command, *more], env=environment, check=True, capture_output=True, text=True, timeout=300)
     assert "going on after epoch" in again.stdout
     assert (tmp_path / "killed/training_log_car.csv").read_text() == (tmp_path / "whole/training_log_car.csv").read_text()
-    killed, whole = (
-        {name: content for name, content in contents(tmp_path / run).items() if not name.startswith("tensorboard")} for run in ("killed", "whole")
-    )
+    runs = contents(tmp_path / "killed"), contents(tmp_path / "whole")
+    killed, whole = ({name: content for name, content in run.items() if not name.startswith("tensorboard")} for run in runs)
     assert killed == whole and {"saved_model_car_best.pth", "saved_model_car_last.pth"} <= whole.keys()
 
 

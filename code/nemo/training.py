@@ -368,8 +368,12 @@ class Trainer:
                 "validation_images": [len(names) for names in self.validation.names] if self.validation else [],
                 "mesh_vertices": [len(mesh.vertices) for mesh in self.meshes],
             },
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-                         "cuda": torch.version.cuda if self.devices.network[0].type == "cuda" else None},  # fmt: skip
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "cuda": torch.version.cuda if self.devices.network[0].type == "cuda" else None,
+            },
             "devices": {"placement": self.devices.sentence, "processes": self.group.size},
             "figures": {
                 "epochs": self.epoch,
