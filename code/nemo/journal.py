@@ -66,8 +66,9 @@ def similarity_picture(
     panels = [image.copy()]
     for scored in (scores.amax(0), scores[vertex]):
         enlarged = np.kron(scored.cpu().numpy(), np.ones((FEATURE_STRIDE, FEATURE_STRIDE), np.float32))
-        grey = image.mean(-1, keepdims=True)
-        panels.append((GREY_SHARE * grey + (1 - GREY_SHARE) * 255 * heat((enlarged - LOWEST_SHOWN) / (1 - LOWEST_SHOWN))).round().astype(np.uint8))
+        colours = 255 * heat((enlarged - LOWEST_SHOWN) / (1 - LOWEST_SHOWN))
+        blended = GREY_SHARE * image.mean(-1, keepdims=True) + (1 - GREY_SHARE) * colours
+        panels.append(blended.round().astype(np.uint8))
     for panel in (panels[0], panels[2]):
         _mark(panel, position_rc)
     return np.concatenate(panels)
