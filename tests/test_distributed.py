@@ -25,7 +25,7 @@ from nemo.layout import PreparedSet
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh
 from nemo.records import VertexAnnotation, save_annotation
 from nemo.settings import TrainConfig
-from nemo.training import Trainer
+from nemo.training import Trainer, check_combination
 
 IMAGES = (7, 5)  # of two meshes; batches of 4: 4, 3 and 4, 1, of which two processes get 2 + 2, 1 + 2 and 2 + 2, 0 + 1
 CONFIG = TrainConfig(
@@ -196,10 +196,16 @@ def test_ddp_outside_torchrun_says_how_to_start_it(monkeypatch):
         pass
 
 
-def test_synchronised_batch_norm_needs_processes_with_gpus(tmp_path):
-    write_prepared(tmp_path)
-    with pytest.raises(ValueError, match="SYNC_BATCHNORM=true needs PARALLEL=ddp on several GPUs"):
-        make_trainer(Group(), tmp_path, tmp_path, replace(CONFIG, sync_batchnorm=True))
+def test_settings_that_do_not_go_together_are_refused():
+    gpus = tuple(torch.device("cuda", i) for i in range(2))
+    two, one, cpu = (Placement(network, network[0], "") for network in (gpus, gpus[:1], (torch.device("cpu"),)))
+    synchronised = replace(CONFIG, sync_batchnorm=True)
+    for devices, group in ((one, Group()), (cpu, Group(0, 2, 0, 2))):
+        with pytest.raises(ValueError, match="SYNC_BATCHNORM=true needs PARALLEL=ddp on several GPUs"):
+            check_combination(synchronised, devices, group, compiled=False)
+    with pytest.raises(ValueError, match="COMPILE=true does not go with PARALLEL=dp on several GPUs"):
+        check_combination(CONFIG, two, Group(), compiled=True)
+    check_combination(synchronised, one, Group(0, 2, 0, 2), compiled=True)
 
 
 if __name__ == "__main__":

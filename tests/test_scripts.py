@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
@@ -14,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from scipy.io import loadmat
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nemo.cameras import cam_from_object_rotation, geodesic_distance
+from nemo.checkpoints import load_checkpoint
 from nemo.layout import PreparedSet
 from nemo.meshes import read_off
 from nemo.records import PoseSet, VertexAnnotation, load_annotation, load_poses, load_seconds, save_poses
@@ -93,12 +97,41 @@ def test_stored_points_are_row_column_and_lie_where_pascal3d_projects_them(road)
     np.testing.assert_allclose(stored.cropped_kp_list[inside], expected[inside], atol=1e-6)
 
 
-def test_training_leaves_a_last_checkpoint_and_a_log(road):
+def test_training_leaves_a_last_checkpoint_a_log_and_a_summary(road):
     folder = road["EXPROOT"] / "NeMo_single"
-    assert {p.name for p in folder.iterdir()} == {
-        f"{kind}_{category}{end}" for category in ("car", "chair") for kind, end in (("saved_model", "_last.pth"), ("training_log", ".csv"))
-    }
+    kinds = (("saved_model", "_last.pth"), ("training_log", ".csv"), ("training_summary", ".json"))
+    expected = {f"{kind}_{category}{end}" for category in ("car", "chair") for kind, end in kinds}
+    assert {p.name for p in folder.iterdir()} == expected | {"tensorboard"}
     assert "2 categories trained on 20 images" in road["train"]
+    summary = json.loads((folder / "training_summary_car.json").read_text())
+    assert summary["settings"]["recipe"] == "fixed" and summary["data"]["training_images"] == [10]
+    assert summary["data"]["fingerprint"] and summary["versions"]["torch"] == torch.__version__
+    log = list(csv.DictReader(open(folder / "training_log_car.csv")))
+    assert float(log[-1]["loss"]) == summary["figures"]["last"]["loss"] and summary["figures"]["best"] == {}
+
+
+def test_two_processes_train_validate_and_keep_the_best(road, script, code, tmp_path):
+    """PARALLEL=ddp through torchrun; the best checkpoint, exported to safetensors, is what inference then reads."""
+    roots = {"DATAROOT": road["DATAROOT"], "EXPROOT": tmp_path, "CATEGORIES": "car"}
+    settings = TRAIN | roots | {"PARALLEL": "ddp", "NUM_PROCESSES": 2, "TOTAL_EPOCHS": 2, "VALIDATE_EVERY": 1, "VALIDATION_SHARE": 0.3}
+    printed = ran(script("TrainNeMo.sh", **settings))
+    assert "car: 7 images, 3 held out, 1 cuboid; 2 processes on the CPU" in printed
+    assert printed.count("1 category trained on 7 images") == 1
+    folder = tmp_path / "NeMo_single"
+    log = list(csv.DictReader(open(folder / "training_log_car.csv")))
+    best = json.loads((folder / "training_summary_car.json").read_text())["figures"]["best"]
+    figures = [{key: float(row[key]) for key in ("pi/6", "pi/18", "median")} for row in log]
+    assert len(figures) == 2 and best == {"epoch": best["epoch"]} | figures[best["epoch"]]
+    assert all(f["pi/18"] <= best["pi/18"] for f in figures) and all(f["median"] > 0 for f in figures)
+    assert load_checkpoint(folder / "saved_model_car_best.pth").epoch == best["epoch"] + 1
+    events = EventAccumulator(str(folder / "tensorboard/car"), {"images": 0, "scalars": 0}).Reload()
+    assert [round(e.value, 3) for e in events.Scalars("validation/pi/6")] == [f["pi/6"] for f in figures]
+    assert {"loss", "learning_rate", "images_per_second"} <= set(events.Tags()["scalars"]) and len(events.Tags()["images"]) == 2
+    assert "1 kept" in ran(script("TrainNeMo.sh", **settings))
+    code("export_checkpoint", folder / "saved_model_car_best.pth")
+    ran(script("InferenceNeMo.sh", **INFER | roots | {"NUM_PICTURES": 0, "LOAD_FILE_NAME": "saved_model_%s_best.safetensors"}))
+    poses = load_poses(tmp_path / "Poses_single/car.npz")
+    assert len(poses.names) == 6 and poses.config["checkpoint"] == load_checkpoint(folder / "saved_model_car_best.safetensors").fingerprint
 
 
 def test_the_table_follows_from_the_saved_poses_and_the_raw_annotations(road):
@@ -275,7 +308,7 @@ def test_a_killed_preparation_ends_with_the_same_bytes(sample_raw, code, tmp_pat
 
 
 def test_a_killed_training_goes_on_with_the_same_result(road, tmp_path):
-    """Killed with SIGKILL as soon as its first state is on disk."""
+    """Killed with SIGKILL as soon as its first state is on disk; it goes on with worker processes and a cache on disk."""
     command = [
         sys.executable, "-c",
         "import sys, runpy; import nemo.training as t; t.SECONDS_BETWEEN_STATES = 0.0; sys.argv[0] = 'train'; "
@@ -283,7 +316,7 @@ def test_a_killed_training_goes_on_with_the_same_result(road, tmp_path):
         "--raw", str(road["DATAROOT"] / "PASCAL3D+_release1.1"), "--prepared", str(road["DATAROOT"] / "PASCAL3D_train_NeMo"),
         "--categories", "car", "--gpus", "", "--backbone", "resnet18fpn", "--pretrained", "none", "--image-scale", "0.5",
         "--recipe", "fixed", "--batch-size", "4", "--total-epochs", "3", "--learning-rate", "1e-3", "--augment", "flip color",
-        "--num-clutter-group", "16",
+        "--num-clutter-group", "16", "--validate-every", "1", "--validation-share", "0.2",
     ]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT / "code")}
     subprocess.run([*command, "--save-dir", str(tmp_path / "whole")], env=environment, check=True, capture_output=True, timeout=300)
@@ -295,11 +328,13 @@ def test_a_killed_training_goes_on_with_the_same_result(road, tmp_path):
     process.kill()
     process.wait()
     assert state.is_file() and not (tmp_path / "killed/saved_model_car_last.pth").is_file(), "it was not killed in time"
-    again = subprocess.run([*command, "--save-dir", str(tmp_path / "killed")], env=environment, check=True, capture_output=True,
-                           text=True, timeout=300)  # fmt: skip
+    more = ["--workers", "2", "--image-cache", "disk", "--save-dir", str(tmp_path / "killed")]
+    again = subprocess.run([*command, *more], env=environment, check=True, capture_output=True, text=True, timeout=300)
     assert "going on after epoch" in again.stdout
     assert (tmp_path / "killed/training_log_car.csv").read_text() == (tmp_path / "whole/training_log_car.csv").read_text()
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    runs = contents(tmp_path / "killed"), contents(tmp_path / "whole")
+    killed, whole = ({name: content for name, content in run.items() if not name.startswith("tensorboard")} for run in runs)
+    assert killed == whole and {"saved_model_car_best.pth", "saved_model_car_last.pth"} <= whole.keys()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -320,6 +355,8 @@ def test_help_prints_the_settings_and_unknown_arguments_are_an_error(script, nam
         ("InferenceNeMo.sh", {"SAVE_FEATURES": "yes"}, "SAVE_FEATURES is 'yes', it can be true or false"),
         ("PrepareData.sh", {"MESH_DIMENSIONS": "single,triple"}, "MESH_DIMENSIONS names 'triple'"),
         ("TrainNeMo.sh", {"TOTAL_EPOCHS": "many"}, "not a whole number above 0"),
+        ("TrainNeMo.sh", {"PARALLEL": "mpi"}, "PARALLEL is 'mpi', it can be dp or ddp"),
+        ("TrainNeMo.sh", {"IMAGE_CACHE": "tape"}, "invalid choice: 'tape'"),
         ("PrepareData.sh", {"ENABLE_OCCLUDED": "maybe"}, "ENABLE_OCCLUDED is 'maybe'"),
     ],
 )

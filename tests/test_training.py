@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -13,17 +14,22 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import Trap
+from test_distributed import CONFIG, make_trainer, meshes, write_prepared
 
+from nemo import bank as bank_module
 from nemo.backbone import FeatureNet, build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
 from nemo.checkpoints import Checkpoint, export_checkpoint, load_checkpoint, save_checkpoint
-from nemo.dataset import mirror, paste_patches
+from nemo.dataset import TrainingImages, mirror, paste_patches
 from nemo.devices import Placement, place
+from nemo.distributed import Group
 from nemo.inference import load_model
+from nemo.journal import similarity_picture
+from nemo.layout import PreparedSet
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh
 from nemo.records import Annotation
 from nemo.settings import FIXED_RECIPE, TrainConfig
-from nemo.training import learning_rate
+from nemo.training import Trainer, hold_out, learning_rate
 from nemo.visibility import vertices_in_crop
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -117,6 +123,43 @@ def test_bank_and_loss_equal_the_reference(golden, case):
         assert bank.slot == int(value["lru_after"])
 
 
+def test_blocks_and_parts_of_a_batch_add_up(monkeypatch):
+    """The loss does not depend on the rows held at once; parts with the whole's count sum to the whole, bank sums too."""
+    config, generator = TrainConfig(num_clutter_group=8), torch.Generator().manual_seed(0)
+    features = torch.nn.functional.normalize(torch.randn(5, 30, 16, generator=generator), dim=-1)
+    positions, visible = torch.rand(5, 30, 2, generator=generator) * 200, torch.rand(5, 30, generator=generator) < 0.4
+    memory = torch.nn.functional.normalize(torch.randn(70, 16, generator=generator), dim=-1)
+
+    def loss_and_gradient(images: slice, count: int | None = None) -> tuple[float, torch.Tensor]:
+        leaf = features[images].clone().requires_grad_()
+        loss = 3 * contrastive_loss(leaf, positions[images], visible[images], memory, config, count)
+        loss.backward()
+        return loss.item(), leaf.grad
+
+    whole, gradient = loss_and_gradient(slice(None))
+    monkeypatch.setitem(bank_module.ROWS_AT_ONCE, "cpu", 7)
+    in_blocks, same = loss_and_gradient(slice(None))
+    assert in_blocks == pytest.approx(whole, rel=1e-6) and torch.allclose(gradient, same, atol=1e-7)
+    parts = [loss_and_gradient(images, int(visible.sum())) for images in (slice(0, 2), slice(2, 5))]
+    assert sum(loss for loss, _ in parts) == pytest.approx(whole, rel=1e-6)
+    assert torch.allclose(torch.cat([part for _, part in parts]), gradient, atol=1e-7)
+    sums = [vertex_sums(features[images], visible[images]) for images in (slice(0, 2), slice(2, 5), slice(None))]
+    assert all(torch.allclose(a + b, together, atol=1e-6) for a, b, together in zip(*sums, strict=True))
+    noise = features[:, :5]
+    clutter = [clutter_loss(noise[images], memory, 5).item() for images in (slice(0, 2), slice(2, 5))]
+    assert sum(clutter) == pytest.approx(clutter_loss(noise, memory).item(), abs=1e-7)
+
+
+def test_a_visible_mean_divides_by_how_often_a_vertex_was_seen():
+    features, visible = torch.eye(4)[None, :2].repeat(4, 1, 1), torch.tensor([[1, 1], [0, 1], [0, 1], [0, 1]], dtype=torch.bool)
+    for mean, weights in (("batch", (0.1 / 4, 0.1)), ("visible", (0.1, 0.1))):
+        bank = Bank(torch.eye(4)[[2, 2, 3]], vertices=2, ring="full", mean=mean, momentum=0.9)
+        bank.update(*vertex_sums(features, visible), torch.eye(4)[None, 3:].repeat(4, 1, 1))
+        for row, weight in enumerate(weights):
+            expected = torch.nn.functional.normalize(weight * torch.eye(4)[row] + 0.9 * torch.eye(4)[2], dim=0)
+            torch.testing.assert_close(bank.memory[row], expected)
+
+
 def test_loss_without_a_visible_vertex_is_zero_and_finite():
     config = TrainConfig(num_clutter_group=2)
     features = torch.nn.functional.normalize(torch.randn(2, 7, 16), dim=-1).requires_grad_()
@@ -155,6 +198,104 @@ def test_bank_goes_to_the_last_of_several_gpus():
     )
     assert place([3], True).bank == torch.device("cuda", 3) and "needs two GPUs" in place([3], True).sentence
     assert place([], True).network == (torch.device("cpu"),)
+
+
+@pytest.fixture(scope="module")
+def noise_pictures(tmp_path_factory) -> Path:
+    """A prepared set of 12 noise pictures of two meshes, 4 batches an epoch."""
+    root = tmp_path_factory.mktemp("noise")
+    write_prepared(root)
+    return root
+
+
+def trainer_of(root: Path, folder: Path, epochs: int = 1) -> Trainer:
+    return make_trainer(Group(), root, folder, replace(CONFIG, total_epochs=epochs, augment=(), accumulate=1))
+
+
+def test_batches_without_a_visible_vertex_are_counted_and_change_nothing(noise_pictures, tmp_path):
+    trainer = trainer_of(noise_pictures, tmp_path)
+    trainer.datasets[1].vertices[1][:] = False
+    bank = trainer.banks[1].memory.clone()
+    trainer.fit()
+    assert trainer.log[0]["empty_batches"] == 2 and trainer.log[0]["non_finite_batches"] == 0 and trainer.iteration == 4
+    assert torch.equal(trainer.banks[1].memory, bank) and 0 < trainer.log[0]["loss"] < 20
+    trainer = trainer_of(noise_pictures, tmp_path)
+    for dataset in trainer.datasets:
+        dataset.vertices[1][:] = False
+    with pytest.raises(ValueError, match="no visible vertex in any training image of car"):
+        trainer.fit()
+
+
+def test_a_batch_without_a_finite_loss_is_counted_and_changes_nothing(noise_pictures, tmp_path):
+    trainer, calls = trainer_of(noise_pictures, tmp_path), []
+
+    def spoil_the_second(module, inputs, output):
+        calls.append(len(output))
+        return output * float("nan") if len(calls) == 2 else output
+
+    trainer.network.register_forward_hook(spoil_the_second)
+    trainer.fit()
+    assert trainer.log[0]["non_finite_batches"] == 1 and trainer.iteration == 4 and len(calls) == 4
+    assert all(value.isfinite().all() for value in trainer.network.state_dict().values())
+    assert all(bank.memory.isfinite().all() for bank in trainer.banks)
+    assert json.loads((tmp_path / "training_summary_car.json").read_text())["figures"]["non_finite_batches"] == 1
+
+
+def test_training_stops_when_the_loss_stays_not_finite(noise_pictures, tmp_path):
+    trainer = trainer_of(noise_pictures, tmp_path, epochs=9)
+    trainer.network.net = torch.nn.AvgPool2d(8)  # nothing else matters here
+    trainer.network.out_layer = torch.nn.Linear(3, 128)
+    torch.nn.init.constant_(trainer.network.out_layer.weight, float("nan"))
+    with pytest.raises(ValueError, match=r"not finite in 10 batches in a row, up to epoch 2 .iteration 9.*smaller LEARNING_RATE"):
+        trainer.fit()
+    assert not list(tmp_path.glob("saved_model*"))
+
+
+@pytest.mark.parametrize("recipe, at", [({}, [0]), ({"accumulate": 3}, [0, 3]), ({"accumulate": 1}, [0, 1, 2, 3])])
+def test_the_optimiser_steps_at_iteration_0_and_then_at_every_accumulated_one(noise_pictures, tmp_path, recipe, at):
+    trainer = make_trainer(Group(), noise_pictures, tmp_path, replace(CONFIG, total_epochs=1, **({"accumulate": 10} | recipe)))
+    steps = []
+    trainer.optimiser.step = lambda: steps.append(trainer.iteration)
+    trainer.network.net, trainer.network.out_layer = torch.nn.AvgPool2d(8), torch.nn.Linear(3, 128)
+    trainer.fit()
+    assert steps == at
+
+
+def test_decoded_crops_on_disk_serve_the_next_training(noise_pictures, tmp_path):
+    shutil.copytree(noise_pictures, tmp_path / "set")
+    prepared, mesh = PreparedSet(tmp_path / "set"), meshes()[0]
+    names = [p.stem for p in sorted((tmp_path / "set/images/car").glob("mesh0*"))]
+    kept = TrainingImages(prepared, names, mesh, CONFIG, cache="disk")
+    first = [kept[0, index] for index in range(len(names))]
+    shutil.rmtree(tmp_path / "set/images")
+    again = TrainingImages(prepared, names, mesh, CONFIG, cache="disk")
+    for index, sample in enumerate(first):
+        assert torch.equal(again[0, index].image, sample.image) and torch.equal(again[0, index].noise_cells, sample.noise_cells)
+    assert not torch.equal(again[1, 0].noise_cells, first[0].noise_cells)
+    prepared.remove("car")
+    assert not (tmp_path / "set/decoded/car").exists()
+
+
+def test_images_are_held_out_by_seed():
+    names = [[f"a{i}" for i in range(30)], [], ["b0", "b1"]]
+    train, held = hold_out(names, 0.25, 1)
+    assert sum(map(len, held)) == 8 and all(sorted(t + h) == sorted(n) for t, h, n in zip(train, held, names, strict=True))
+    assert hold_out(names, 0.25, 1) == (train, held) and hold_out(names, 0.25, 2) != (train, held)
+    for fraction in (0.01, 1.0):
+        with pytest.raises(ValueError, match="too few to validate on or to train on"):
+            hold_out(names, fraction, 1)
+
+
+def test_a_similarity_picture_is_bright_where_the_vertex_is():
+    vertices = torch.eye(4)[:3]
+    features = torch.eye(4)[3][:, None, None].repeat(1, 4, 5)
+    features[:, 2, 3] = vertices[1]
+    features[:, 0, 0] = vertices[0]
+    picture = similarity_picture(np.full((32, 40, 3), 100, np.uint8), features, vertices, 1, (4.0, 12.0))
+    photograph, best, single = picture.reshape(3, 32, 40, 3)
+    assert (best[16:24, 24:32] > 190).all() and (best[:8, :8] > 190).all() and (best[8:16] == 35).all()
+    assert (single[16:24, 24:32] > 190).all() and (single[:8, :2] == 35).all()
+    assert (photograph[4, 12] == (0, 255, 0)).all() and (photograph[20] == 100).all()
 
 
 def annotation_of(azimuth, elevation, theta, width=400) -> Annotation:

@@ -14,6 +14,7 @@ from torch import Tensor
 from nemo.settings import FEATURE_STRIDE
 
 GREY_SHARE = 0.35  # of the photograph under a similarity map
+LOWEST_SHOWN = 0.4  # similarity that is black; what vertices have with unlike cells of a trained network lies below
 CROSS_RADIUS = 9  # pixels
 
 
@@ -59,14 +60,15 @@ def similarity_picture(
     """What the bank sees in an image: the crop, each cell's best vertex score, and its similarity with one vertex.
 
     image [H, W, 3], features [C, H/8, W/8] and bank rows `vertices` [V, C], all unit vectors; position_rc: where
-    `vertex` is annotated, marked by a cross. Returns the three one below the other; black is 0, white is 1.
+    `vertex` is annotated, marked by a cross. Returns the three one below the other; white is similarity 1.
     """
     scores = torch.einsum("vc,chw->vhw", vertices, features)
     panels = [image.copy()]
     for scored in (scores.amax(0), scores[vertex]):
         enlarged = np.kron(scored.cpu().numpy(), np.ones((FEATURE_STRIDE, FEATURE_STRIDE), np.float32))
-        grey = image.mean(-1, keepdims=True)
-        panels.append((GREY_SHARE * grey + (1 - GREY_SHARE) * 255 * heat(enlarged)).round().astype(np.uint8))
+        colours = 255 * heat((enlarged - LOWEST_SHOWN) / (1 - LOWEST_SHOWN))
+        blended = GREY_SHARE * image.mean(-1, keepdims=True) + (1 - GREY_SHARE) * colours
+        panels.append(blended.round().astype(np.uint8))
     for panel in (panels[0], panels[2]):
         _mark(panel, position_rc)
     return np.concatenate(panels)

@@ -70,6 +70,14 @@ def hold_out(names: Sequence[Sequence[str]], fraction: float, seed: int) -> tupl
     return [[n for n in group if n not in held] for group in names], [[n for n in group if n in held] for group in names]
 
 
+def check_combination(config: TrainConfig, devices: Placement, group: Group, compiled: bool) -> None:
+    """ValueError for settings that do not go together."""
+    if config.sync_batchnorm and (group.size == 1 or devices.network[0].type == "cpu"):
+        raise ValueError("SYNC_BATCHNORM=true needs PARALLEL=ddp on several GPUs")
+    if compiled and len(devices.network) > 1:
+        raise ValueError("COMPILE=true does not go with PARALLEL=dp on several GPUs; set PARALLEL=ddp")
+
+
 @dataclass(frozen=True)
 class Validation:
     """Training images that are not trained on: names[i] are compared with mesh i + 1."""
@@ -141,6 +149,7 @@ class Trainer:
     log: list[dict] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        check_combination(self.config, self.devices, self.group, self.compiled)
         generator = torch.Generator().manual_seed(self.config.seed)
         torch.manual_seed(self.config.seed)
         device = self.devices.network[0]
@@ -158,12 +167,8 @@ class Trainer:
         """The network as the devices and processes need it; all share its parameters. Batch norm stays per replica."""
         devices = list(self.devices.network)
         if self.config.sync_batchnorm:
-            if self.group.size == 1 or devices[0].type == "cpu":
-                raise ValueError("SYNC_BATCHNORM=true needs PARALLEL=ddp on several GPUs")
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         if self.compiled:
-            if len(devices) > 1:
-                raise ValueError("COMPILE=true does not go with PARALLEL=dp on several GPUs; set PARALLEL=ddp")
             self.network.compile()
         if self.group.size > 1:  # of batch norm's running statistics, those of rank 0 are kept, as by DataParallel
             return nn.parallel.DistributedDataParallel(self.network, device_ids=devices if devices[0].type == "cuda" else None)
@@ -260,8 +265,8 @@ class Trainer:
         log_folder = self.folder / "tensorboard" / self.config.category if self.tensorboard and self.group.first else None
         journal = Journal(log_folder, self.epoch)
         due = monotonic() + SECONDS_BETWEEN_STATES
-        with tqdm(total=images * self.config.total_epochs, initial=images * self.epoch, unit=" images", file=sys.stderr,
-                  desc=self.config.category, mininterval=1.0 if sys.stderr.isatty() else 30.0, disable=not self.group.first) as bar:  # fmt: skip
+        with tqdm(total=images * self.config.total_epochs, initial=images * self.epoch, unit=" images", desc=self.config.category,
+                  mininterval=1.0 if sys.stderr.isatty() else 30.0, file=sys.stderr, disable=not self.group.first) as bar:  # fmt: skip
             while self.epoch < self.config.total_epochs:
                 started = monotonic()
                 report, rate = self.run_epoch(bar)
@@ -368,8 +373,12 @@ class Trainer:
                 "validation_images": [len(names) for names in self.validation.names] if self.validation else [],
                 "mesh_vertices": [len(mesh.vertices) for mesh in self.meshes],
             },
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-                         "cuda": torch.version.cuda if self.devices.network[0].type == "cuda" else None},  # fmt: skip
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "cuda": torch.version.cuda if self.devices.network[0].type == "cuda" else None,
+            },
             "devices": {"placement": self.devices.sentence, "processes": self.group.size},
             "figures": {
                 "epochs": self.epoch,
