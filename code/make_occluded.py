@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import zlib
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nemo import cli
 from nemo.cameras import points_in_camera, project
+from nemo.files import lock, read_picture
 from nemo.kernels_numba import rasterize
 from nemo.layout import RawOccluded, RawPascal3D
 from nemo.meshes import Mesh, read_off
@@ -51,8 +50,7 @@ def silhouette(record: Record, mesh: Mesh) -> NDArray[np.uint8]:
 
 def read_cutout(path: Path) -> NDArray[np.uint8]:
     """An occluder [h, w, 4]: RGBA as it is, anything else opaque."""
-    with Image.open(path) as image:
-        return np.array(image.convert("RGBA"))
+    return read_picture(path, "RGBA")
 
 
 def occlude_image(job: Job, name: str) -> str:
@@ -62,11 +60,10 @@ def occlude_image(job: Job, name: str) -> str:
     source = job.raw.image(job.category, name)
     try:
         record = read_record(job.raw.annotation(job.category, name), job.category, job.rules)
-        with Image.open(source) as opened:
-            image = np.array(opened.convert("RGB"))
+        image = read_picture(source, "RGB")
     except UnusableRecord as error:
         return error.reason
-    except OSError:
+    except (FileNotFoundError, ValueError):
         return "no readable image or annotation"
     if not 1 <= record.cad_index <= len(job.meshes):
         return "no such CAD model"
@@ -100,15 +97,14 @@ def main() -> None:
     folder = cli.require_folder(args.occluders, "occluders", "set --occluders") if args.occluders else None
     occluders = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))) if folder else ()
     counts: Counter = Counter()
-    with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
+    with lock(args.out, "make-occluded", "occluded images"), cli.worker_pool(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             meshes = tuple(read_off(path) for path in raw.cads(category))
             split = read_split(raw, category, "val")
             names, rules = split.names, record_rules(args.record_rules, split)
             for level in args.levels:
                 job = Job(raw, occluded, category, level, args.seed, meshes, occluders, rules)
-                outcomes = pool.map(partial(occlude_image, job), names, chunksize=4)
-                counts.update(cli.progress(outcomes, f"{category}{level}", total=len(names)))
+                counts.update(cli.in_pool(pool, partial(occlude_image, job), names, f"{category}{level}"))
             write_occluded_lists(occluded, category, args.levels)
     done = counts.pop("new", 0) + counts.pop("kept", 0)
     skipped = "".join(f"; {n} not made: {reason}" for reason, n in sorted(counts.items()))

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
+from nemo.files import lock, remove_parts
 from nemo.inference import Run, load_model, names_by_mesh
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import load_features
@@ -56,6 +57,17 @@ def solve_category(run: Run) -> tuple[int, int, int]:
     return len(run.rows), before, len(run.failures)
 
 
+def solve_locked(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device, renderer: str) -> tuple[int, int, int]:
+    """Solve one category while no other run writes the poses of the same shard."""
+    target = Experiment(args.exp, args.mesh_d).poses(category, args.level)
+    number, of = args.shard
+    with lock(target.parent, f"{target.stem}.{number}-of-{of}", f"the poses of {target.stem}"):
+        run = make_run(args, category, config, device, renderer)
+        for name in (run.partial.name, *((target.name, target.with_suffix(".csv").name) if of == 1 else ())):
+            remove_parts(target.parent, name)
+        return solve_category(run)
+
+
 def main() -> None:
     """Find poses category after category."""
     default = SolveConfig()
@@ -78,7 +90,7 @@ def main() -> None:
         solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate,
         six_d=args.six_d, seed=args.seed,
     )  # fmt: skip
-    counts = [solve_category(make_run(args, category, config, device, renderer)) for category in args.categories]
+    counts = [solve_locked(args, category, config, device, renderer) for category in args.categories]
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
           f"({known:,} of them from earlier runs, {failed} could not be read) by {renderer} on {device}, "
