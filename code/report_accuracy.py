@@ -30,6 +30,7 @@ from nemo.settings import FULL_TEST_IMAGES, MESH_DIMENSIONS, PUBLISHED, PUBLISHE
 from nemo.settings import category as category_settings
 
 METRICS = ("pi/6", "pi/18", "median")
+MISSING_SHOWN = 10  # names of images without a pose in the notes; all are in missing.csv
 PER_CATEGORY_SETTINGS = ("category", "checkpoint", "data", "map_hw", "focal_cells", "principal_xy_cells", "start_distance")
 
 
@@ -44,6 +45,7 @@ class Row:
     missing: int
     config: dict
     unusable: int = 0  # images that preparation left out, see SKIPPED.txt
+    missing_names: tuple[str, ...] = ()
 
     @property
     def accuracy(self) -> Accuracy:
@@ -68,9 +70,16 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
         raise ValueError(
             f"{experiment.poses(category, level)} has {len(strangers)} poses of images that {tested.root} lacks; run InferenceNeMo.sh again"
         )
+    solved, there = poses.config.get("data", ""), tested.fingerprint(subset)
+    if solved and solved != there:
+        raise ValueError(
+            f"{experiment.poses(category, level)} has poses of other data (fingerprint {solved}) than {tested.root} holds "
+            f"({there or 'none'}); run InferenceNeMo.sh again"
+        )
     not_finite = int((~np.isfinite(poses.angles).all(-1)).sum())
     errors = pose_errors(poses.angles, true_poses(clean, category, names))
-    return Row(category, names, errors, not_finite, len(expected - set(names)), poses.config, unusable)
+    missing = tuple(sorted(expected - set(names)))
+    return Row(category, names, errors, not_finite, len(missing), poses.config, unusable, missing)
 
 
 def check_same_settings(rows: list[Row]) -> None:
@@ -151,6 +160,11 @@ def error_list(rows: list[Row]) -> str:
     return text.getvalue()
 
 
+def missing_list(rows: list[Row]) -> str:
+    """CSV text with the test images that have no pose."""
+    return "category,name\n" + "".join(f"{row.category},{name}\n" for row in rows for name in row.missing_names)
+
+
 def notes_of(rows: list[Row], absent: list[str], level: str) -> list[str]:
     """What a reader of the table must know."""
     missing, not_finite = sum(row.missing for row in rows), sum(row.not_finite for row in rows)
@@ -158,7 +172,9 @@ def notes_of(rows: list[Row], absent: list[str], level: str) -> list[str]:
     if absent:
         notes.append(f"PARTIAL: no poses of {', '.join(absent)}.")
     if missing:
-        notes.append(f"PARTIAL: {cli.count(missing, 'test image')} without a pose.")
+        some = [f"{row.category} {name}" for row in rows for name in row.missing_names][:MISSING_SHOWN]
+        listed = f" (listed in missing.csv: {', '.join(some)}{' ...' if missing > len(some) else ''})" if some else ""
+        notes.append(f"PARTIAL: {cli.count(missing, 'test image')} without a pose{listed}.")
     if unusable := sum(row.unusable for row in rows):
         notes.append(f"{cli.count(unusable, 'image')} of the test set could not be prepared, see SKIPPED.txt of each category.")
     if not_finite:
@@ -196,12 +212,15 @@ def main() -> None:
     if args.train is not None:
         lines += baseline_rows(rows, clean, PreparedSet(args.train))
     folder = experiment.accuracy_folder(args.level)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[cell.strip() for cell in line] for line in lines])
+    text, partial = io.StringIO(), [note for note in notes if note.startswith("PARTIAL")]
+    rows_of_csv = [[cell.strip() for cell in line] for line in lines] + [note.split(": ", 1) for note in partial]
+    csv.writer(text, lineterminator="\n").writerows(rows_of_csv)
     write_text(folder / "table.csv", text.getvalue())
-    write_text(folder / "table.md", markdown(lines, f"Accuracy, {args.mesh_d} cuboid, {args.level or 'unoccluded'}", notes))
+    title = f"{'PARTIAL: ' if partial else ''}Accuracy, {args.mesh_d} cuboid, {args.level or 'unoccluded'}"
+    write_text(folder / "table.md", markdown(lines, title, notes))
+    write_text(folder / "missing.csv", missing_list(rows))
     write_text(folder / "errors.csv", error_list(rows))
-    print(reference_format(lines))
+    print("\n".join([reference_format(lines), *partial]))
     for note in notes:
         if note.startswith("PARTIAL") or "not finite" in note:
             print(note, file=sys.stderr)

@@ -13,7 +13,7 @@ from nemo import cli
 from nemo.backbone import BACKBONES, FeatureNet
 from nemo.checkpoints import load_checkpoint
 from nemo.dataset import CACHES, TrainingImages, map_size
-from nemo.devices import Placement, decoding_workers, gpus_of, place, place_process
+from nemo.devices import Placement, compute_the_same_bits, decoding_workers, gpus_of, place, place_process
 from nemo.distributed import Group, process_group
 from nemo.files import lock, remove_parts
 from nemo.layout import PreparedSet, RawPascal3D, checkpoint_path, read_list
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--image-cache", choices=CACHES, default="memory", help="where decoded crops are kept")
     parser.add_argument("--validate-every", type=cli.count_or_none, default=default.validate_every, help="epochs; 0: never")
     parser.add_argument("--validation-share", type=float, default=default.validation_share, help="of the training images, held out")
+    parser.add_argument("--deterministic", type=cli.boolean, default=False, help="the same bits on the same GPU, slower; a CPU always does")
     parser.add_argument("--tensorboard", type=cli.boolean, default=True, help="write scalars and pictures")
     parser.add_argument("--separate-bank", type=cli.boolean, default=False, help="bank alone on the last GPU")
     parser.add_argument("--augment", type=cli.words, default=default.augment, help="any of flip, color, occlude")
@@ -157,6 +158,8 @@ def main() -> None:
     cli.add_categories(parser)
     args = parser.parse_args()
     gpus = gpus_of(args.gpus)
+    if args.deterministic:
+        compute_the_same_bits()
     with process_group(bool(gpus)) if args.parallel == "ddp" else nullcontext(Group()) as group:
         if args.parallel == "dp":
             placement = place(gpus, args.separate_bank)

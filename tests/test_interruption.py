@@ -215,12 +215,21 @@ def test_a_table_refuses_poses_of_other_data_and_counts_what_is_no_pose(stages, 
     assert table.startswith("# PARTIAL: ") and missing in table and "no poses of bus" in table and "2 predictions not finite" in table
     assert "PARTIAL" in text and "PARTIAL" in done.stderr and "2 predictions not finite, counted as wrong" in done.stderr
     assert (folder / "errors.csv").read_text().count("180.000") >= 2
+    assert (folder / "missing.csv").read_text() == f"category,name\ncar,{missing}\n" and "PARTIAL" in done.stdout
     save_poses(tmp_path / "exp/Poses_single/car.npz", type(poses)(**(vars(changed) | {"config": poses.config | {"data": "another"}})))
     done = run_code("report_accuracy", *arguments, check=False)
     assert done.returncode == 1 and "of other data" in done.stderr and "run InferenceNeMo.sh again" in done.stderr, done.stderr
 
 
+def test_the_same_seed_trains_the_same_network(stages, tmp_path):
+    """In deterministic mode, too, which on a CPU changes nothing."""
+    arguments, option, whole, _ = stages["train"]
+    finished("train", *arguments, "--deterministic", "true", option, tmp_path / "network")
+    assert tree(tmp_path / "network") == tree(whole)
+
+
 def test_checkpoints_hold_no_time(stages):
-    content = (stages["train"][2] / "saved_model_car_last.pth").read_bytes()
-    assert torch.load(stages["train"][2] / "saved_model_car_last.pth", weights_only=True)["timestamp"] == 3, "the epoch, as in the reference"
+    path = stages["train"][2] / "saved_model_car_last.pth"
+    content = path.read_bytes()
+    assert torch.load(path, weights_only=True)["timestamp"] == 3, "the reference's name for the epoch"
     assert str(time.localtime().tm_year).encode() not in content
