@@ -52,20 +52,20 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -
     """One array, whose header is checked before anything is allocated for it."""
     if room < 0:
         raise ValueError(f"unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"npy version {version}")
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read_header(file, max_header_size=10_000)
-        if dtype.hasobject:
-            raise ValueError("pickled objects")
-        if dtype.kind not in "biufUS" or min(shape, default=0) < 0 or math.prod(shape) * max(dtype.itemsize, 1) > member.file_size:
-            raise ValueError(f"claims {dtype} {shape}, which {member.file_size:,} bytes cannot hold")
-    with archive.open(member) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-    if dtype.kind == "U" and array.size:
-        codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype(f"{dtype.byteorder}u4")) if dtype.itemsize else np.zeros(1)
+    content = archive.read(member)
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version}")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read_header(file, max_header_size=10_000)
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    if dtype.kind not in "biufUS" or min(shape, default=0) < 0 or math.prod(shape) * max(dtype.itemsize, 1) > len(content):
+        raise ValueError(f"claims {dtype} {shape}, which {len(content):,} bytes cannot hold")
+    array = np.ndarray(shape, dtype, content, file.tell(), order="F" if by_columns else "C").copy(order="K")
+    if dtype.kind == "U" and array.size and dtype.itemsize:
+        codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype(f"{dtype.byteorder}u4"))
         if codes.max() > sys.maxunicode:
             raise ValueError("a text of characters that do not exist")
     return array
