@@ -35,6 +35,7 @@ VALIDATION_SHARE="${VALIDATION_SHARE:-0.1}"                           # of the t
 TENSORBOARD="${TENSORBOARD:-true}"                                    # true: scalars and similarity maps below $SAVED_NETWORK_PATH/tensorboard
 IMAGE_CACHE="${IMAGE_CACHE:-memory}"                                  # decoded crops: memory, or disk (shared by all processes and later trainings)
 SEED="${SEED:-0}"
+DETERMINISTIC="${DETERMINISTIC:-false}"                               # true: the same bits from the same GPU, slower; a CPU gives them anyway
 RESUME="${RESUME:-true}"                                              # false: start an unfinished training again
 OVERWRITE="${OVERWRITE:-false}"                                       # true: train again where a checkpoint exists
 WORKERS="${WORKERS:-auto}"                                            # decoding processes beside the training
@@ -56,7 +57,7 @@ arguments=(--raw "$PATH_PASCAL3DP" --prepared "$PATH_CACHE_TRAINING_SET" --save-
     --batch-size "$BATCH_SIZE" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"
     --weight-clutter "$WEIGHT_CLUTTER" --num-clutter-image "$NUM_CLUTTER_IMAGE" --num-clutter-group "$NUM_CLUTTER_GROUP"
     --validate-every "$VALIDATE_EVERY" --validation-share "$VALIDATION_SHARE" --tensorboard "$TENSORBOARD"
-    --image-cache "$IMAGE_CACHE" --seed "$SEED" --resume "$RESUME" --overwrite "$OVERWRITE" --workers "$WORKERS")
+    --image-cache "$IMAGE_CACHE" --seed "$SEED" --deterministic "$DETERMINISTIC" --resume "$RESUME" --overwrite "$OVERWRITE" --workers "$WORKERS")
 
 if [ "$PARALLEL" = dp ] || [ -n "${TORCHELASTIC_RUN_ID-}" ]; then # the latter: your torchrun has started this script
     code train "${arguments[@]}"

@@ -12,12 +12,15 @@ from pathlib import Path
 
 from nemo import cli
 from nemo.cameras import camera_centre
-from nemo.files import atomic_path, write_text
+from nemo.files import atomic_path, lock, remove_parts, write_text
 from nemo.layout import PreparedSet, RawPascal3D
 from nemo.meshes import Mesh, read_off
 from nemo.records import VertexAnnotation, load_annotation, load_npz, save_annotation
+from nemo.resources import require_disk
 from nemo.settings import MESH_DIMENSIONS
 from nemo.visibility import facing_weights, uncovered_vertices, vertices_in_crop
+
+BYTES_PER_VERTEX = 40  # of an annotation: position, visibility, weight
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,9 @@ def prepared_names(prepared: PreparedSet, subset: str) -> list[str]:
 def annotate_category(job: Job, pool: ProcessPoolExecutor) -> tuple[int, int]:
     """Annotate one category; returns (images, of them new)."""
     names = prepared_names(job.prepared, job.subset)
-    new = list(
-        cli.progress(
-            pool.map(partial(annotate_image, job), names, chunksize=16),
-            f"{job.subset} vertices {job.mesh_d}",
-            total=len(names),
-        )
-    )
+    require_disk(job.prepared.root, len(names) * BYTES_PER_VERTEX * max(len(mesh.vertices) for mesh in job.meshes),
+                 f"the vertex annotations of {job.subset}", "make space")  # fmt: skip
+    new = cli.in_pool(pool, partial(annotate_image, job), names, f"{job.subset} vertices {job.mesh_d}")
     write_vertex_lists(job.prepared, job.mesh_d, job.subset, set(names))
     return len(names), sum(new)
 
@@ -109,7 +108,7 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the prepared set")
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, required=True)
     parser.add_argument("--clean", type=Path, help="the clean test set, when --prepared is the occluded one")
-    parser.add_argument("--level", default="", help="occlusion level; with --clean")
+    parser.add_argument("--level", type=cli.level, default="", help="occlusion level; with --clean")
     parser.add_argument("--occluded-visibility", choices=("clean", "subtract"), default="clean",
                         help="clean: as if there were no occluder (reference); subtract: what it covers is hidden")  # fmt: skip
     parser.add_argument("--overwrite", type=cli.boolean, default=False, help="delete what is there of these categories first")
@@ -117,19 +116,20 @@ def main() -> None:
     cli.add_categories(parser)
     args = parser.parse_args()
     prepared = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run prepare_images.py first"))
-    images = new = 0
-    with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
+    linked, images, new = args.clean is not None and args.occluded_visibility == "clean", 0, 0
+    with cli.worker_pool(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
-            if args.clean is not None and args.occluded_visibility == "clean":
-                images += link_occluded(PreparedSet(args.clean), prepared, args.mesh_d, category, args.level)
-                continue
-            meshes = tuple(read_off(path) for path in RawPascal3D(args.raw).cuboids(args.mesh_d, category))
-            job = Job(prepared, args.mesh_d, category + args.level, meshes, subtract=args.clean is not None)
-            if args.overwrite:
-                shutil.rmtree(prepared.vertex_annotation(args.mesh_d, job.subset, "x").parent, ignore_errors=True)
-            done = annotate_category(job, pool)
-            images, new = images + done[0], new + done[1]
-    linked = args.clean is not None and args.occluded_visibility == "clean"
+            subset, folder = category + args.level, prepared.vertex_annotation(args.mesh_d, category + args.level, "x").parent
+            with lock(args.prepared, f"annotate-{args.mesh_d}-{subset}", f"the vertices of {subset}"):
+                remove_parts(folder)
+                if linked:
+                    images += link_occluded(PreparedSet(args.clean), prepared, args.mesh_d, category, args.level)
+                    continue
+                meshes = tuple(read_off(path) for path in RawPascal3D(args.raw).cuboids(args.mesh_d, category))
+                if args.overwrite:
+                    shutil.rmtree(folder, ignore_errors=True)
+                done = annotate_category(Job(prepared, args.mesh_d, subset, meshes, subtract=args.clean is not None), pool)
+                images, new = images + done[0], new + done[1]
     verb = "linked to the clean set" if linked else f"annotated, {new:,} of them now"
     print(f"{args.mesh_d}{' ' + args.level if args.level else ''}: vertices of {cli.count(images, 'image')} {verb}")
 

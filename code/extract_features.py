@@ -12,9 +12,12 @@ from tqdm import tqdm
 
 from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
+from nemo.files import lock, remove_parts
 from nemo.inference import Model, load_model, names_by_mesh, read_batches
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import FeatureSet, load_npz, record_seconds, save_features
+from nemo.resources import require_disk, require_memory
+from nemo.settings import FEATURE_CHANNELS
 
 
 def extract(
@@ -67,8 +70,13 @@ def main() -> None:
         if target.is_file() and json.loads(str(load_npz(target, ["config"], only=("config",))["config"])) == wanted:
             continue
         workers = decoding_workers(args.workers, device)
-        features, failures = extract(model, prepared, names, args.level, args.batch_size, workers)
-        save_features(target, features)
+        needed = 4 * FEATURE_CHANNELS * model.map_hw[0] * model.map_hw[1] * sum(map(len, names.values()))
+        require_disk(target.parent, needed, f"the feature maps of {category}", "make space, or set SAVE_FEATURES=false")
+        require_memory(2 * needed, f"writing the feature maps of {category}", "set SAVE_FEATURES=false, inference does not need them")
+        with lock(target.parent, target.stem, f"the feature maps of {category}"):
+            remove_parts(target.parent, target.name)
+            features, failures = extract(model, prepared, names, args.level, args.batch_size, workers)
+            save_features(target, features)
         timing = experiment.timing("extract_features", category + args.level)
         record_seconds(timing, monotonic() - started, len(features.maps), "images")
         images, failed = images + len(features.maps), failed + len(failures)

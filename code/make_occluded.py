@@ -7,18 +7,16 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nemo import cli
 from nemo.cameras import points_in_camera, project
-from nemo.files import write_text
+from nemo.files import lock, read_picture, write_text
 from nemo.kernels_numba import rasterize
 from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
 from nemo.meshes import Mesh, read_off
@@ -62,8 +60,7 @@ def silhouette(record: Record, mesh: Mesh) -> NDArray[np.uint8]:
 
 def read_cutout(path: Path) -> NDArray[np.uint8]:
     """An occluder [h, w, 4]: RGBA as it is, anything else opaque."""
-    with Image.open(path) as image:
-        return np.array(image.convert("RGBA"))
+    return read_picture(path, "RGBA")
 
 
 def occlude_image(job: Job, name: str) -> str:
@@ -73,11 +70,10 @@ def occlude_image(job: Job, name: str) -> str:
     source = job.raw.image(job.category, name)
     try:
         record = read_record(job.raw.annotation(job.category, name), job.category, job.rules)
-        with Image.open(source) as opened:
-            image = np.array(opened.convert("RGB"))
+        image = read_picture(source, "RGB")
     except UnusableRecord as error:
         return error.reason
-    except OSError:
+    except (FileNotFoundError, ValueError):
         return "no readable image or annotation"
     if not 1 <= record.cad_index <= len(job.meshes):
         return "no such CAD model"
@@ -101,9 +97,8 @@ def occlude_prepared(job: Job, name: str) -> str:
     if not 1 <= annotation.cad_index <= len(job.meshes):
         return "no such CAD model"
     try:
-        with Image.open(clean.image(job.category, name)) as opened:
-            image = np.array(opened.convert("RGB"))
-    except OSError:
+        image = read_picture(clean.image(job.category, name), "RGB")
+    except (FileNotFoundError, ValueError):
         return "no readable image or annotation"
     try:
         result = job.occluded_image(name, image, crop_silhouette(annotation, job.meshes[annotation.cad_index - 1]))
@@ -190,7 +185,7 @@ def main() -> None:
     if args.prepared is not None:
         sets = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")), PreparedSet(args.out)
     counts: Counter = Counter()
-    with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
+    with lock(args.out, "make-occluded", "occluded images"), cli.worker_pool(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             meshes = tuple(read_off(path) for path in raw.cads(category))
             if args.prepared is None:
@@ -201,8 +196,7 @@ def main() -> None:
             for level in args.levels:
                 job = Job(raw, occluded, category, level, args.seed, meshes, occluders, rules, sets)
                 check_source(job)
-                outcomes = pool.map(partial(work, job), names, chunksize=4)
-                counts.update(cli.progress(outcomes, f"{category}{level}", total=len(names)))
+                counts.update(cli.in_pool(pool, partial(work, job), names, f"{category}{level}"))
                 if sets is not None:
                     write_prepared_lists(job)
             if sets is None:

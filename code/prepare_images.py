@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nemo import cli
 from nemo.boxes import CropGeometry, crop_geometry, crop_image
-from nemo.files import atomic_path, write_text
+from nemo.files import lock, read_picture, remove_parts, write_bytes, write_text
 from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
 from nemo.pascal3d import Record, Split, UnusableRecord, read_record, read_split, record_rules
 from nemo.records import Annotation, load_npz, save_annotation
+from nemo.resources import require_disk
 from nemo.settings import category as category_settings
 
+BYTES_PER_PIXEL = {"paper": 0.15, "exact": 0.3}  # of a JPEG crop of these qualities; photographs gave 0.24 for exact
+BYTES_PER_ANNOTATION = 8192
+BYTES_PER_MASK = 250_000  # of an occluder mask, which is stored in the size of its image
 JPEG_QUALITY = {"paper": 75, "exact": 95}  # 75 is what the official checkpoints were trained on
 
 
@@ -66,15 +72,17 @@ def prepare_image(job: Job, name: str) -> Outcome:
     """Crop one image and write its annotation."""
     image_path, annotation_path = job.prepared.image(job.subset, name), job.prepared.annotation(job.subset, name)
     if image_path.is_file() and annotation_path.is_file():
-        stored = load_npz(annotation_path, ["cad_index"], only=("cad_index", "objects"))
-        return Outcome(name, "kept", int(stored["cad_index"]), int(stored.get("objects", 1)))
+        with suppress(ValueError):  # one that something else has broken is made again
+            stored = load_npz(annotation_path, ["cad_index"], only=("cad_index", "objects"))
+            return Outcome(name, "kept", int(stored["cad_index"]), int(stored.get("objects", 1)))
     annotation_path.unlink(missing_ok=True)  # of another crop; so that a kill below leaves nothing that looks finished
     try:
         crop, annotation = cropped(job, name)
     except UnusableRecord as error:
         return Outcome(name, error.reason)
-    with atomic_path(image_path) as temporary:
-        Image.fromarray(crop).save(temporary, "JPEG", quality=JPEG_QUALITY[job.geometry])
+    jpeg = io.BytesIO()
+    Image.fromarray(crop).save(jpeg, "JPEG", quality=JPEG_QUALITY[job.geometry])
+    write_bytes(image_path, jpeg.getvalue())
     save_annotation(annotation_path, annotation)
     return Outcome(name, "new", annotation.cad_index, annotation.objects or 1)
 
@@ -91,8 +99,8 @@ def cropped(job: Job, name: str) -> tuple[NDArray[np.uint8], Annotation]:
     if not 1 <= record.cad_index <= job.cads:
         raise UnusableRecord("no such CAD model", f"{name} has cad_index {record.cad_index} of {job.cads}")
     try:
-        image = read_image(source)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        image = read_picture(source)
+    except ValueError as error:
         raise UnusableRecord("unreadable image", f"{source} ({error})") from error
     if image.shape[:2] != record.image_hw:
         raise UnusableRecord("image and annotation differ in size", f"{source} is {image.shape[:2]}, not {record.image_hw}")
@@ -103,14 +111,8 @@ def cropped(job: Job, name: str) -> tuple[NDArray[np.uint8], Annotation]:
             record.bbox_xyxy, record.principal_xy, record.distance,
         )  # fmt: skip
         return crop_image(image, geometry), annotation_of(record, geometry, mask)
-    except ValueError as error:
+    except (ValueError, Image.DecompressionBombError, OverflowError) as error:
         raise UnusableRecord("no crop at that distance", f"{name}: {error}") from error
-
-
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode to [h, w, 3], or [h, w] when it is grey; CMYK, palette and alpha become RGB."""
-    with Image.open(path) as image:
-        return np.array(image if image.mode in ("RGB", "L") else image.convert("RGB"))
 
 
 def _occluder_mask(job: Job, name: str, record: Record) -> NDArray[np.bool_] | None:
@@ -172,11 +174,20 @@ def prepare_category(job: Job, split: Split, pool: ProcessPoolExecutor) -> list[
         present = set(job.occluded.names(job.category, job.level))
         names = [name for name in names if name in present]
     _check_source(job, split)
-    outcomes = list(cli.progress(pool.map(partial(prepare_image, job), names, chunksize=4), job.subset, total=len(names)))
+    room = disk_for_crops(job, sum(not job.prepared.annotation(job.subset, name).is_file() for name in names))
+    require_disk(job.prepared.root, room, f"the crops of {job.subset}", "make space, or set DATAROOT to another disk")
+    outcomes = cli.in_pool(pool, partial(prepare_image, job), names, job.subset)
     _write_lists(job, split, {outcome.name: outcome.cad_index for outcome in outcomes if outcome.usable})
     skipped = sorted(f"{outcome.name}: {outcome.what}" for outcome in outcomes if not outcome.usable)
     write_text(job.prepared.skipped(job.subset), "".join(line + "\n" for line in skipped))
     return outcomes
+
+
+def disk_for_crops(job: Job, images: int) -> int:
+    """Bytes that crops and annotations of so many images take: measured on photographs, and rounded up."""
+    height, width = category_settings(job.category).crop_hw
+    mask = 0 if job.occluded is None else BYTES_PER_MASK
+    return images * (int(BYTES_PER_PIXEL[job.geometry] * height * width) + BYTES_PER_ANNOTATION + mask)
 
 
 def _check_source(job: Job, split: Split) -> None:
@@ -210,7 +221,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the prepared set")
     parser.add_argument("--split", choices=("train", "val"), required=True)
     parser.add_argument("--occluded", type=Path, help="OccludedPASCAL3D; with --level")
-    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    parser.add_argument("--level", type=cli.level, default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--geometry", choices=("paper", "exact"), default="paper")
     parser.add_argument("--parts", type=cli.words, default=("imagenet",), help="of PASCAL3D+: imagenet, pascal or both")
     parser.add_argument("--record-rules", choices=("auto", "strict", "reference"), default="auto", help="see pascal3d.read_record")
@@ -225,15 +236,18 @@ def main() -> None:
     raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"), args.parts)
     occluded = RawOccluded(cli.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")) if args.occluded else None
     outcomes: list[Outcome] = []
-    with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
+    with cli.worker_pool(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
-            if args.overwrite:
-                PreparedSet(args.out).remove(category + args.level)
             split = read_split(raw, category, args.split)
             rules = record_rules(args.record_rules, split)
             cads = len(raw.cads(category))
             job = Job(raw, PreparedSet(args.out), category, args.geometry, cads, args.level, occluded, rules)
-            outcomes += prepare_category(job, split, pool)
+            with lock(args.out, f"prepare-{job.subset}", f"the crops of {job.subset}"):
+                if args.overwrite:
+                    job.prepared.remove(job.subset)
+                for folder in (job.prepared.image(job.subset, "x").parent, job.prepared.annotation(job.subset, "x").parent):
+                    remove_parts(folder)
+                outcomes += prepare_category(job, split, pool)
     print(closing_line(args, outcomes))
     if not any(outcome.usable for outcome in outcomes):
         raise ValueError("no image could be prepared")

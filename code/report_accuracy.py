@@ -18,6 +18,7 @@ from nemo.tables import (
     error_list,
     is_full_test_set,
     markdown,
+    missing_list,
     notes_of,
     published_rows,
     reference_format,
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, help="the set that was solved, if not the clean one")
     parser.add_argument("--train", type=Path, help="training set: adds the two baselines that know only its poses")
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single")
-    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    parser.add_argument("--level", type=cli.level, default="", help="occlusion level such as FGL1_BGL1")
     cli.add_azimuths(parser)
     cli.add_categories(parser)
     args = parser.parse_args()
@@ -52,12 +53,15 @@ def main() -> None:
     if args.train is not None:
         lines += baseline_rows(rows, clean, PreparedSet(args.train, args.azimuths.pattern))
     folder = experiment.accuracy_folder(args.level)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([[cell.strip() for cell in line] for line in lines])
+    text, partial = io.StringIO(), [note for note in notes if note.startswith("PARTIAL")]
+    rows_of_csv = [[cell.strip() for cell in line] for line in lines] + [note.split(": ", 1) for note in partial]
+    csv.writer(text, lineterminator="\n").writerows(rows_of_csv)
     write_text(folder / "table.csv", text.getvalue())
-    write_text(folder / "table.md", markdown(lines, f"Accuracy, {args.mesh_d} cuboid, {args.level or 'unoccluded'}", notes))
+    title = f"{'PARTIAL: ' if partial else ''}Accuracy, {args.mesh_d} cuboid, {args.level or 'unoccluded'}"
+    write_text(folder / "table.md", markdown(lines, title, notes))
+    write_text(folder / "missing.csv", missing_list(rows))
     write_text(folder / "errors.csv", error_list(rows))
-    print(reference_format(lines))
+    print("\n".join([reference_format(lines), *partial]))
     for note in notes:
         if note.startswith("PARTIAL") or "not finite" in note:
             print(note, file=sys.stderr)

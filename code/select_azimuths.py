@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prepared", type=Path, required=True, help="folder of a set with vertex annotations")
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, required=True)
-    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    parser.add_argument("--level", type=cli.level, default="", help="occlusion level such as FGL1_BGL1")
     cli.add_azimuths(parser)
     cli.add_categories(parser)
     args = parser.parse_args()

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
+from nemo.files import lock, remove_parts
 from nemo.inference import Run, load_model, names_by_mesh
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import load_features, record_seconds
@@ -57,13 +58,19 @@ def solve_category(run: Run) -> tuple[int, int, int]:
     return len(run.rows), before, len(run.failures)
 
 
-def note_time(args: argparse.Namespace, category: str, seconds: float, solved: int, before: int) -> None:
-    """Record how long the images took that were solved now; parallel runs of one category have a time each."""
-    if solved > before:
-        number, shards = args.shard
-        subset = f"{category}{args.level}" + (f"_share{number + 1}of{shards}" if shards > 1 else "")
-        timing = Experiment(args.exp, args.mesh_d, args.azimuths).timing("solve_poses", subset)
-        record_seconds(timing, seconds, solved - before, "images", resumed=before > 0)
+def solve_locked(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device, renderer: str) -> tuple[int, int, int]:
+    """Solve one category while no other run writes the poses of the same shard, and note how long it took."""
+    experiment, started = Experiment(args.exp, args.mesh_d, args.azimuths), monotonic()
+    target, (number, of) = experiment.poses(category, args.level), args.shard
+    with lock(target.parent, f"{target.stem}.{number}-of-{of}", f"the poses of {target.stem}"):
+        run = make_run(args, category, config, device, renderer)
+        for name in (run.partial.name, *((target.name, target.with_suffix(".csv").name) if of == 1 else ())):
+            remove_parts(target.parent, name)
+        solved, before, failed = solve_category(run)
+        if solved > before:  # parallel runs of one category have a time each
+            timing = experiment.timing("solve_poses", target.stem + (f"_share{number + 1}of{of}" if of > 1 else ""))
+            record_seconds(timing, monotonic() - started, solved - before, "images", resumed=before > 0)
+        return solved, before, failed
 
 
 def main() -> None:
@@ -90,11 +97,7 @@ def main() -> None:
         solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate,
         six_d=args.six_d, subtype=args.subtype, seed=args.seed,
     )  # fmt: skip
-    counts = []
-    for category in args.categories:
-        started = monotonic()
-        counts.append(solve_category(make_run(args, category, config, device, renderer)))
-        note_time(args, category, monotonic() - started, *counts[-1][:2])
+    counts = [solve_locked(args, category, config, device, renderer) for category in args.categories]
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
           f"({known:,} of them from earlier runs, {failed} could not be read) by {renderer} on {device}, "

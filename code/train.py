@@ -11,16 +11,20 @@ from time import monotonic
 import torch
 
 from nemo import cli
-from nemo.backbone import BACKBONES
+from nemo.backbone import BACKBONES, FeatureNet
 from nemo.checkpoints import load_checkpoint
-from nemo.dataset import CACHES, TrainingImages
-from nemo.devices import Placement, decoding_workers, gpus_of, place, place_process
+from nemo.dataset import CACHES, TrainingImages, map_size
+from nemo.devices import Placement, compute_the_same_bits, decoding_workers, gpus_of, place, place_process
 from nemo.distributed import Group, process_group
+from nemo.files import lock, remove_parts
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path, read_list
 from nemo.meshes import read_off
 from nemo.records import record_seconds
-from nemo.settings import FIXED_RECIPE, MESH_DIMENSIONS, TrainConfig
+from nemo.resources import require_disk, require_memory, require_shared_memory
+from nemo.settings import FEATURE_STRIDE, FIXED_RECIPE, MESH_DIMENSIONS, TrainConfig
 from nemo.training import Trainer, Validation, hold_out
+
+FILES_OF_WEIGHTS = 9  # weights, gradients and Adam's two moments of a state, twice while it is replaced, and a checkpoint
 
 
 def settings_of(args: argparse.Namespace, category: str) -> TrainConfig:
@@ -67,6 +71,14 @@ def image_names(prepared: PreparedSet, config: TrainConfig, meshes: int) -> list
 
 def train_category(args: argparse.Namespace, category: str, placement: Placement, group: Group) -> int:
     """Train one category unless its checkpoint is there; returns the number of training images."""
+    alone = lock(args.save_dir, f"train-{category}", f"the training of {category}") if group.first else nullcontext()
+    with alone:
+        if group.first:
+            remove_parts(args.save_dir, f"*_{category}[._]*")
+        return _train_category(args, category, placement, group)
+
+
+def _train_category(args: argparse.Namespace, category: str, placement: Placement, group: Group) -> int:
     config = settings_of(args, category)
     if group.from_first(group.first and kept(args, config)):
         return 0
@@ -77,6 +89,8 @@ def train_category(args: argparse.Namespace, category: str, placement: Placement
     if config.validate_every:
         names, held = hold_out(names, config.validation_share, config.seed)
     workers = decoding_workers(args.workers, placement.network[0], group.local_size)
+    if group.first:
+        require_room(args, config, sum(map(len, names)), workers * group.local_size, prepared)
     datasets = [
         TrainingImages(prepared, group_names, mesh, config, shared=workers > 0, cache=args.image_cache)
         for group_names, mesh in zip(names, meshes, strict=True)
@@ -98,6 +112,22 @@ def train_category(args: argparse.Namespace, category: str, placement: Placement
         timing = Experiment(args.save_dir.parent, args.mesh_d).timing("train", category)
         record_seconds(timing, monotonic() - started, epochs, "epochs", resumed)
     return images
+
+
+def require_room(args: argparse.Namespace, config: TrainConfig, images: int, workers: int, prepared: PreparedSet) -> None:
+    """ValueError when the decoded crops do not fit into memory, or the files of a training not onto the disk."""
+    height, width = (side * FEATURE_STRIDE for side in map_size(config.category, config.image_scale))
+    needed, what = images * 3 * height * width, f"keeping {images:,} decoded crops of {config.category}"
+    remedy = "set IMAGE_CACHE=disk or IMAGE_SCALE=0.5"
+    if args.image_cache == "disk":
+        require_disk(prepared.decoded(config.category), needed, what, "make space, or set IMAGE_CACHE=memory")
+    elif workers:
+        require_shared_memory(needed, what, f"{remedy}, or WORKERS=0 to do without shared memory")
+    else:
+        require_memory(needed, what, remedy)
+    with torch.device("meta"):
+        weights = 4 * sum(parameter.numel() for parameter in FeatureNet(config.backbone).parameters())
+    require_disk(args.save_dir, FILES_OF_WEIGHTS * weights, f"training {config.category}", "make space, or set EXPROOT to another disk")
 
 
 def main() -> None:
@@ -124,6 +154,7 @@ def main() -> None:
     parser.add_argument("--image-cache", choices=CACHES, default="memory", help="where decoded crops are kept")
     parser.add_argument("--validate-every", type=cli.count_or_none, default=default.validate_every, help="epochs; 0: never")
     parser.add_argument("--validation-share", type=float, default=default.validation_share, help="of the training images, held out")
+    parser.add_argument("--deterministic", type=cli.boolean, default=False, help="the same bits on the same GPU, slower; a CPU always does")
     parser.add_argument("--tensorboard", type=cli.boolean, default=True, help="write scalars and pictures")
     parser.add_argument("--separate-bank", type=cli.boolean, default=False, help="bank alone on the last GPU")
     parser.add_argument("--augment", type=cli.words, default=default.augment, help="any of flip, color, occlude")
@@ -136,6 +167,8 @@ def main() -> None:
     cli.add_categories(parser)
     args = parser.parse_args()
     gpus = gpus_of(args.gpus)
+    if args.deterministic:
+        compute_the_same_bits()
     with process_group(bool(gpus)) if args.parallel == "ddp" else nullcontext(Group()) as group:
         if args.parallel == "dp":
             placement = place(gpus, args.separate_bank)

@@ -11,8 +11,8 @@ import pytest
 from conftest import ROOT
 
 ROWS = (
-    ("settings", "files"),
-    ("layout", "records", "checkpoints", "cli", "downloads", "boxes", "cameras", "meshes", "resources", "kernels_numba", "kernels_triton"),
+    ("settings", "files", "resources"),
+    ("layout", "records", "checkpoints", "cli", "downloads", "boxes", "cameras", "meshes", "kernels_numba", "kernels_triton"),
     ("visibility", "rendering", "pascal3d", "kitti", "occlusion", "backbone", "bank", "devices", "distributed", "journal", "metrics"),
     ("dataset", "pose", "drawing", "plots", "tables", "sample_models", "sample"),
     ("inference", "photographs", "report_page"),
@@ -25,7 +25,6 @@ DOORS = {
     "torchvision": {"nemo/backbone.py", "nemo/dataset.py"},
     "numba": {"nemo/kernels_numba.py"},
     "triton": {"nemo/kernels_triton.py"},
-    "filelock": {"nemo/files.py"},
     "safetensors": {"nemo/checkpoints.py"},
     "tensorboard": {"nemo/journal.py"},
 }

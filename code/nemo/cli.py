@@ -6,14 +6,22 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from nemo.files import plain_name
 from nemo.settings import ALL_AZIMUTHS, CATEGORIES, MESH_DIMENSIONS, Azimuths
 
+SECONDS_BETWEEN_LOOKS = 0.25  # of a worker process at whether its parent lives
 T = TypeVar("T")
 
 
@@ -21,8 +29,8 @@ def run_main(main: Callable[[], None]) -> None:
     """Run an entry point; what a user can cause is told in one sentence on stderr, with exit status 1."""
     try:
         main()
-    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, MemoryError) as error:
+        print(f"error: {error or 'this machine has not enough memory for it'}", file=sys.stderr)
         if os.environ.get("NEMO_TRACEBACK"):
             raise
         sys.exit(1)
@@ -43,6 +51,46 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None) 
         file=sys.stderr,
         unit=" images",
     )
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that end when the one that started them is killed."""
+    return ProcessPoolExecutor(workers, initializer=_end_with_parent, initargs=(os.getpid(),))
+
+
+def _end_with_parent(parent: int) -> None:
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def in_pool(pool: ProcessPoolExecutor, work: Callable[[str], T], names: Sequence[str], description: str) -> list[T]:
+    """[work(name) for name in names], spread over processes, with a bar.
+
+    Raises ValueError when a process dies, with the names that were being worked on.
+    """
+    with tempfile.TemporaryDirectory() as notes:
+        try:
+            noted = pool.map(partial(_noted, work, notes), names, chunksize=4)
+            return list(progress(noted, description, total=len(names)))
+        except BrokenProcessPool as error:
+            at = sorted({note.read_text() for note in Path(notes).iterdir()} - {""})
+            raise ValueError(
+                f"a process died (killed, out of memory, or by a file that crashes the decoder) while working on "
+                f"{' or '.join(at) or 'nothing'} of {description}; finished work is kept, run the same command again to go on"
+            ) from error
+
+
+def _noted(work: Callable[[str], T], notes: str, name: str) -> T:
+    """Keeps, per process, a note of what it is at."""
+    note = Path(notes) / str(os.getpid())
+    note.write_text(name)
+    result = work(name)
+    note.write_text("")
+    return result
 
 
 def boolean(text: str) -> bool:
@@ -77,9 +125,22 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
+def names(text: str) -> tuple[str, ...]:
+    """argparse type of a list of names that become parts of paths."""
+    try:
+        return tuple(plain_name(name, "a name on the command line") for name in words(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def level(text: str) -> str:
+    """argparse type of an occlusion level, or of none: it becomes part of paths."""
+    return names(text)[0] if text else ""
+
+
 def add_categories(parser: argparse.ArgumentParser) -> None:
     """Add --categories, the 12 of PASCAL3D+ unless told."""
-    parser.add_argument("--categories", type=words, default=tuple(CATEGORIES), help="names, separated by spaces")
+    parser.add_argument("--categories", type=names, default=tuple(CATEGORIES), help="names, separated by spaces")
 
 
 def azimuths(text: str) -> Azimuths:
@@ -105,7 +166,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>")
     parser.add_argument("--load-file-name", default="saved_model_%s_last.pth", help="checkpoint; %%s stands for the category")
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single", help="one cuboid per category or per CAD model")
-    parser.add_argument("--level", default="", help="occlusion level such as FGL1_BGL1")
+    parser.add_argument("--level", type=level, default="", help="occlusion level such as FGL1_BGL1")
     parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU")
     add_azimuths(parser)
     add_categories(parser)

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as image_functional
 
 from nemo.backbone import cells_of
 from nemo.distributed import Group, share
+from nemo.files import read_picture
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh
 from nemo.records import Annotation, VertexAnnotation, load_annotation
@@ -26,14 +27,14 @@ from nemo.visibility import vertices_in_crop
 
 AUGMENTATIONS = ("flip", "color", "occlude")
 CACHES = ("memory", "disk")  # where decoded crops are kept
+MOST_WORKERS = 64  # whose whereabouts are known
 MOST_PATCHES = 3  # of `occlude`
 PATCH_SIDE = (0.15, 0.5)  # share of the visible vertices' extent, per axis
 
 
 def read_crop(path: Path, image_scale: float) -> NDArray[np.uint8]:
     """A prepared crop as RGB [H, W, 3], at full or at half resolution (averaged)."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    image = Image.fromarray(read_picture(path, "RGB"))
     if image_scale == 0.5:
         image = image.reduce(2)
     elif image_scale != 1:
@@ -100,6 +101,7 @@ class TrainingImages(Dataset):
         if "flip" in config.augment:
             mirrored = [vertices_in_crop(mirror(a), mesh) for a in annotations]
             self.mirrored_vertices = _as_tensors(mirrored, config.image_scale)
+        self.decoding = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # 1 + index of what each worker is at
         self._keep_decoded(prepared, names, cache, shared)
 
     def _keep_decoded(self, prepared: PreparedSet, names: Sequence[str], cache: str, shared: bool) -> None:
@@ -153,11 +155,13 @@ class TrainingImages(Dataset):
 
     def _image(self, index: int) -> Tensor:
         if not self.decoded[index]:
+            self.decoding[_worker()] = index + 1
             crop = torch.from_numpy(read_crop(self.paths[index], self.config.image_scale).copy()).permute(2, 0, 1)
             if crop.shape != self.images.shape[1:]:
                 raise ValueError(f"{self.paths[index]} is {tuple(crop.shape[1:])}, expected {tuple(self.images.shape[2:])}")
             self.images[index] = crop
             self.decoded[index] = True
+            self.decoding[_worker()] = 0
         return self.images[index]
 
     def _noise_cells(self, positions: Tensor, covered: Tensor | None, random: np.random.Generator) -> Tensor:
@@ -173,6 +177,28 @@ class TrainingImages(Dataset):
             free |= (cells == 1).flatten().numpy()
         candidates = np.flatnonzero(free) if free.any() else np.arange(len(free))
         return torch.from_numpy(random.choice(candidates, wanted, replace=len(candidates) < wanted))
+
+
+def _worker() -> int:
+    info = get_worker_info()
+    return 0 if info is None else info.id % MOST_WORKERS
+
+
+def batches(loader: DataLoader) -> Iterator[Sample]:
+    """The batches of a loader of TrainingImages; ValueError, naming the file, when a worker fails or dies."""
+    try:
+        yield from loader
+    except ValueError as error:
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        dataset = loader.dataset
+        at = [str(dataset.paths[index - 1]) for index in dataset.decoding.tolist() if index]
+        raise ValueError(
+            f"a decoding process died (killed, out of memory, or by a file that crashes the decoder) at {' or '.join(at) or 'no image'}; "
+            "finished work is kept, run the same command again to go on, or set WORKERS=0"
+        ) from error
 
 
 def _as_tensors(vertices: list[tuple[NDArray, NDArray]], image_scale: float) -> tuple[Tensor, Tensor]:
@@ -278,7 +304,7 @@ class TestImages(Dataset):
         try:
             crop = read_crop(self.paths[index], self.image_scale)
         except (OSError, ValueError) as error:
-            return f"{self.paths[index]}: {error}"
+            return str(error)
         if crop.shape[:2] != self.expected:
             return f"{self.paths[index]}: {crop.shape[:2]}, expected {self.expected}"
         return torch.from_numpy(crop.copy()).permute(2, 0, 1)

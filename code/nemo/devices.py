@@ -44,6 +44,16 @@ def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int
     return int(text)
 
 
+def compute_the_same_bits() -> None:
+    """From now on GPUs give the same bits for the same numbers, by slower algorithms; what has none is an error.
+
+    The CPU does so anyway. Must come before the first computation on a GPU.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where training runs: the network on `network` (replicated when there are several), bank and similarities on `bank`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from nemo.pose import Poses, choose_camera, solve
 from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
 from nemo.settings import SolveConfig
 
+T = TypeVar("T")
 SECONDS_BETWEEN_SAVES = 10.0
 ANY_MESH = 0  # stands for all meshes of a category where numbers start at 1
 POSE_COLUMNS = ("azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")
@@ -44,9 +46,14 @@ class Model:
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> unit feature maps [B, C, H/8, W/8], float32."""
-        inputs = normalise(images.to(self.device)).contiguous(memory_format=torch.channels_last)
-        return self.network.feature_map(inputs, self.checkpoint.config.bias_at_test)
+        """uint8 [B, 3, H, W] -> unit feature maps [B, C, H/8, W/8], float32; in halves where the GPU's memory is too small."""
+
+        def forward(part: slice) -> Tensor:
+            inputs = normalise(images[part].to(self.device)).contiguous(memory_format=torch.channels_last)
+            return self.network.feature_map(inputs, self.checkpoint.config.bias_at_test)
+
+        parts = in_halves(forward, len(images), "feature maps")
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def mesh(self, number: int) -> Mesh:
         """Mesh 1, 2, ... of the category."""
@@ -56,6 +63,31 @@ class Model:
         """Vertex features [V, C] and the clutter feature [C] (unit mean of the clutter bank) of a mesh."""
         vertices, clutter = self.checkpoint.banks(number)
         return vertices.to(self.device), functional.normalize(clutter.mean(0), dim=0).to(self.device)
+
+
+def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
+    """[work(all)], or its parts where a GPU's memory is too small for all: halves, quarters, ... down to single images.
+
+    Says so once per batch. Images do not influence each other, so the parts together are the whole. Raises ValueError when
+    not even one image fits.
+    """
+    todo, done, smallest = [slice(0, images)], [], images
+    while todo:
+        part = todo.pop(0)
+        size = part.stop - part.start
+        try:
+            done.append(work(part))
+            continue
+        except torch.cuda.OutOfMemoryError as error:
+            if size == 1:
+                raise ValueError(f"not even the {what} of one image fit into the GPU's memory; {error}".splitlines()[0]) from error
+        torch.cuda.empty_cache()
+        middle = part.start + size // 2
+        todo[:0] = [slice(part.start, middle), slice(middle, part.stop)]
+        if size - size // 2 < smallest:
+            smallest = size - size // 2
+            print(f"note: out of GPU memory, going on with {smallest} images at a time (BATCH_SIZE={smallest})", file=sys.stderr)
+    return done
 
 
 def load_model(path: Path, category: str, mesh_folder: Path, device: torch.device | str = "cpu") -> Model:
@@ -118,6 +150,7 @@ def run_config(model: Model, config: SolveConfig, level: str, data: str) -> dict
         "solve": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()},
         "category": trained.category, "level": level, "mesh_d": trained.mesh_d, "backbone": trained.backbone,
         "image_scale": trained.image_scale, "recipe": trained.recipe, "checkpoint": model.checkpoint.fingerprint, "data": data,
+        "training": trained.fingerprint,
         "focal_cells": camera.focal, "principal_xy_cells": list(camera.principal_xy), "map_hw": list(map_hw),
         "start_distance": distance,
     }  # fmt: skip
@@ -242,10 +275,15 @@ class Run:
         rows: dict[str, dict] = {}
         for number in [mesh] if mesh != ANY_MESH else range(1, len(self.model.checkpoint.memory) + 1):
             bank, clutter = self.model.banks(number)
-            poses: Poses = solve(self.model.mesh(number), features, bank, clutter, self.config, camera, distance, self.renderer)
+
+            def solve_part(part: slice, number: int = number, bank: Tensor = bank, clutter: Tensor = clutter) -> Poses:
+                return solve(self.model.mesh(number), features[part], bank, clutter, self.config, camera, distance, self.renderer)
+
+            parts = in_halves(solve_part, len(names), "score volumes")
+            columns = {key: np.concatenate([getattr(poses, key) for poses in parts]) for key in self.columns if key != "mesh"}
             for i, name in enumerate(names):
-                if name not in rows or poses.loss[i] < rows[name]["loss"]:
-                    rows[name] = {key: getattr(poses, key)[i] for key in self.columns if key != "mesh"} | {"mesh": number}
+                if name not in rows or columns["loss"][i] < rows[name]["loss"]:
+                    rows[name] = {key: column[i] for key, column in columns.items()} | {"mesh": number}
         self.rows |= rows
 
 
@@ -260,5 +298,17 @@ def read_batches(
     borders = np.cumsum([0] + [len(names) for _, names in todo])
     batches = [list(range(a, b)) for a, b in zip(borders[:-1], borders[1:], strict=True)]
     loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=list)
-    for (mesh, names), images in zip(todo, loader, strict=True):
-        yield mesh, names, images
+    handed = 0
+    try:
+        for (mesh, names), images in zip(todo, loader, strict=True):
+            handed += 1
+            yield mesh, names, images
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        ahead = todo[handed : handed + 2 * workers]
+        raise ValueError(
+            "a decoding process died (killed, out of memory, or by a file that crashes the decoder) among the "
+            f"{sum(len(names) for _, names in ahead)} images from {prepared.image(subset, ahead[0][1][0])} on; "
+            "finished work is kept, run the same command again to go on"
+        ) from error

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from nemo.files import plain_name, read_text
 from nemo.settings import ALL_AZIMUTHS, Azimuths
 
 
@@ -205,6 +206,9 @@ def checkpoint_path(folder: Path, file_name: str, category: str) -> Path:
 
 
 def read_list(path: Path) -> list[str]:
-    """Image names of a list file, one per line, `.JPEG` taken off, blank lines dropped."""
-    names = [line.strip() for line in Path(path).read_text().splitlines()]
-    return [n.removesuffix(".JPEG") for n in names if n]
+    """Image names of a list file, one per line, `.JPEG` taken off, blank lines dropped.
+
+    Raises ValueError, naming the file, when a line is not a plain name: names become parts of paths.
+    """
+    names = [line.strip().removesuffix(".JPEG") for line in read_text(path).splitlines()]
+    return [plain_name(name, path) for name in names if name]

@@ -12,7 +12,7 @@ from nemo.files import atomic_path
 from nemo.settings import PUBLISHED_CUBOIDS, CuboidConfig
 
 COVERED = 0.99  # share of the CAD vertices inside the cuboid, per axis (reference)
-MAX_OFF_ENTRIES = 50_000_000
+MAX_OFF_BYTES = 32 * 2**20  # the largest CAD model of PASCAL3D+ has some 9 MB
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ def read_off(path: Path) -> Mesh:
     Raises ValueError, naming the file and the line, when the file is not a mesh.
     """
     path = Path(path)
+    if path.stat().st_size > MAX_OFF_BYTES:
+        raise ValueError(f"{path}: {path.stat().st_size:,} bytes is too large for a mesh, at most {MAX_OFF_BYTES:,} are read")
     tokens = " ".join(line.split("#", 1)[0] for line in path.read_text(errors="replace").splitlines()).split()
     if not tokens or not tokens[0].upper().startswith("OFF"):
         raise ValueError(f"{path}: not an OFF file (its first word is {tokens[0][:20] if tokens else 'missing'!r})")
@@ -47,7 +49,7 @@ def read_off(path: Path) -> Mesh:
     except (ValueError, IndexError):
         raise ValueError(f"{path}: the counts after OFF are not numbers") from None
     values = tokens[3:]
-    if min(n_vertices, n_faces) < 0 or 3 * n_vertices + 4 * n_faces > len(values):
+    if n_vertices < 1 or n_faces < 0 or 3 * n_vertices + 4 * n_faces > len(values):
         raise ValueError(f"{path}: says {n_vertices} vertices and {n_faces} faces but has only {len(values)} numbers")
     try:
         vertices = np.array(values[: 3 * n_vertices], dtype=np.float64).reshape(n_vertices, 3)
@@ -74,7 +76,7 @@ def _triangles(values: NDArray, n_vertices: int, n_faces: int, path: Path) -> ND
             fans.extend((ring[0], ring[i], ring[i + 1]) for i in range(1, len(ring) - 1))
             at += 1 + int(values[at])
         faces = np.array(fans)
-    if not ((faces >= 0) & (faces < n_vertices)).all():
+    if not ((faces >= 0) & (faces < n_vertices) & (faces == np.floor(faces))).all():
         raise ValueError(f"{path}: a face names a vertex that does not exist")
     return faces.astype(np.int32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from nemo.files import atomic_path, write_text
+from nemo.files import atomic_path, write_bytes, write_text
 from nemo.layout import RawOccluded
 from nemo.settings import BACKGROUND_RATIO, FOREGROUND_RATIO
 
@@ -94,8 +95,9 @@ def occlude(
 
 def write_image(path: Path, image: NDArray) -> None:
     """Write uint8 [H, W, 3] as JPEG, whole or not at all."""
-    with atomic_path(path) as temporary:
-        Image.fromarray(image).save(temporary, "JPEG", quality=JPEG_QUALITY)
+    jpeg = io.BytesIO()
+    Image.fromarray(image).save(jpeg, "JPEG", quality=JPEG_QUALITY)
+    write_bytes(path, jpeg.getvalue())
 
 
 def write_occluded(

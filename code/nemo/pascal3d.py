@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import pickletools
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +14,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
+from nemo.files import plain_name
 from nemo.layout import RawPascal3D, read_list
 from nemo.settings import category as category_settings
 
-MAX_SUBSET_BYTES = 64 * 2**20
+MAX_SUBSET_BYTES = 16 * 2**20
+MAX_NAMES = 1_000_000  # of a subset pickle, in all of its lists
+LIST_OPCODES = {  # what pickles of lists of strings consist of, in all protocols
+    "PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "GET",
+    "BINGET", "LONG_BINGET", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "STRING", "BINSTRING", "SHORT_BINSTRING",
+}  # fmt: skip
+
+MAX_MAT_BYTES = 64 * 2**20  # of an annotation, on disk and decompressed; real ones have some 10 kB
+MAX_MAT_DEPTH = 16  # of records in records; the reader in SciPy would overflow the stack
+MAX_BLANKS = 4096  # of a text without content
+MAX_NUMBER = 1e7  # an annotation's numbers are degrees, pixels and distances
+MAT_COMPRESSED, MAT_MATRIX = 15, 14
+MAT_INT8, MAT_INT32, MAT_UINT32 = 1, 5, 6
+MAT_DATA, MAT_TEXT = (1, 2, 3, 4, 5, 6, 7, 9, 12, 13), (16, 17, 18)  # SciPy has nothing for other kinds of data, and crashes
+MAT_CELL, MAT_STRUCT, MAT_CHAR, MAT_NUMBERS = 1, 2, 4, range(6, 16)
 
 
 class UnusableRecord(ValueError):
@@ -62,13 +79,15 @@ def read_record(path: Path, category: str, rules: str = "strict") -> Record:
     if not path.is_file():
         raise FileNotFoundError(f"annotation not found: {path}")
     try:
-        record = loadmat(path)["record"]
+        content = path.read_bytes() if path.stat().st_size <= MAX_MAT_BYTES else b""
+        check_mat(content)
+        record = loadmat(io.BytesIO(content))["record"]
         objects = record["objects"][0, 0].reshape(-1)
         width, height = (int(v) for v in np.asarray(record["imgsize"][0, 0]).reshape(-1)[:2])
         classes = [str(found["class"].reshape(-1)[0]) for found in objects] if rules == "strict" else []
-    except _UNREADABLE as error:
-        raise UnusableRecord("unreadable annotation", f"{path} ({error})") from error
-    if min(width, height) <= 0:
+    except Exception as error:  # on broken bytes SciPy raises nearly anything
+        raise UnusableRecord("unreadable annotation", f"{path} ({type(error).__name__}: {error})") from error
+    if not 0 < min(width, height) <= max(width, height) <= MAX_NUMBER:
         raise UnusableRecord("no image size", f"{path} says {width} x {height}")
     if rules == "reference":
         candidates = list(objects[:1])
@@ -85,9 +104,80 @@ def read_record(path: Path, category: str, rules: str = "strict") -> Record:
     raise problems[0]
 
 
-_UNREADABLE = (
-    KeyError, IndexError, ValueError, TypeError, OSError, OverflowError, AttributeError, MatReadError, NotImplementedError, zlib.error,
-)  # fmt: skip
+def check_mat(content: bytes) -> None:
+    """Check that a MATLAB 5 file is what it claims, before SciPy allocates what it claims.
+
+    Every element must fill exactly the place that it says it takes, arrays must hold as many items as their sizes say,
+    and records may lie in records to MAX_MAT_DEPTH. Raises ValueError.
+    """
+    if len(content) < 136 or content[126:128] not in (b"IM", b"MI"):
+        raise ValueError(f"not a MATLAB 5 file, or larger than {MAX_MAT_BYTES:,} bytes")
+    order, at, room = "<" if content[126:128] == b"IM" else ">", 128, MAX_MAT_BYTES
+    while at < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, at)
+        body = content[at + 8 : at + 8 + size]
+        if len(body) != size or kind not in (MAT_COMPRESSED, MAT_MATRIX):
+            raise ValueError(f"element of kind {kind} with {size} bytes at byte {at} of {len(content)}")
+        if kind == MAT_COMPRESSED:
+            unpacked = zlib.decompressobj().decompress(body, room)
+            room -= len(unpacked)
+            if room <= 0:
+                raise ValueError(f"decompresses to more than {MAX_MAT_BYTES:,} bytes")
+            (kind, body), *rest = _mat_elements(unpacked, order)
+            if kind != MAT_MATRIX or rest:
+                raise ValueError("a compressed element is not one array")
+        _check_mat_array(body, order, 0)
+        at += 8 + size
+
+
+def _mat_elements(content: bytes, order: str) -> list[tuple[int, bytes]]:
+    """The (kind, bytes) that follow each other and fill `content`."""
+    found, at = [], 0
+    while at < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, at)
+        start, step = at + 8, 8 + size + -size % 8
+        if kind >> 16:  # up to four bytes in the tag itself
+            kind, size, start, step = kind & 0xFFFF, kind >> 16, at + 4, 8
+        if start + size > len(content) or (step == 8 and size > 4):
+            raise ValueError(f"an element of {size} bytes does not fit where it stands")
+        found.append((kind, content[start : start + size]))
+        at += step
+    return found
+
+
+def _check_mat_array(content: bytes, order: str, depth: int) -> None:
+    if not content:
+        return  # an empty array, as MATLAB writes it inside of records
+    if depth > MAX_MAT_DEPTH:
+        raise ValueError(f"records in records, more than {MAX_MAT_DEPTH} deep")
+    (flags_kind, flags), (sizes_kind, sizes), (name_kind, _), *parts = _mat_elements(content, order)
+    if flags_kind != MAT_UINT32 or len(flags) != 8 or sizes_kind not in (MAT_INT32, MAT_UINT32) or name_kind not in (MAT_INT8, *MAT_TEXT):
+        raise ValueError("an array without flags, size and name")
+    flag_bits = struct.unpack_from(f"{order}I", flags)[0]
+    kind, is_complex = flag_bits & 0xFF, bool(flag_bits & 0x800)
+    dimensions = struct.unpack(f"{order}{len(sizes) // 4}i", sizes)
+    if not 2 <= len(dimensions) <= 8 or min(dimensions) < 0:
+        raise ValueError(f"an array of size {dimensions}")
+    items, held = math.prod(dimensions), [part for _, part in parts]
+    if kind == MAT_STRUCT:
+        (length,) = struct.unpack(f"{order}i", held[0])
+        if length <= 0 or len(held[1]) % length or [part_kind for part_kind, _ in parts[:2]] != [MAT_INT32, MAT_INT8]:
+            raise ValueError("a record's field names are broken")
+        items, held, parts = items * (len(held[1]) // length), held[2:], parts[2:]
+    if kind in (MAT_CELL, MAT_STRUCT):
+        if len(held) != items or any(part_kind != MAT_MATRIX for part_kind, _ in parts):
+            raise ValueError(f"an array claims {items} items and has {len(held)}")
+        for part in held:
+            _check_mat_array(part, order, depth + 1)
+    elif kind == MAT_CHAR and held == [b""] and items <= MAX_BLANKS:
+        return  # blanks, which MATLAB may leave out
+    elif kind == MAT_CHAR or kind in MAT_NUMBERS:
+        if any(part_kind not in (*MAT_DATA, *(MAT_TEXT if kind == MAT_CHAR else ())) for part_kind, _ in parts):
+            raise ValueError(f"data of kinds {[part_kind for part_kind, _ in parts]}")
+        if len(held) != 1 + is_complex or any(items > len(part) for part in held):
+            raise ValueError(f"an array claims {items} items and has {sum(map(len, held))} bytes")
+    else:
+        raise ValueError(f"an array of class {kind}, which no annotation has")
 
 
 def _record_of(path: Path, category: str, image_hw: tuple[int, int], found: np.void, objects: int, rules: str) -> Record:
@@ -96,10 +186,12 @@ def _record_of(path: Path, category: str, image_hw: tuple[int, int], found: np.v
     def number(holder: np.void, field: str) -> float:
         try:
             value = float(np.asarray(holder[field]).reshape(-1)[0])
-        except (IndexError, ValueError, TypeError, KeyError):
+        except (IndexError, ValueError, TypeError, KeyError, OverflowError):
             raise UnusableRecord(f"no {field}", f"{path} has no number there") from None
         if not np.isfinite(value):
             raise UnusableRecord(f"{field} is not finite", str(path))
+        if abs(value) > MAX_NUMBER:
+            raise UnusableRecord(f"{field} is out of range", f"{path} has {value:g}")
         return value
 
     def positive(holder: np.void, field: str) -> float:
@@ -111,9 +203,9 @@ def _record_of(path: Path, category: str, image_hw: tuple[int, int], found: np.v
     try:
         viewpoint = found["viewpoint"][0, 0]
         bbox = np.asarray(found["bbox"], dtype=np.float64).reshape(-1)
-    except (IndexError, KeyError, ValueError, TypeError) as error:
+    except (IndexError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise UnusableRecord("no fine viewpoint or box", f"{path} ({error})") from None
-    if bbox.shape != (4,) or not np.isfinite(bbox).all():
+    if bbox.shape != (4,) or not (np.abs(bbox) <= MAX_NUMBER).all():
         raise UnusableRecord("broken box", f"{path} has {bbox}")
     strict = rules == "strict"
     if strict and not (bbox[2] > bbox[0] and bbox[3] > bbox[1]):
@@ -148,7 +240,7 @@ def _keypoints(found: np.void, category: str) -> tuple[NDArray, NDArray]:
             status[i] = int(anchor["status"].reshape(-1)[0])
             if status[i] == 1:
                 points[i] = anchor["location"].reshape(-1)[:2]
-        except (IndexError, KeyError, ValueError, TypeError):
+        except (IndexError, KeyError, ValueError, TypeError, OverflowError):
             status[i] = 0
         if not np.isfinite(points[i]).all():
             points[i], status[i] = 0, 0
@@ -171,14 +263,22 @@ def read_subset_pickle(path: Path) -> list[list[str]]:
     if path.stat().st_size > MAX_SUBSET_BYTES:
         raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a list of names")
     try:
-        value = _ListsOnly(io.BytesIO(path.read_bytes())).load()
+        content = path.read_bytes()
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name not in LIST_OPCODES:
+                raise ValueError(f"it holds {opcode.name} {argument if argument is not None else ''}".rstrip())
+            if "PUT" in opcode.name and int(argument) > len(content):
+                raise ValueError("it claims more than it holds")
+        value = _ListsOnly(io.BytesIO(content)).load()
     except Exception as error:  # a broken pickle may raise nearly anything
-        raise ValueError(f"{path}: not a plain list of image names ({error})") from error
-    if not isinstance(value, list) or not all(
-        isinstance(group, list) and all(isinstance(name, str) for name in group) for group in value
-    ):
+        raise ValueError(f"{path}: not a plain list of image names ({str(error)[:200]})") from error
+    if not isinstance(value, list) or not all(isinstance(group, list) for group in value):
         raise ValueError(f"{path}: not a list of lists of image names")
-    return value
+    if sum(map(len, value)) > MAX_NAMES:
+        raise ValueError(f"{path}: not a list of image names but {sum(map(len, value)):,} entries")
+    if not all(isinstance(name, str) for group in value for name in group):
+        raise ValueError(f"{path}: not a list of lists of image names")
+    return [[plain_name(name, path) for name in group] for group in value]
 
 
 @dataclass(frozen=True)

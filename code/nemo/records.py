@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
+import re
+import sys
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,26 +16,59 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nemo.files import atomic_path, write_text
+from nemo.files import atomic_path, plain_name, write_text
+
+MAX_UNPACKED_BYTES = 2**28  # of a compressed npz file; an occluder mask of 12 megapixels has 2**24
 
 
 def load_npz(path: Path, required: Sequence[str], only: Sequence[str] | None = None) -> dict[str, NDArray]:
     """All arrays of an npz file, or those named in `only`.
 
-    Raises ValueError, naming file and key, when it is broken, pickled, or lacks a required one.
+    Raises ValueError, naming file and key, when it is broken, pickled, lacks a required one, or claims more than it
+    holds (compressed members may grow to MAX_UNPACKED_BYTES).
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"not found: {path}")
+    key, room = "", max(MAX_UNPACKED_BYTES, path.stat().st_size)
+    arrays: dict[str, NDArray] = {}
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {key: stored[key] for key in stored.files if only is None or key in only}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, NotImplementedError) as error:
-        raise ValueError(f"{path}: cannot be read as npz without pickled objects ({error})") from error
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                key = member.filename.removesuffix(".npy")
+                if only is None or key in only:
+                    room -= member.file_size
+                    arrays[key] = _read_member(archive, member, room)
+    except Exception as error:  # a broken archive may raise nearly anything
+        at = f" at {key[:60]!r}" if key else ""
+        raise ValueError(f"{path}: cannot be read as npz without pickled objects{at} ({str(error)[:200]})") from error
     missing = [key for key in required if key not in arrays]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}")
     return arrays
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -> NDArray:
+    """One array, whose header is checked before anything is allocated for it."""
+    if room < 0:
+        raise ValueError(f"unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
+    content = archive.read(member)
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version}")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read_header(file, max_header_size=10_000)
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    if dtype.kind not in "biufUS" or min(shape, default=0) < 0 or math.prod(shape) * max(dtype.itemsize, 1) > len(content):
+        raise ValueError(f"claims {dtype} {shape}, which {len(content):,} bytes cannot hold")
+    array = np.ndarray(shape, dtype, content, file.tell(), order="F" if by_columns else "C").copy(order="K")
+    if dtype.kind == "U" and array.size and dtype.itemsize:
+        codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype(f"{dtype.byteorder}u4"))
+        if codes.max() > sys.maxunicode:
+            raise ValueError("a text of characters that do not exist")
+    return array
 
 
 def save_npz(path: Path, arrays: Mapping[str, object]) -> None:
@@ -99,6 +134,7 @@ _TEXT = ("name", "geometry")
 _WHOLE = ("height", "width", "cad_index", "objects", "occluder_subtracted")
 _OPTIONAL = ("occ_mask", "objects", "occluder_subtracted")
 _SHAPES = {"box": (6,), "box_ori": (6,), "box_obj": (6,), "principal": (2,), "bbox": (4,), "crop_offset": (2,)}
+_RANKS = dict.fromkeys(_SHAPES, 1) | {"cropped_kp_list": 2, "visible": 1, "kp_weights": 1, "occ_mask": 2}
 
 
 def save_annotation(path: Path, annotation: Annotation) -> None:
@@ -114,16 +150,25 @@ def load_annotation(path: Path, kind: type[Annotation] = Annotation) -> Annotati
     values: dict[str, object] = {}
     for name in names:
         value = arrays.get(name)
-        if value is None:
-            continue
-        if name in _SHAPES and value.shape != _SHAPES[name]:
-            raise ValueError(f"{path}: {name} has shape {value.shape}, expected {_SHAPES[name]}")
-        if value.ndim == 0:
-            value = str(value) if name in _TEXT else int(value) if name in _WHOLE else float(value)
-            if isinstance(value, float) and not np.isfinite(value):
-                raise ValueError(f"{path}: {name} is not finite")
-        values[name] = value
+        if value is not None:
+            values[name] = _annotation_value(path, name, value)
+    if values["cropped_kp_list"].shape != (*values["visible"].shape, 2):
+        raise ValueError(f"{path}: cropped_kp_list has shape {values['cropped_kp_list'].shape} but visible {values['visible'].shape}")
     return kind(**values)
+
+
+def _annotation_value(path: Path, name: str, value: NDArray) -> object:
+    kinds = "US" if name in _TEXT else "biuf"
+    if value.dtype.kind not in kinds:
+        raise ValueError(f"{path}: {name} is of type {value.dtype}")
+    rank, expected = _RANKS.get(name, 0), _SHAPES.get(name)
+    if value.ndim != rank or (expected and value.shape != expected):
+        raise ValueError(f"{path}: {name} has shape {value.shape}, expected {expected or f'{rank} axes'}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ValueError(f"{path}: {name} is not finite")
+    if rank:
+        return value
+    return str(value) if name in _TEXT else int(value) if name in _WHOLE else float(value)
 
 
 @dataclass(frozen=True)
@@ -200,15 +245,19 @@ def save_poses(path: Path, poses: PoseSet, with_csv: bool = True) -> None:
 def load_poses(path: Path) -> PoseSet:
     """Read poses; ValueError when the arrays do not belong together."""
     arrays = load_npz(path, ["category", "level", "config", *_POSE_ARRAYS])
-    lengths = {key: len(arrays[key]) for key in (*_POSE_ARRAYS, "principal_xy") if key in arrays}
-    if len(set(lengths.values())) != 1:
-        raise ValueError(f"{path}: arrays of different lengths {lengths}")
-    try:
-        config = json.loads(str(arrays["config"]))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: config is not JSON ({error})") from None
-    return PoseSet(str(arrays["category"]), str(arrays["level"]), *(arrays[key] for key in _POSE_ARRAYS), config=config,
-                   principal_xy=arrays.get("principal_xy"))  # fmt: skip
+    shapes = {key: arrays[key].shape for key in _POSE_ARRAYS}
+    if set(shapes.values()) != {(len(arrays["names"]) if arrays["names"].ndim else 0,)}:
+        raise ValueError(f"{path}: arrays of different lengths {shapes}")
+    principal = arrays.get("principal_xy")
+    if principal is not None and (principal.shape != (len(arrays["names"]), 2) or principal.dtype.kind != "f"):
+        raise ValueError(f"{path}: principal_xy is {principal.dtype} {principal.shape}")
+    for key in _POSE_ARRAYS:
+        if arrays[key].dtype.kind not in ("U" if key == "names" else "iu" if key in ("start", "mesh") else "f"):
+            raise ValueError(f"{path}: {key} is of type {arrays[key].dtype}")
+    for name in arrays["names"].tolist():
+        plain_name(name, path)
+    return PoseSet(str(arrays["category"]), str(arrays["level"]), *(arrays[key] for key in _POSE_ARRAYS),
+                   config=_config(path, arrays["config"]), principal_xy=principal)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -239,19 +288,27 @@ def save_features(path: Path, features: FeatureSet) -> None:
 def load_features(path: Path) -> FeatureSet:
     """Read feature maps, ours or the reference's."""
     arrays = load_npz(path, [])
-    meshes = sorted(int(key.removeprefix("memory_mesh")) for key in arrays if key.startswith("memory_mesh"))
+    numbers = [key.removeprefix("memory_mesh") for key in arrays if key.startswith("memory_mesh")]
+    meshes = sorted(int(number) for number in numbers if re.fullmatch("[0-9]{2}", number))
     if not meshes:
         raise ValueError(f"{path}: holds no memory_mesh01, it is not a feature file")
-    names = {mesh: [str(n) for n in arrays[f"names_mesh{mesh:02d}"]] for mesh in meshes}
+    lacking = [key for mesh in meshes for key in (f"clutter_mesh{mesh:02d}", f"names_mesh{mesh:02d}") if key not in arrays]
+    if lacking:
+        raise ValueError(f"{path}: lacks {lacking[0]}")
+    names = {mesh: [str(n) for n in arrays[f"names_mesh{mesh:02d}"].reshape(-1)] for mesh in meshes}
     missing = [n for group in names.values() for n in group if n not in arrays]
     if missing:
         raise ValueError(f"{path}: names {len(missing)} images without a feature map, {missing[0]} first")
+    ranks = {f"{kind}_mesh{mesh:02d}": 2 for mesh in meshes for kind in ("memory", "clutter")}
+    for key, rank in (ranks | {n: 3 for group in names.values() for n in group}).items():
+        if arrays[key].ndim != rank or arrays[key].dtype.kind != "f":
+            raise ValueError(f"{path}: {key} is {arrays[key].dtype} {arrays[key].shape}, expected numbers along {rank} axes")
     return FeatureSet(
         {n: arrays[n] for group in names.values() for n in group},
         {mesh: arrays[f"memory_mesh{mesh:02d}"] for mesh in meshes},
         {mesh: arrays[f"clutter_mesh{mesh:02d}"] for mesh in meshes},
         names,
-        json.loads(str(arrays["config"])) if "config" in arrays else {},
+        _config(path, arrays["config"]) if "config" in arrays else {},
     )
 
 
@@ -276,3 +333,13 @@ def load_seconds(path: Path) -> dict:
         return {key: kind(found[key]) for key, kind in kinds.items()}
     except (ValueError, KeyError, TypeError):
         return {}
+
+
+def _config(path: Path, stored: NDArray) -> dict:
+    try:
+        config = json.loads(str(stored))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: config is not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: config is not a set of named values")
+    return config

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,6 +218,12 @@ class TrainConfig:
     def num_clutter(self) -> int:
         """Rows of the clutter bank."""
         return self.num_clutter_image * self.num_clutter_group
+
+    @property
+    def fingerprint(self) -> str:
+        """A short digest of everything but the category."""
+        values = {key: value for key, value in sorted(asdict(self).items()) if key != "category"}
+        return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 # What RECIPE="fixed" mends, and why.

@@ -36,6 +36,7 @@ from nemo.settings import (
 from nemo.settings import category as category_settings
 
 METRICS = ("pi/6", "pi/18", "median")
+MISSING_SHOWN = 10  # names of images without a pose in the notes; all are in missing.csv
 PER_CATEGORY_SETTINGS = ("category", "checkpoint", "data", "map_hw", "focal_cells", "principal_xy_cells", "start_distance")
 
 
@@ -53,6 +54,7 @@ class Row:
     missing: int
     config: dict
     unusable: int = 0  # images that preparation left out, see SKIPPED.txt
+    missing_names: tuple[str, ...] = ()
     truth: NDArray | None = None
     poses: PoseSet | None = None
 
@@ -79,9 +81,15 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
         raise ValueError(
             f"{experiment.poses(category, level)} has {len(strangers)} poses of images that {tested.root} lacks; run InferenceNeMo.sh again"
         )
+    solved, there = poses.config.get("data", ""), tested.fingerprint(subset)
+    if solved and solved != there:
+        raise ValueError(
+            f"{experiment.poses(category, level)} has poses of other data (fingerprint {solved}) than {tested.root} holds "
+            f"({there or 'none'}); run InferenceNeMo.sh again"
+        )
     not_finite = int((~np.isfinite(poses.angles).all(-1)).sum())
-    truth = true_poses(clean, category, names)
-    return Row(category, names, pose_errors(poses.angles, truth), not_finite, len(expected - set(names)), poses.config, unusable,
+    truth, missing = true_poses(clean, category, names), tuple(sorted(expected - set(names)))
+    return Row(category, names, pose_errors(poses.angles, truth), not_finite, len(missing), poses.config, unusable, missing,
                truth, poses)  # fmt: skip
 
 
@@ -175,6 +183,11 @@ def error_list(rows: list[Row]) -> str:
     return text.getvalue()
 
 
+def missing_list(rows: list[Row]) -> str:
+    """CSV text with the test images that have no pose."""
+    return "category,name\n" + "".join(f"{row.category},{name}\n" for row in rows for name in row.missing_names)
+
+
 def notes_of(rows: list[Row], absent: list[str], level: str, azimuths: Azimuths = ALL_AZIMUTHS) -> list[str]:
     """What a reader of the table must know."""
     missing, not_finite = sum(row.missing for row in rows), sum(row.not_finite for row in rows)
@@ -182,7 +195,9 @@ def notes_of(rows: list[Row], absent: list[str], level: str, azimuths: Azimuths 
     if absent:
         notes.append(f"PARTIAL: no poses of {', '.join(absent)}.")
     if missing:
-        notes.append(f"PARTIAL: {cli.count(missing, 'test image')} without a pose.")
+        some = [f"{row.category} {name}" for row in rows for name in row.missing_names][:MISSING_SHOWN]
+        listed = f" (listed in missing.csv: {', '.join(some)}{' ...' if missing > len(some) else ''})" if some else ""
+        notes.append(f"PARTIAL: {cli.count(missing, 'test image')} without a pose{listed}.")
     if unusable := sum(row.unusable for row in rows):
         notes.append(f"{cli.count(unusable, 'image')} of the test set could not be prepared, see SKIPPED.txt of each category.")
     if not_finite:

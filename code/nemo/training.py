@@ -21,7 +21,7 @@ from nemo import cli
 from nemo.backbone import build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
 from nemo.checkpoints import Checkpoint, load_torch_file, save_checkpoint
-from nemo.dataset import Sample, TrainingImages, make_loader, normalise
+from nemo.dataset import SAMPLE_FIELDS, Sample, TrainingImages, batches, make_loader, normalise
 from nemo.devices import Placement
 from nemo.distributed import Group, share
 from nemo.files import atomic_path, write_text
@@ -37,6 +37,7 @@ from nemo.settings import SolveConfig, TrainConfig
 
 REFERENCE_EPOCHS_BETWEEN_SAVES = 200  # the reference writes after 200, 400, ... epochs, numbered 199, 399, ...
 SECONDS_BETWEEN_STATES = 20.0  # at least; and 20 times what writing one takes
+STATE_KEYS = ("config", "images", "epoch", "iteration", "network", "optimiser", "banks", "gradients", "log")
 WARM_UP = 0.05  # of all epochs, with the cosine schedule
 MOST_NON_FINITE = 10  # batches in a row without a finite loss, then training stops
 VALIDATION_BATCH = 8  # images
@@ -245,10 +246,13 @@ class Trainer:
             if loader is None:
                 continue
             loader.batch_sampler.epoch = self.epoch
-            for number, batch in enumerate(loader):
+            for number, batch in enumerate(batches(loader)):
                 rate = learning_rate(self.config, self.epoch + report.batches / total)
                 counts = loader.batch_sampler.counts(number)
-                self.step(mesh, batch, counts, rate, report)
+                try:
+                    self.step(mesh, batch, counts, rate, report)
+                except torch.cuda.OutOfMemoryError as error:
+                    raise ValueError(self.out_of_memory(mesh, batch)) from error
                 bar.set_postfix_str(
                     f"epoch {self.epoch + 1}/{self.config.total_epochs} loss {report.means()[0]:.3f} rate {rate:.1e}", refresh=False
                 )
@@ -256,6 +260,30 @@ class Trainer:
         if report.empty == report.batches:
             raise ValueError(f"no visible vertex in any training image of {self.config.category}: check the prepared data")
         return report, rate
+
+    def out_of_memory(self, mesh: int, batch: Sample) -> str:
+        """What to tell when a batch does not fit: the largest of its halves, quarters, ... that does, found by trying.
+
+        The run ends then, since a smaller batch changes what the bank becomes; so it does not matter what a try does.
+        """
+        fits, size = 0, len(batch.image) // 2
+        while size and not fits and self.group.size == 1:
+            self.optimiser.zero_grad(set_to_none=True)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            part = Sample(*(getattr(batch, key)[:size] for key in SAMPLE_FIELDS))
+            try:
+                self.step(mesh, part, [size], 0.0, Progress())
+                fits = size
+            except torch.cuda.OutOfMemoryError:
+                size //= 2
+        remedy = f"BATCH_SIZE={fits} fits" if fits else "not even one image fits: set IMAGE_SCALE=0.5 or BACKBONE=resnet18fpn"
+        if self.group.size > 1:  # the other processes wait for this one, so that nothing can be tried
+            remedy = f"try BATCH_SIZE={max(self.group.size, self.config.batch_size // 2)}"
+        return (
+            f"a batch of {len(batch.image)} images does not fit into the memory of {self.devices.network[0]}; {remedy}, "
+            "or use more GPUs; with RESUME=false, since the bank depends on the batch size"
+        )
 
     def fit(self) -> None:
         """Train to the last epoch; states are kept on the way so that a killed run goes on where it was."""
@@ -400,8 +428,8 @@ class Trainer:
             "iteration": self.iteration, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "banks": [bank.state() for bank in self.banks], "gradients": gradients, "best": self.best, "log": self.log,
         }  # fmt: skip
-        with atomic_path(self.state_path) as temporary:
-            torch.save(state, temporary)
+        with atomic_path(self.state_path) as temporary, open(temporary, "wb") as file:
+            torch.save(state, file)  # given a path, torch would tell nothing of a full disk
 
     def resume(self) -> bool:
         """Go on from a saved state if there is one; ValueError when it belongs to other settings or data."""
@@ -422,6 +450,8 @@ class Trainer:
         if not self.state_path.is_file():
             return None
         state = load_torch_file(self.state_path)
+        if lacking := [key for key in STATE_KEYS if key not in state]:
+            raise ValueError(f"{self.state_path} lacks {lacking[0]}; delete it, or set RESUME=false to start again")
         stored = asdict(TrainConfig()) | state["config"]
         differing = [k for k, v in asdict(self.config).items() if _plain(stored[k]) != _plain(v)]
         if differing or state["images"] != [len(d) for d in self.datasets] or state.get("data", "") != self.data:
