@@ -215,7 +215,7 @@ def test_starts_too_near_to_a_better_one_come_last():
     assert sorted(everything) == list(range(144))
 
 
-def test_best_is_not_below_paper_at_a_third_of_its_evaluations():
+def test_best_is_not_below_paper_at_a_tenth_of_its_evaluations():
     """Three quarters of every object hidden; both solvers on the same camera."""
     map_hw = (16, 42)
     problem, true = planted_problem(100, noise=0.3, seed=6, hidden=0.75, map_hw=map_hw)
@@ -226,7 +226,7 @@ def test_best_is_not_below_paper_at_a_third_of_its_evaluations():
         found[config.solver] = np.array([(error < 30).mean(), (error < 10).mean(), -poses.loss.mean()])
     assert 0.5 < found["paper"][1] < 0.95  # hard enough to tell them apart
     assert (found["best"] >= found["paper"]).all()
-    assert pose.make_plan(BEST).evaluations * 3 < pose.make_plan(PAPER).evaluations
+    assert pose.make_plan(BEST).evaluations * 10 < pose.make_plan(PAPER).evaluations
 
 
 SIX_D = replace(BEST, six_d=True, distance_factors=(0.7, 1.4, 3), shifts=(-0.25, 0.25, 5))
