@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from nemo import pose, rendering
-from nemo.cameras import cam_from_object_rotation, camera_centre
+from nemo.cameras import camera_centre
 from nemo.checkpoints import load_checkpoint
 from nemo.layout import PreparedSet
 from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh

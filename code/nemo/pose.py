@@ -8,6 +8,7 @@ stays where the camera has it unless `SolveConfig.six_d`. Frames as in `renderin
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from nemo.meshes import Mesh
 from nemo.rendering import MapCamera, PictureTable, Scene, Target
 from nemo.settings import SolveConfig
 
-MEMORY_BUDGET = 2 << 30  # bytes of score volumes held at a time
+MEMORY_BUDGET = 2 << 30  # bytes of score volumes held at a time on the CPU, at most
+FREE_SHARE = 0.25  # of the memory that is free, what score volumes may take
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,16 @@ def make_starts(scene: Scene, config: SolveConfig, distance: float, renderer: st
     return Starts(torch.cat(placed), table, shifts_rc, len(views))
 
 
+def memory_budget(device: torch.device) -> int:
+    """Bytes that score volumes may take on a device: a quarter of what is free, on the CPU no more than `MEMORY_BUDGET`."""
+    if device.type == "cuda":
+        return int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")  # absent outside Linux
+    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+    free = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    return min([MEMORY_BUDGET, *(int(FREE_SHARE * n) for n in free)])
+
+
 def images_that_fit(mesh: Mesh, camera: MapCamera, channels: int, budget_bytes: int = MEMORY_BUDGET) -> int:
     """How many images `solve` can take at a time within a memory budget, at least one."""
     return rendering.images_that_fit(rendering.make_scene(mesh, camera), channels, budget_bytes)
@@ -184,7 +196,7 @@ def solve(
     *,
     plan: Plan | None = None,
     trace: bool = False,
-    budget_bytes: int = MEMORY_BUDGET,
+    budget_bytes: int | None = None,
 ) -> Poses:
     """Find the pose of the mesh in every feature map.
 
@@ -192,7 +204,7 @@ def solve(
     bank [V, C]: unit vertex features. clutter [C]: unit clutter feature, used if config.clutter. config: the solver and
     its settings. camera, start_distance (CAD units, of the start grid): see `choose_camera`. renderer: see
     `rendering.resolve_renderer`, default config.renderer. plan: in place of the solver's own. trace: also return every
-    iterate. budget_bytes: for the score volumes held at a time.
+    iterate. budget_bytes: for the score volumes held at a time, by default `memory_budget`.
 
     Returns `Poses` in the order of the images; an image's result does not depend on the others in the call.
     Raises ValueError when shapes do not fit together, or the solver or the renderer does not exist.
@@ -207,6 +219,7 @@ def solve(
     scene = rendering.make_scene(mesh, camera)
     starts = make_starts(scene, config, start_distance, renderer, device)
     bank, clutter = bank.to(device, torch.float32), clutter.to(device, torch.float32) if config.clutter else None
+    budget_bytes = memory_budget(device) if budget_bytes is None else budget_bytes
     parts = []
     for chunk in features.split(rendering.images_that_fit(scene, features.shape[1], budget_bytes)):
         target = rendering.make_target(chunk.to(device, torch.float32), bank, clutter, renderer)
