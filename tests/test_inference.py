@@ -80,6 +80,26 @@ def test_an_image_that_fails_is_reported_and_the_others_are_solved(maps, tmp_pat
     assert load_poses(tmp_path / "spoilt/car.npz").names.tolist() == NAMES
 
 
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_killed_run_goes_on_where_it_was(maps, tmp_path, monkeypatch, overlap):
+    monkeypatch.setattr(inference, "SECONDS_BETWEEN_SAVES", -1.0)
+    solve_all(tmp_path / "whole", maps)
+    seen = []
+
+    def stop_in_the_third_batch(images):
+        seen.append(images)
+        if len(seen) == 4:  # the first call counts what was there before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path / "killed", maps, overlap=overlap).execute(stop_in_the_third_batch)
+    again = make_run(tmp_path / "killed", maps, overlap=overlap)
+    again.collect()
+    assert sorted(again.rows) == NAMES[:8]
+    again.execute(lambda images: None)
+    assert (tmp_path / "killed/car.npz").read_bytes() == (tmp_path / "whole/car.npz").read_bytes()
+
+
 def test_shares_of_several_processes_are_disjoint_and_merged(maps, tmp_path):
     for rank in range(3):
         run, images = solve_all(tmp_path / "shared", maps, shard=(rank, 3))
