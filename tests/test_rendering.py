@@ -130,7 +130,8 @@ def random_mesh(generator: np.random.Generator) -> Mesh:
 def test_random_meshes_sizes_and_cameras(seed, renderer):
     generator = np.random.default_rng(seed)
     height, width = generator.integers(1, 24, 2).tolist()
-    camera = MapCamera(generator.uniform(0.5, 4) * max(height, width), tuple(generator.uniform(-0.2, 1.2, 2) * [width, height]), (height, width))
+    principal_xy = tuple(generator.uniform(-0.2, 1.2, 2) * [width, height])
+    camera = MapCamera(generator.uniform(0.5, 4) * max(height, width), principal_xy, (height, width))
     scene = make_scene(random_mesh(generator), camera)
     for n, view in enumerate(VIEWS):
         centre, rotation = random_poses(view, 2 if INTERPRETED else 6, seed=10 * seed + n)
