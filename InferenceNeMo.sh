@@ -25,6 +25,8 @@ RENDERER="${RENDERER:-auto}"                                          # auto, to
 SIX_D="${SIX_D:-false}"                                               # true: also find where the object lies on the map, and start from other distances
 TOTAL_EPOCHS="${TOTAL_EPOCHS:-300}"                                   # optimiser steps of an image
 LEARNING_RATE="${LEARNING_RATE:-0.05}"                                # of the pose optimiser
+PRECISION="${PRECISION:-auto}"                                        # of the backbone: float32, bfloat16; auto: bfloat16 on a GPU unless SOLVER=paper
+SHARD="${SHARD:-}"                                                    # i/n: only this machine's share, i from 0; run without it at the end to merge
 SAVE_FEATURES="${SAVE_FEATURES:-false}"                               # true: write feature maps (1-4 MB an image) and read them
 BASELINES="${BASELINES:-false}"                                       # true: also what knowing only the training poses gives
 NUM_PICTURES="${NUM_PICTURES:-6}"                                     # result pictures per category, 0 = none
@@ -48,6 +50,9 @@ one_of AZIMUTH_TEST unseen seen
 one_of SAVE_FEATURES true false
 one_of BASELINES true false
 one_of SIX_D true false
+one_of PRECISION auto float32 bfloat16
+[[ "$SHARD" =~ ^([0-9]+/[1-9][0-9]*)?$ ]] && ((${SHARD%/*} + 0 < ${SHARD#*/} + (${#SHARD} == 0))) ||
+    fail "SHARD is '$SHARD', it can be i/n with 0 <= i < n, or empty"
 find_python
 
 tested="$PATH_CACHE_TESTING_SET"
@@ -56,18 +61,19 @@ data=(--mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --level "$OCC_LEVEL
     --azimuths "${AZIMUTH_SELECTION:+$AZIMUTH_SELECTION:$AZIMUTH_TEST}")
 network=(--raw "$PATH_PASCAL3DP" --prepared "$tested" --save-dir "$SAVED_NETWORK_PATH" --load-file-name "$LOAD_FILE_NAME")
 solver=(--subtype "$SUBTYPE" --solver "$SOLVER" --six-d "$SIX_D" --renderer "$RENDERER" --total-epochs "$TOTAL_EPOCHS"
-    --learning-rate "$LEARNING_RATE"
-    --batch-size "$BATCH_SIZE" --seed "$SEED" --workers "$WORKERS" --from-features "$SAVE_FEATURES")
+    --learning-rate "$LEARNING_RATE" --precision "$PRECISION" --batch-size "$BATCH_SIZE" --seed "$SEED" --workers "$WORKERS"
+    --from-features "$SAVE_FEATURES")
 
 if [ "$SAVE_FEATURES" = true ]; then
     code extract_features "${data[@]}" "${network[@]}" --gpus "$GPUS" --batch-size "$BATCH_SIZE" --workers "$WORKERS"
 fi
 gpu_list=($(code list_gpus --gpus "$GPUS"))
+shard="${SHARD%/*}" shards="${SHARD#*/}"
 if [ "${#gpu_list[@]}" -gt 1 ]; then # every GPU takes a share of the images; the run below merges them
     jobs=()
     for i in "${!gpu_list[@]}"; do
         "$PYTHON" "$ROOT/code/solve_poses.py" "${data[@]}" "${network[@]}" "${solver[@]}" \
-            --gpus "${gpu_list[$i]}" --shard "$i/${#gpu_list[@]}" &
+            --gpus "${gpu_list[$i]}" --shard "$((${shard:-0} * ${#gpu_list[@]} + i))/$((${shards:-1} * ${#gpu_list[@]}))" &
         jobs+=($!)
     done
     trap 'kill "${jobs[@]}" 2>/dev/null || true' EXIT
@@ -75,6 +81,12 @@ if [ "${#gpu_list[@]}" -gt 1 ]; then # every GPU takes a share of the images; th
         wait "$job" || fail "the solver failed on one of the GPUs, its message is above; what the others solved is kept"
     done
     trap - EXIT
+elif [ -n "$SHARD" ]; then
+    code solve_poses "${data[@]}" "${network[@]}" "${solver[@]}" --gpus "$GPUS" --shard "$SHARD"
+fi
+if [ -n "$SHARD" ]; then
+    echo "share $SHARD is done; when all shares are, run $(basename "$0") without SHARD to merge them"
+    exit 0
 fi
 code solve_poses "${data[@]}" "${network[@]}" "${solver[@]}" --gpus "$GPUS"
 baselines=()

@@ -1,11 +1,15 @@
 """How long render-and-compare takes: one table, every renderer on the same images, in one run.
 
     python benchmarks/render_and_compare.py [--threads 1] [--device cuda]
+    python benchmarks/render_and_compare.py --checkpoint exp/NeMo_single/saved_model_car_last.pth --prepared data/PASCAL3D_NeMo
 
 Random unit features of 128 channels. "step" is one evaluation with its gradient and one optimiser update, per image.
 "solve" is a whole image: score volume, 144 starts, 300 steps, the last loss; slow methods are extrapolated from a few
 steps and marked ~. "paper's loop" renders the 128 feature channels of one image at a time and differentiates through
 them, as the published code does; with PyTorch3D's rasteriser where it is installed, else with the plain one.
+"floor" is the arithmetic alone at the rate that this device multiplies matrices in the same run: 2 V C P flop for the
+score volume, 6 for every covered cell of a start, 150 for every covered cell of a step.
+With a checkpoint and a prepared set a second table follows: whole images, from JPEG to pose, and where their time goes.
 Predictions were written down before measuring, for one quiet core of a 2 GHz server.
 """
 
@@ -26,6 +30,10 @@ import numpy as np
 import torch
 
 from nemo import pose, rendering
+from nemo.checkpoints import load_checkpoint
+from nemo.dataset import read_crop
+from nemo.inference import load_model, names_by_mesh
+from nemo.layout import PreparedSet
 from nemo.meshes import CuboidGrid, cuboid_mesh
 from nemo.settings import FEATURE_CHANNELS, FEATURE_STRIDE, SolveConfig, category
 
@@ -87,7 +95,7 @@ def solve_seconds(problem: Problem, renderer: str, steps: int, repeats: int, dev
     config = replace(SolveConfig(), total_epochs=steps)
     plan = pose.make_plan(config)
     scene = problem.scene
-    starts = pose.make_starts(scene, config, problem.distance, renderer, torch.device(device))
+    starts = pose.make_starts(scene, config, problem.distance, renderer, torch.device("cpu" if renderer == "numba" else device))
 
     def run() -> None:
         target = rendering.make_target(problem.features, problem.bank, problem.clutter, renderer)
@@ -99,7 +107,8 @@ def solve_seconds(problem: Problem, renderer: str, steps: int, repeats: int, dev
 def compiled(problem: Problem, renderer: str, device: str) -> tuple[float, float]:
     """Seconds per image of a step and of a solved image, from runs with 300 steps and with none."""
     images = len(problem.features)
-    whole, start = (solve_seconds(problem, renderer, steps, 3, device) for steps in (300, 0))
+    repeats = 3 if images < 64 else 1
+    whole, start = (solve_seconds(problem, renderer, steps, repeats, device) for steps in (300, 0))
     return (whole - start) / 300 / images, whole / images
 
 
@@ -116,6 +125,22 @@ def one_by_one(problem: Problem, renderer: str, target_of: str, device: str) -> 
     return each, 301 * each
 
 
+def flop_per_second(device: str) -> float:
+    """How fast float32 matrices are multiplied here, best of five."""
+    a = torch.randn(2048, FEATURE_CHANNELS, device=device), torch.randn(FEATURE_CHANNELS, 1024, device=device)
+    each = min(seconds(lambda: a[0] @ a[1], 1, device) for _ in range(5))
+    return 2 * 2048 * FEATURE_CHANNELS * 1024 / each
+
+
+def floor_seconds(problem: Problem, rate: float) -> tuple[float, float]:
+    """Seconds of a step and of a solved image that the arithmetic alone takes."""
+    starts = pose.make_starts(problem.scene, SolveConfig(), problem.distance, "numba", torch.device("cpu"))
+    covered = float((starts.table.bary.sum(-1) > 0).sum(0).float().mean())
+    volume = 2 * len(problem.scene.vertices) * FEATURE_CHANNELS * problem.scene.camera.pixels
+    step = 150 * covered / rate
+    return step, (volume + 144 * 6 * covered) / rate + 301 * step
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to solve: measure(problem) -> seconds per step and per solved image, both for one image."""
@@ -128,12 +153,12 @@ class Method:
 
 def methods(device: str) -> list[Method]:
     """All that can run here, the default first."""
-    fast = rendering.resolve_renderer("auto", device)
-    found = [Method(fast, lambda p: compiled(p, fast, device), (16, 1), extrapolated=False)]
-    if fast == "numba":
-        found.append(
-            Method("numba, any mesh", lambda p: compiled(_without_grid(p), fast, device), (16, 1), extrapolated=False)
-        )
+    batches = (16, 1, 64)
+    found = []
+    for name in ["numba"] + ["triton"] * device.startswith("cuda"):
+        found.append(Method(name, lambda p, name=name: compiled(p, name, device), batches, extrapolated=False))
+        whole = Method(f"{name}, any mesh", lambda p, name=name: compiled(_without_grid(p), name, device), batches, extrapolated=False)
+        found.append(whole)
     found.append(Method("torch", lambda p: one_by_one(p, "torch", "torch", device)))
     if importlib.util.find_spec("pytorch3d"):
         found.append(Method("pytorch3d", lambda p: one_by_one(p, "pytorch3d", "pytorch3d", device)))
@@ -147,20 +172,55 @@ def _without_grid(problem: Problem) -> Problem:
     return replace(problem, scene=replace(problem.scene, cuboid=None))
 
 
+def print_whole_run(checkpoint: Path, prepared: Path, device: str, count: int) -> None:
+    """Milliseconds of each stage from JPEG to pose, for both solvers, one process, nothing overlapped."""
+    stored = load_checkpoint(checkpoint)
+    name = stored.config.category
+    model = load_model(checkpoint, name, Path(), device)
+    test_set = PreparedSet(prepared)
+    paths = [test_set.image(name, image) for image in names_by_mesh(test_set, "single", name, 1)[1][:count]]
+    crops = torch.stack([torch.from_numpy(read_crop(p, stored.config.image_scale).copy()).permute(2, 0, 1) for p in paths])
+    features = model.features(crops)
+    stages = {
+        "decode (a worker each on a GPU)": seconds(lambda: [read_crop(p, stored.config.image_scale) for p in paths], 3, device),
+        f"network, {stored.config.backbone}": seconds(lambda: model.features(crops), 3, device),
+    }
+    print(f"\n{len(paths)} images of {prepared.name}, {name}, image scale {stored.config.image_scale:g}\n")
+    print("| stage | ms per image | share |\n|---|---|---|")
+    for solver in ("paper", "best"):
+        config = SolveConfig(solver=solver)
+        camera, distance = pose.choose_camera(config, name, model.map_hw, stored.config.image_scale)
+        arguments = model.mesh(1), features, *model.banks(1), config, camera, distance
+        times = stages | {f"score volume, starts, steps: `{solver}`": seconds(lambda a=arguments: pose.solve(*a), 3, device)}
+        total = sum(times.values())
+        for stage, each in times.items():
+            print(f"| {stage} | {1e3 * each / len(paths):.1f} | {each / total:.0%} |")
+        print(f"| JPEG to pose, `{solver}`: {len(paths) / total:.1f} images/s, bound by {max(times, key=times.get)} | "
+              f"{1e3 * total / len(paths):.1f} | |", flush=True)  # fmt: skip
+
+
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    parser.add_argument("--checkpoint", type=Path, help="measure whole images with it, too")
+    parser.add_argument("--prepared", type=Path, help="prepared test set of the checkpoint's category")
+    parser.add_argument("--images", type=int, default=32, help="of the prepared set (default 32)")
+    parser.add_argument("--batches", type=int, nargs="*", default=[1, 16, 64], help="images at a time (default 1 16 64)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{options.threads} CPU threads, device {options.device}, load {os.getloadavg()[0]:.1f} before the run\n")
+    rate = flop_per_second(options.device)
+    print(f"matrix products: {rate / 1e9:.0f} GFLOP/s\n")
     print("| map | method | images at a time | step predicted, ms | step, ms | solve, s | slower than the first |")
     print("|---|---|---|---|---|---|---|")
     for name in GRIDS:
         first = None
+        step, solve = floor_seconds(make_problem(name, 1, "cpu"), rate)
+        print(f"| {name} | floor | | | {1e3 * step:.3f} | {solve:.4f} | |", flush=True)
         for method in methods(options.device):
-            for count in method.batches:
+            for count in (n for n in method.batches if n in options.batches):
                 step, solve = method.measure(make_problem(name, count, options.device))
                 first = first or solve
                 predicted = PREDICTED_STEP_MS.get((method.name, name))
@@ -169,9 +229,9 @@ def main() -> None:
                     f"{1e3 * step:.3f}",
                     f"{'~' * method.extrapolated}{solve:.4f}",
                 )
-                print(
-                    "|", " | ".join([name, method.name, str(count), *numbers, f"{solve / first:.1f}"]), "|", flush=True
-                )
+                print("|", " | ".join([name, method.name, str(count), *numbers, f"{solve / first:.1f}"]), "|", flush=True)
+    if options.checkpoint:
+        print_whole_run(options.checkpoint, options.prepared, options.device, options.images)
 
 
 if __name__ == "__main__":

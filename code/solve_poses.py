@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from time import monotonic
 
 import torch
 from tqdm import tqdm
 
 from nemo import cli
-from nemo.devices import decoding_workers, first_device, gpus_of
+from nemo.devices import decoding_workers, gpus_of
 from nemo.files import lock, remove_parts
-from nemo.inference import Run, load_model, names_by_mesh
+from nemo.inference import PRECISIONS, Run, load_model, names_by_mesh, resolve_precision
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import load_features, record_seconds
 from nemo.rendering import RENDERERS, resolve_renderer
@@ -30,11 +32,24 @@ def shard(text: str) -> tuple[int, int]:
     return i, n
 
 
+def shard_here(given: tuple[int, int] | None, environment: Mapping[str, str]) -> tuple[int, int]:
+    """The share of this process: as given, else its rank among the processes that torchrun started, else everything."""
+    if given is not None:
+        return given
+    return shard(f"{environment.get('RANK', 0)}/{environment.get('WORLD_SIZE', 1)}")
+
+
+def device_here(gpus: Sequence[int], environment: Mapping[str, str]) -> torch.device:
+    """The GPU of this process, in turn where torchrun started several on a machine; without GPUs the CPU."""
+    local = int(environment.get("LOCAL_RANK", 0))
+    return torch.device("cuda", gpus[local % len(gpus)]) if gpus else torch.device("cpu")
+
+
 def make_run(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device, renderer: str) -> Run:
     """Everything that the poses of one category need, checked."""
     raw, experiment = RawPascal3D(args.raw), Experiment(args.exp, args.mesh_d, args.azimuths)
     path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
-    model = load_model(path, category, raw.cuboid_folder(args.mesh_d, category), device)
+    model = load_model(path, category, raw.cuboid_folder(args.mesh_d, category), device, config.precision)
     remedy = "run PrepareData.sh first" + (" with ENABLE_OCCLUDED=true" if args.level else "")
     prepared = PreparedSet(cli.require_folder(args.prepared, "test set", remedy), args.azimuths.test_pattern)
     names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory), config.subtype)
@@ -42,11 +57,11 @@ def make_run(args: argparse.Namespace, category: str, config: SolveConfig, devic
     if features is not None and features.config.get("checkpoint") != model.checkpoint.fingerprint:
         raise ValueError(f"{experiment.features(category, args.level)} is of another checkpoint than {path}; run extract_features.py again")
     return Run(model, prepared, args.level, config, renderer, experiment.poses(category, args.level), names,
-               args.batch_size, decoding_workers(args.workers, device), args.shard, features)  # fmt: skip
+               args.batch_size, decoding_workers(args.workers, device), args.shard, features, device.type == "cuda")  # fmt: skip
 
 
 def solve_category(run: Run) -> tuple[int, int, int]:
-    """Solve one category; returns (images solved, of them already there, images that could not be read)."""
+    """Solve one category; returns (images solved, of them already there, images that failed)."""
     total = sum(len(names) for _, names in run.batches())
     if run.finished() is not None:
         return total, total, 0
@@ -86,21 +101,24 @@ def main() -> None:
     parser.add_argument("--six-d", type=cli.boolean, default=default.six_d, help="also find where the object lies on the map")
     parser.add_argument("--batch-size", type=cli.positive, default=8, help="images at a time")
     parser.add_argument("--workers", default="auto", help="decoding processes")
-    parser.add_argument("--shard", type=shard, default=(0, 1), help="i/n: only every n-th batch; the last run without it merges")
+    parser.add_argument("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
+    parser.add_argument("--shard", type=shard, help="i/n: only every n-th batch; the last run without it merges; torchrun sets it")
     parser.add_argument("--from-features", type=cli.boolean, default=False, help="read what extract_features.py saved")
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
     cli.add_network(parser)
     args = parser.parse_args()
-    device = first_device(gpus_of(args.gpus))
+    args.shard = shard_here(args.shard, os.environ)
+    device = device_here(gpus_of(args.gpus), os.environ)
     renderer = resolve_renderer(args.renderer, device)
     config = SolveConfig(
         solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate,
         six_d=args.six_d, subtype=args.subtype, seed=args.seed,
+        precision="float32" if args.from_features else resolve_precision(args.precision, args.solver, device),
     )  # fmt: skip
     counts = [solve_locked(args, category, config, device, renderer) for category in args.categories]
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
-          f"({known:,} of them from earlier runs, {failed} could not be read) by {renderer} on {device}, "
+          f"({known:,} of them from earlier runs, {failed} failed) by {renderer} on {device}, "
           f"in {args.exp}/Poses_{args.mesh_d}{args.azimuths.result_suffix}")  # fmt: skip
 
 

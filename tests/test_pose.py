@@ -215,18 +215,19 @@ def test_starts_too_near_to_a_better_one_come_last():
     assert sorted(everything) == list(range(144))
 
 
-def test_best_is_not_below_paper_at_a_third_of_its_evaluations():
-    """Three quarters of every object hidden; both solvers on the same camera."""
-    map_hw = (16, 42)
-    problem, true = planted_problem(100, noise=0.3, seed=6, hidden=0.75, map_hw=map_hw)
-    found = {}
-    for config in (PAPER, BEST):
-        poses = pose.solve(*problem, config, rendering.paper_camera(map_hw), 5.0)
-        error = rotation_error_deg(poses, cam_from_object_rotation(*true))
-        found[config.solver] = np.array([(error < 30).mean(), (error < 10).mean(), -poses.loss.mean()])
-    assert 0.5 < found["paper"][1] < 0.95  # hard enough to tell them apart
-    assert (found["best"] >= found["paper"]).all()
-    assert pose.make_plan(BEST).evaluations * 3 < pose.make_plan(PAPER).evaluations
+def test_best_against_paper_at_a_tenth_of_its_evaluations():
+    """Three quarters of every object hidden; both solvers on the same camera. Two standard errors of 300 images are 0.04."""
+    map_hw, found = (16, 42), {"paper": [], "best": []}
+    for seed in (6, 7, 8):
+        problem, true = planted_problem(100, noise=0.3, seed=seed, hidden=0.75, map_hw=map_hw)
+        for config in (PAPER, BEST):
+            poses = pose.solve(*problem, config, rendering.paper_camera(map_hw), 5.0)
+            error = rotation_error_deg(poses, cam_from_object_rotation(*true))
+            found[config.solver].append([(error < 30).mean(), (error < 10).mean(), poses.loss.mean()])
+    paper, best = (np.mean(found[name], 0) for name in ("paper", "best"))
+    assert 0.5 < paper[1] < 0.95  # hard enough to tell them apart
+    assert best[2] < paper[2] and (best[:2] > paper[:2] - 0.04).all()
+    assert pose.make_plan(BEST).evaluations * 10 < pose.make_plan(PAPER).evaluations
 
 
 SIX_D = replace(BEST, six_d=True, distance_factors=(0.7, 1.4, 3), shifts=(-0.25, 0.25, 5))
@@ -257,7 +258,7 @@ def test_six_d_finds_pose_place_and_distance(solver):
 
 
 @pytest.mark.parametrize("renderer", FAST)
-@pytest.mark.parametrize("solver", ["paper", "best"])
+@pytest.mark.parametrize("solver", ["best"] if INTERPRETED else ["paper", "best"])
 def test_compiled_six_d_equals_the_plain_one(solver, renderer):
     problem, *_ = moved_problem(2)
     config = replace(SIX_D, solver=solver, total_epochs=5, distance_factors=(1.2, 1.2, 1), shifts=(-0.1, 0.1, 2))

@@ -352,6 +352,8 @@ def test_help_prints_the_settings_and_unknown_arguments_are_an_error(script, nam
         ("InferenceNeMo.sh", {}, "checkpoint not found.*train first"),
         ("InferenceNeMo.sh", {"RENDERER": "pytorch3d"}, "PyTorch3D|checkpoint not found"),
         ("TrainNeMo.sh", {"GPUS": "77"}, "GPUS names GPU 77|not found|no meshes"),
+        ("InferenceNeMo.sh", {"SHARD": "2/2"}, "SHARD is '2/2', it can be i/n with 0 <= i < n"),
+        ("InferenceNeMo.sh", {"PRECISION": "half"}, "PRECISION is 'half', it can be auto or float32 or bfloat16"),
         ("InferenceNeMo.sh", {"SAVE_FEATURES": "yes"}, "SAVE_FEATURES is 'yes', it can be true or false"),
         ("PrepareData.sh", {"MESH_DIMENSIONS": "single,triple"}, "MESH_DIMENSIONS names 'triple'"),
         ("TrainNeMo.sh", {"TOTAL_EPOCHS": "many"}, "not a whole number above 0"),

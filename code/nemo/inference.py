@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -11,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -22,21 +25,25 @@ from nemo.layout import PreparedSet, numbered_meshes, read_list
 from nemo.meshes import Mesh, published_cuboid, read_off
 from nemo.pose import Poses, choose_camera, solve
 from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
+from nemo.rendering import MapCamera
 from nemo.settings import SolveConfig
 
 T = TypeVar("T")
 SECONDS_BETWEEN_SAVES = 10.0
 ANY_MESH = 0  # stands for all meshes of a category where numbers start at 1
+BATCHES_AHEAD = 2  # feature maps that may wait for the solver, which bounds the memory
+PRECISIONS = ("auto", "float32", "bfloat16")
 POSE_COLUMNS = ("azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint, ready to turn images into feature maps."""
+    """A checkpoint, ready to turn images into feature maps. precision: of the network, float32 or bfloat16."""
 
     checkpoint: Checkpoint
     network: FeatureNet
     device: torch.device
+    precision: str = "float32"
 
     @property
     def map_hw(self) -> tuple[int, int]:
@@ -49,8 +56,9 @@ class Model:
         """uint8 [B, 3, H, W] -> unit feature maps [B, C, H/8, W/8], float32; in halves where the GPU's memory is too small."""
 
         def forward(part: slice) -> Tensor:
-            inputs = normalise(images[part].to(self.device)).contiguous(memory_format=torch.channels_last)
-            return self.network.feature_map(inputs, self.checkpoint.config.bias_at_test)
+            inputs = normalise(images[part].to(self.device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                return self.network.feature_map(inputs, self.checkpoint.config.bias_at_test)
 
         parts = in_halves(forward, len(images), "feature maps")
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -90,7 +98,20 @@ def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
     return done
 
 
-def load_model(path: Path, category: str, mesh_folder: Path, device: torch.device | str = "cpu") -> Model:
+def resolve_precision(name: str, solver: str, device: torch.device) -> str:
+    """PRECISION as asked for -> float32 or bfloat16; auto is bfloat16 on a GPU that has it, but not for the paper's solver.
+
+    Raises ValueError for a name that does not exist.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"PRECISION must be one of {', '.join(PRECISIONS)}, found {name!r}")
+    if name != "auto":
+        return name
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    return "bfloat16" if able and solver != "paper" else "float32"
+
+
+def load_model(path: Path, category: str, mesh_folder: Path, device: torch.device | str = "cpu", precision: str = "float32") -> Model:
     """Load a checkpoint; its meshes come from the file itself or, for one of the reference, from mesh_folder.
 
     Where that folder's cuboid has another number of vertices but the authors' own has the right one, it is used.
@@ -107,7 +128,7 @@ def load_model(path: Path, category: str, mesh_folder: Path, device: torch.devic
         network.load_state_dict(checkpoint.state)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit backbone {checkpoint.config.backbone} ({str(error).splitlines()[0]})") from error
-    return Model(checkpoint, network.to(device, memory_format=torch.channels_last).eval(), torch.device(device))
+    return Model(checkpoint, network.to(device, memory_format=torch.channels_last).eval(), torch.device(device), precision)
 
 
 def _with_meshes(checkpoint: Checkpoint, mesh_folder: Path) -> Checkpoint:
@@ -158,7 +179,11 @@ def run_config(model: Model, config: SolveConfig, level: str, data: str) -> dict
 
 @dataclass
 class Run:
-    """Poses of one category at one occlusion level, computed batch by batch and kept on the way."""
+    """Poses of one category at one occlusion level, computed batch by batch and kept on the way.
+
+    overlap: solve in a second thread while the network works on the next batches, which pays where they run on different
+    devices; the poses are the same.
+    """
 
     model: Model
     prepared: PreparedSet
@@ -171,6 +196,7 @@ class Run:
     workers: int = 0
     shard: tuple[int, int] = (0, 1)
     stored_features: FeatureSet | None = None
+    overlap: bool = False
 
     @property
     def category(self) -> str:
@@ -228,10 +254,8 @@ class Run:
         todo = [(mesh, names) for mesh, names in self.batches() if not all(name in self.rows for name in names)]
         done = sum(len(names) for _, names in self.batches()) - sum(len(names) for _, names in todo)
         advance(done)
-        for mesh, names, features in self._feature_batches(todo):
-            if names:
-                self._solve(mesh, names, features)
-            advance(len(names))
+        for images in self._solved_batches(todo):
+            advance(images)
             if monotonic() - saved > SECONDS_BETWEEN_SAVES:
                 save_poses(self.partial, self.pose_set(), with_csv=False)
                 saved = monotonic()
@@ -246,6 +270,26 @@ class Run:
         for path in self.target.parent.glob(f"{self.target.stem}.partial-*.npz"):
             path.unlink()
         return poses
+
+    def _solved_batches(self, todo: Sequence[tuple[int, list[str]]]) -> Iterator[int]:
+        """Solve batch after batch, in order; yields how many images were in each."""
+        batches = self._feature_batches(todo)
+        if not self.overlap:
+            for mesh, names, features in batches:
+                self._keep_solved(names, self._solve(mesh, names, features))
+                yield len(names)
+            return
+        waiting: deque[tuple[list[str], Future]] = deque()
+        with ThreadPoolExecutor(max_workers=1) as solver:
+            for mesh, names, features in batches:
+                waiting.append((names, solver.submit(self._solve, mesh, names, features)))
+                while len(waiting) > BATCHES_AHEAD:
+                    names, solved = waiting.popleft()
+                    self._keep_solved(names, solved.result())
+                    yield len(names)
+            for names, solved in waiting:
+                self._keep_solved(names, solved.result())
+                yield len(names)
 
     def _feature_batches(self, todo: Sequence[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str], Tensor | None]]:
         """Feature maps batch after batch; images that cannot be read are reported and left out."""
@@ -268,23 +312,52 @@ class Run:
         for message in messages:
             print(f"skipped: {message}", file=sys.stderr)
 
-    def _solve(self, mesh: int, names: list[str], features: Tensor) -> None:
-        """Poses of a batch with its mesh or, for ANY_MESH, with the mesh of the lowest loss."""
+    def _keep_solved(self, names: list[str], solved: list[dict | str]) -> None:
+        for name, row in zip(names, solved, strict=True):
+            if isinstance(row, str):
+                self._report([f"{name}: {row}"])
+            else:
+                self.rows[name] = row
+
+    def _solve(self, mesh: int, names: list[str], features: Tensor | None) -> list[dict | str]:
+        """The pose columns of each image, or why it has none. A batch that fails is tried again image by image."""
+        if features is None:
+            return []
+        whole = torch.isfinite(features).flatten(1).all(1).tolist()
+        if not all(whole):
+            kept = features[torch.tensor(whole, device=features.device)]
+            solved = iter(self._solve(mesh, [name for name, good in zip(names, whole, strict=True) if good], kept))
+            return [next(solved) if good else "its feature map is not finite" for good in whole]
+        if not names:
+            return []
+        try:
+            rows = self._rows(mesh, features)
+        except (RuntimeError, ValueError, ArithmeticError) as error:
+            if len(names) == 1:
+                return [f"the solver failed ({str(error).splitlines()[0]})"]
+            return [self._solve(mesh, [name], features[i : i + 1])[0] for i, name in enumerate(names)]
+        return [row if np.isfinite(row["loss"]) else "its pose is not finite" for row in rows]
+
+    def _rows(self, mesh: int, features: Tensor) -> list[dict]:
+        """The pose columns of each image with its mesh or, for ANY_MESH, with the mesh of the lowest loss."""
         trained = self.model.checkpoint.config
         camera, distance = choose_camera(self.config, self.category, self.model.map_hw, trained.image_scale)
-        rows: dict[str, dict] = {}
+        columns, rows = [key for key in self.columns if key != "mesh"], []
         for number in [mesh] if mesh != ANY_MESH else range(1, len(self.model.checkpoint.memory) + 1):
-            bank, clutter = self.model.banks(number)
+            in_parts = self._in_parts(number, features, camera, distance)
+            found = [dict(zip(columns, values, strict=True)) | {"mesh": number} for values in zip(*(in_parts[key] for key in columns))]
+            rows = [min(pair, key=lambda row: row["loss"]) for pair in zip(rows, found, strict=True)] if rows else found
+        return rows
 
-            def solve_part(part: slice, number: int = number, bank: Tensor = bank, clutter: Tensor = clutter) -> Poses:
-                return solve(self.model.mesh(number), features[part], bank, clutter, self.config, camera, distance, self.renderer)
+    def _in_parts(self, number: int, features: Tensor, camera: MapCamera, distance: float) -> dict[str, NDArray]:
+        """The columns of the poses with mesh `number`; solved in halves where a GPU's memory is too small for all."""
+        bank, clutter = self.model.banks(number)
 
-            parts = in_halves(solve_part, len(names), "score volumes")
-            columns = {key: np.concatenate([getattr(poses, key) for poses in parts]) for key in self.columns if key != "mesh"}
-            for i, name in enumerate(names):
-                if name not in rows or columns["loss"][i] < rows[name]["loss"]:
-                    rows[name] = {key: column[i] for key, column in columns.items()} | {"mesh": number}
-        self.rows |= rows
+        def solve_part(part: slice) -> Poses:
+            return solve(self.model.mesh(number), features[part], bank, clutter, self.config, camera, distance, self.renderer)
+
+        parts = in_halves(solve_part, len(features), "score volumes")
+        return {key: np.concatenate([getattr(poses, key) for poses in parts]) for key in self.columns if key != "mesh"}
 
 
 def read_batches(

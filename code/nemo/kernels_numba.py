@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 NEAR = 1e-3  # a triangle with a corner nearer to the camera than this (in CAD units) is not drawn
 ADAM_EPSILON = 1e-8  # torch.optim.Adam's default, which the reference uses
 TINY = 1e-9  # CAD units; keeps the look-at finite on the vertical axis and at the origin
-COMPILED = {"cache": True, "error_model": "numpy"}  # division by zero gives infinity
+COMPILED = {"cache": True, "error_model": "numpy", "nogil": True}  # division by zero gives infinity; other threads go on
 REASSOCIATE = {"contract", "reassoc", "arcp", "nsz"}  # lets sums be reordered, keeps infinities and NaN
 
 

@@ -8,6 +8,7 @@ stays where the camera has it unless `SolveConfig.six_d`. Frames as in `renderin
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ from nemo.meshes import Mesh
 from nemo.rendering import MapCamera, PictureTable, Scene, Target
 from nemo.settings import SolveConfig
 
-MEMORY_BUDGET = 2 << 30  # bytes of score volumes held at a time
+MEMORY_BUDGET = 2 << 30  # bytes of score volumes held at a time on the CPU, at most
+FREE_SHARE = 0.25  # of the memory that is free, what score volumes may take
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,20 @@ class Plan:
         return sum(candidates * steps for candidates, steps in self.stages) + self.stages[-1][0]
 
 
-BEST_STAGES = ((8, 5), (3, 10), (1, 24))
-BEST_RATES = (0.1, 0.005)  # radians, first and last step, geometric between them
-BEST_LOCAL_SCALE = 0.5
+# Chosen by benchmarks/solvers.py on one half of its photographs. Secant and sign-based steps (BFGS, Rprop) came out worse
+# than Adam's: the score is linear within a triangle and has kinks between them.
+BEST_STAGES = ((2, 5), (1, 19))
+BEST_STAGES_6D = ((8, 5), (3, 10), (1, 24))
+BEST_RATES = (0.15, 0.01)  # radians, first and last step, geometric between them
+BEST_BETAS = (0.7, 0.7)
+BEST_LOCAL_SCALE = 0.1  # crops have their objects at about the start distance; more freedom costs accuracy under occlusion
+BEST_LOCAL_SCALE_6D = 0.5
 PRINCIPAL_SCALE = 0.1  # a unit step then moves the picture as a turn by one radian moves its parts: 0.5 CAD units of 5
 BEST_SEPARATION = np.radians(35.0)  # just passes over the neighbours in the grid, which lead to the same pose
 
 
-def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] = BEST_STAGES) -> Plan:
-    """The plan of a solver: "paper" follows `config`; "best" ignores its schedule and uses `stages`.
+def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] | None = None) -> Plan:
+    """The plan of a solver: "paper" follows `config`; "best" ignores its schedule and uses `stages`, or its own.
 
     Raises ValueError for a solver that does not exist.
     """
@@ -120,8 +127,10 @@ def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] = BEST_ST
         rates = config.learning_rate * config.drop_factor ** (steps // config.step_drop)
         return Plan(((1, config.total_epochs),), rates, config.adam_betas, principal_scale=scale)
     if config.solver == "best":
+        stages = stages or (BEST_STAGES_6D if config.six_d else BEST_STAGES)
         rates = np.geomspace(*BEST_RATES, sum(steps for _, steps in stages))
-        return Plan(stages, rates, config.adam_betas, BEST_LOCAL_SCALE, scale, BEST_SEPARATION, keep_best=True)
+        local_scale = BEST_LOCAL_SCALE_6D if config.six_d else BEST_LOCAL_SCALE
+        return Plan(stages, rates, BEST_BETAS, local_scale, scale, BEST_SEPARATION, keep_best=True)
     raise ValueError(f"SOLVER must be paper or best, found {config.solver!r}")
 
 
@@ -160,6 +169,16 @@ def make_starts(scene: Scene, config: SolveConfig, distance: float, renderer: st
     return Starts(torch.cat(placed), table, shifts_rc, len(views))
 
 
+def memory_budget(device: torch.device) -> int:
+    """Bytes that score volumes may take on a device: a quarter of what is free, on the CPU no more than `MEMORY_BUDGET`."""
+    if device.type == "cuda":
+        return int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
+    meminfo = Path("/proc/meminfo")  # absent outside Linux
+    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
+    free = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
+    return min([MEMORY_BUDGET, *(int(FREE_SHARE * n) for n in free)])
+
+
 def images_that_fit(mesh: Mesh, camera: MapCamera, channels: int, budget_bytes: int = MEMORY_BUDGET) -> int:
     """How many images `solve` can take at a time within a memory budget, at least one."""
     return rendering.images_that_fit(rendering.make_scene(mesh, camera), channels, budget_bytes)
@@ -177,7 +196,7 @@ def solve(
     *,
     plan: Plan | None = None,
     trace: bool = False,
-    budget_bytes: int = MEMORY_BUDGET,
+    budget_bytes: int | None = None,
 ) -> Poses:
     """Find the pose of the mesh in every feature map.
 
@@ -185,7 +204,7 @@ def solve(
     bank [V, C]: unit vertex features. clutter [C]: unit clutter feature, used if config.clutter. config: the solver and
     its settings. camera, start_distance (CAD units, of the start grid): see `choose_camera`. renderer: see
     `rendering.resolve_renderer`, default config.renderer. plan: in place of the solver's own. trace: also return every
-    iterate. budget_bytes: for the score volumes held at a time.
+    iterate. budget_bytes: for the score volumes held at a time, by default `memory_budget`.
 
     Returns `Poses` in the order of the images; an image's result does not depend on the others in the call.
     Raises ValueError when shapes do not fit together, or the solver or the renderer does not exist.
@@ -200,6 +219,7 @@ def solve(
     scene = rendering.make_scene(mesh, camera)
     starts = make_starts(scene, config, start_distance, renderer, device)
     bank, clutter = bank.to(device, torch.float32), clutter.to(device, torch.float32) if config.clutter else None
+    budget_bytes = memory_budget(device) if budget_bytes is None else budget_bytes
     parts = []
     for chunk in features.split(rendering.images_that_fit(scene, features.shape[1], budget_bytes)):
         target = rendering.make_target(chunk.to(device, torch.float32), bank, clutter, renderer)

@@ -242,6 +242,7 @@ class SolveConfig:
     """How poses are found. Defaults are the paper's."""
 
     solver: str = "paper"  # paper, best
+    precision: str = "auto"  # of the backbone: float32, bfloat16; auto: bfloat16 on a GPU unless solver is paper
     renderer: str = "auto"  # auto, torch, numba, triton, pytorch3d, pytorch3d-features
     total_epochs: int = 300  # optimiser steps of an image
     learning_rate: float = 0.05

@@ -1,0 +1,144 @@
+"""From feature maps to saved poses: failing images, overlap, shares of several processes, precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import solve_poses
+from nemo import inference, pose
+from nemo.backbone import FeatureNet
+from nemo.meshes import CuboidGrid, cuboid_mesh
+from nemo.records import FeatureSet, load_poses
+from nemo.settings import SolveConfig, TrainConfig
+
+MESH = cuboid_mesh(CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (3, 6, 4)))
+NAMES = [f"n{i:02d}" for i in range(11)]
+MAP_HW = (32, 84)
+
+
+def make_run(folder, maps, **options) -> inference.Run:
+    """A run over stored feature maps, with random features of the vertices."""
+    generator = torch.Generator().manual_seed(0)
+    bank, clutter = (torch.nn.functional.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (len(MESH.vertices), 1))
+    model = SimpleNamespace(
+        checkpoint=SimpleNamespace(config=TrainConfig(category="car"), fingerprint="f"), device=torch.device("cpu"), map_hw=MAP_HW,
+        mesh=lambda number: MESH, banks=lambda number: (bank, clutter[0]),
+    )  # fmt: skip
+    prepared = SimpleNamespace(fingerprint=lambda subset: "d")
+    config = replace(SolveConfig(), total_epochs=3)
+    stored = FeatureSet(maps, {}, {}, {1: NAMES}, {})
+    return inference.Run(model, prepared, "", config, "numba", folder / "car.npz", {1: NAMES}, 4, stored_features=stored, **options)
+
+
+@pytest.fixture(scope="module")
+def maps():
+    generator = np.random.default_rng(0)
+    return {name: generator.standard_normal((8, *MAP_HW)).astype(np.float32) for name in NAMES}
+
+
+def solve_all(folder, maps, **options):
+    run = make_run(folder, maps, **options)
+    counted = []
+    run.execute(counted.append)
+    return run, sum(counted)
+
+
+def test_overlapped_solving_gives_the_same_bytes(maps, tmp_path):
+    for folder, overlap in (("a", False), ("b", True)):
+        assert solve_all(tmp_path / folder, maps, overlap=overlap)[1] == len(NAMES)
+    assert (tmp_path / "a/car.npz").read_bytes() == (tmp_path / "b/car.npz").read_bytes()
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_an_image_that_fails_is_reported_and_the_others_are_solved(maps, tmp_path, monkeypatch, capsys, overlap):
+    spoilt = maps | {"n05": np.full_like(maps["n05"], np.nan)}
+    sound, marked, solve = solve_all(tmp_path / "sound", maps)[0], torch.from_numpy(maps["n09"]), inference.solve
+
+    def sometimes(mesh, features, *others):
+        if any(torch.equal(f, marked) for f in features):
+            raise RuntimeError("out of luck\nat length")
+        return solve(mesh, features, *others)
+
+    monkeypatch.setattr(inference, "solve", sometimes)
+    run, _ = solve_all(tmp_path / "spoilt", spoilt, overlap=overlap)
+    assert run.failures == ["n05: its feature map is not finite", "n09: the solver failed (out of luck)"]
+    assert "skipped: n09: the solver failed" in capsys.readouterr().err
+    poses = load_poses(tmp_path / "spoilt/car.npz")
+    kept = [name for name in NAMES if name not in ("n05", "n09")]
+    assert poses.names.tolist() == kept
+    np.testing.assert_allclose(poses.loss, [sound.rows[name]["loss"] for name in kept], atol=1e-9)
+    monkeypatch.setattr(inference, "solve", solve)
+    again = make_run(tmp_path / "spoilt", maps)
+    again.collect()
+    assert len(again.rows) == 9 and again.finished() is None
+    again.execute(lambda images: None)
+    assert load_poses(tmp_path / "spoilt/car.npz").names.tolist() == NAMES
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_killed_run_goes_on_where_it_was(maps, tmp_path, monkeypatch, overlap):
+    monkeypatch.setattr(inference, "SECONDS_BETWEEN_SAVES", -1.0)
+    solve_all(tmp_path / "whole", maps)
+    seen = []
+
+    def stop_in_the_third_batch(images):
+        seen.append(images)
+        if len(seen) == 4:  # the first call counts what was there before
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_run(tmp_path / "killed", maps, overlap=overlap).execute(stop_in_the_third_batch)
+    again = make_run(tmp_path / "killed", maps, overlap=overlap)
+    again.collect()
+    assert sorted(again.rows) == NAMES[:8]
+    again.execute(lambda images: None)
+    assert (tmp_path / "killed/car.npz").read_bytes() == (tmp_path / "whole/car.npz").read_bytes()
+
+
+def test_shares_of_several_processes_are_disjoint_and_merged(maps, tmp_path):
+    for rank in range(3):
+        run, images = solve_all(tmp_path / "shared", maps, shard=(rank, 3))
+        assert images == len(run.rows) and not (tmp_path / "shared/car.npz").is_file()
+    last = make_run(tmp_path / "shared", maps)
+    last.collect()
+    assert len(last.rows) == len(NAMES)
+    last.execute(lambda images: None)
+    solve_all(tmp_path / "alone", maps)
+    assert (tmp_path / "shared/car.npz").read_bytes() == (tmp_path / "alone/car.npz").read_bytes()
+    assert [p.name for p in sorted((tmp_path / "shared").iterdir())] == ["car.csv", "car.npz"]
+
+
+def test_torchrun_says_which_share_and_which_gpu():
+    environment = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
+    assert solve_poses.shard_here(None, environment) == (5, 8)
+    assert solve_poses.shard_here(None, {}) == (0, 1) and solve_poses.shard_here((1, 2), environment) == (1, 2)
+    assert solve_poses.device_here([0, 3], environment) == torch.device("cuda", 3)
+    assert solve_poses.device_here([2], environment) == torch.device("cuda", 2)
+    assert solve_poses.device_here([], environment) == torch.device("cpu")
+
+
+def test_precision_of_the_backbone():
+    cpu = torch.device("cpu")
+    assert inference.resolve_precision("auto", "best", cpu) == "float32" == inference.resolve_precision("auto", "paper", cpu)
+    assert inference.resolve_precision("bfloat16", "paper", cpu) == "bfloat16"
+    with pytest.raises(ValueError, match="PRECISION must be one of auto, float32, bfloat16, found 'half'"):
+        inference.resolve_precision("half", "best", cpu)
+    torch.manual_seed(0)
+    checkpoint = SimpleNamespace(config=TrainConfig(category="car"))
+    full = inference.Model(checkpoint, FeatureNet("resnet18fpn").eval(), cpu)
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    exact, rough = full.features(images), replace(full, precision="bfloat16").features(images)
+    assert exact.dtype == rough.dtype == torch.float32
+    similarity = (exact * rough).sum(1)
+    assert 0.98 < similarity.min() < 1 - 1e-6
+
+
+def test_memory_budget_is_a_share_of_what_is_free(monkeypatch):
+    assert 0 < pose.memory_budget(torch.device("cpu")) <= pose.MEMORY_BUDGET
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    assert pose.memory_budget(torch.device("cuda")) == 250
