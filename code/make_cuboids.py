@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from nemo.settings import EXACT_MINIMUM_THICKNESS, MESH_DIMENSIONS, CuboidConfig
 def make_cuboids(raw: RawPascal3D, category: str, mesh_d: str, config: CuboidConfig, overwrite: bool) -> int:
     """Write the cuboids of a category; returns how many there are.
 
-    What is there is kept when it was made from the same CAD models with the same settings, or would come out the same.
-    Raises ValueError when it would not and `overwrite` is False: vertex annotations and checkpoints belong to it.
+    What is there is kept when it was made from the same CAD models with the same settings, or would come out the same, or
+    was put there by hand before any was made (a checkpoint may need it). Raises ValueError when it was made otherwise and
+    `overwrite` is False: vertex annotations and checkpoints belong to it.
     """
     cads = raw.cads(category)
     folder, record = raw.cuboid_folder(mesh_d, category), raw.cuboid_source(mesh_d, category)
@@ -32,8 +34,10 @@ def make_cuboids(raw: RawPascal3D, category: str, mesh_d: str, config: CuboidCon
         if overwrite or not (known and target.is_file()):
             mesh = _cuboid_around(sources, config)
             if target.is_file() and not overwrite and not _same(read_off(target), mesh):
-                raise ValueError(f"{target} was made from other CAD models or with other settings; set OVERWRITE=true to make it again, "
-                                 "and what was annotated and trained with it, or use another PATH_PASCAL3DP")  # fmt: skip
+                if record.is_file():
+                    raise ValueError(f"{target} was made from other CAD models or with other settings; set OVERWRITE=true to make it "
+                                     "again, and what was annotated and trained with it, or use another PATH_PASCAL3DP")  # fmt: skip
+                print(f"note: {target} is not what its CAD model gives; kept, since it was put there by hand", file=sys.stderr)
             if overwrite or not target.is_file():
                 write_off(target, mesh)
     write_text(record, source)

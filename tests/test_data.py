@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tarfile
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,21 @@ def test_a_flat_axis_collapses_as_in_the_paper_or_gets_the_documented_thickness(
     code(*arguments, "multi", "--geometry", "exact")
     paper, exact = (read_off(flat_raw / f"CAD_{mesh_d}/sign/01.off").vertices for mesh_d in ("single", "multi"))
     assert np.ptp(paper[:, 1]) == 0 and np.ptp(exact[:, 1]) == pytest.approx(EXACT_MINIMUM_THICKNESS)
+
+
+def test_a_cuboid_put_there_by_hand_is_kept(flat_raw, code, tmp_path):
+    """A checkpoint of the authors may need one that the CAD models at hand do not give."""
+    shutil.copytree(flat_raw / "CAD", tmp_path / "CAD")
+    arguments = ("make_cuboids", "--raw", tmp_path, "--categories", "sign", "--mesh-d", "single")
+    path = tmp_path / "CAD_single/sign/01.off"
+    path.parent.mkdir(parents=True)
+    path.write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    before = path.read_bytes()
+    assert "kept, since it was put there by hand" in code(*arguments).stderr
+    code(*arguments)
+    assert path.read_bytes() == before
+    code(*arguments, "--overwrite", "true")
+    assert path.read_bytes() != before
 
 
 def test_cuboids_made_with_other_settings_are_not_mixed_in(flat_raw, code):
