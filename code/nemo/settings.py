@@ -260,6 +260,20 @@ class SolveConfig:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class PhotographConfig:
+    """How the pose of an object in anybody's photograph is found. Measured on the training pictures of RealCars."""
+
+    solver: str = "best"  # its camera is the one that crops are made with
+    box_fill: float = 0.85  # side of an object's box by that of its mesh's outline: cuboids are larger than what they enclose
+    picture_fill: float = 1.2  # the same for a whole picture, of which an object takes a part
+    box_zooms: tuple[float, ...] = (0.85, 1.15)  # crops that the search begins with, by the scale that the box suggests
+    picture_zooms: tuple[float, ...] = (0.7, 1.0, 1.4)
+    rounds: int = 2  # crop and solve; every round but the first crops where the one before found the object
+    wanted_side: int = 1344  # pixels that the longer side of a box keeps when large pictures are reduced; twice a car's crop
+    overlay_side: int = 1600  # longer side of an overlay picture at most, in pixels
+
+
 # Where the data sets are offered: an address, or "drive:" and the id of a file on Google Drive.
 DOWNLOADS = {
     "PASCAL3D+_release1.1": "ftp://cs.stanford.edu/cs/cvgl/PASCAL3D+_release1.1.zip",
