@@ -67,7 +67,9 @@ def fit_weights(standard: NDArray, right: NDArray) -> NDArray[np.float64]:
     return weights
 
 
-def calibrate(evidence: ArrayLike, right: ArrayLike, names: Sequence[str], of: dict, data: dict, seed: int = 0, folds: int = 5) -> Calibration:
+def calibrate(
+    evidence: ArrayLike, right: ArrayLike, names: Sequence[str], of: dict, data: dict, seed: int = 0, folds: int = 5
+) -> Calibration:
     """Fit a calibration to evidence [B, K] of poses that are right [B] or not; its quality by cross-validation.
 
     Raises ValueError when there are fewer than 20 poses, or all are right or all are wrong.

@@ -7,29 +7,31 @@ is (x0, y0, x1, y1). Photographs are upright: a camera's turn (EXIF) is undone b
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from nemo import boxes, cameras, settings
-from nemo.confidence import Calibration
+from nemo.confidence import load_calibration
 from nemo.drawing import Pose, camera_of_pose, draw_mesh
-from nemo.inference import Model
+from nemo.inference import Model, load_model
 from nemo.meshes import Mesh
 from nemo.pose import choose_camera, solve, start_poses
 from nemo.rendering import MapCamera, make_scene, rasterise_poses, resolve_renderer
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 
-PICTURE_SUFFIXES = frozenset(".bmp .gif .jp2 .jpeg .jpg .pbm .pgm .png .ppm .tga .tif .tiff .webp".split())
+PICTURE_SUFFIXES = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"))
 SMALLEST_SIDE = 16  # pixels; a picture or a box with less shows nothing of an object
 MOST_PIXELS = 179_000_000  # decoded, 3 bytes each; Pillow refuses more by itself
 READING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, Image.DecompressionBombError)
@@ -178,6 +180,9 @@ def cut(photograph: Photograph, framing: Framing, crop_hw: tuple[int, int], imag
     return np.asarray(crop if image_scale == 1 else crop.reduce(round(1 / image_scale)))
 
 
+ASPECT_TOLERANCE = 0.25  # log of width / height by which an outline may differ from the box
+
+
 @dataclass(frozen=True)
 class Outlines:
     """How large a mesh looks at distance 5: width and height [N, 2] and middle [N, 2] of its outline in N usual views,
@@ -187,31 +192,43 @@ class Outlines:
     middles: NDArray[np.float64]
 
 
-def outlines_of(mesh: Mesh, azimuths: int = 24, elevations_deg: Sequence[float] = (0.0, 10.0, 20.0)) -> Outlines:
-    """Outlines of a mesh seen level or a little from above, from all sides, as photographs mostly show objects."""
-    azimuth = np.arange(azimuths) * (2 * np.pi / azimuths)
-    azimuth, elevation = (grid.ravel() for grid in np.meshgrid(azimuth, np.radians(elevations_deg), indexing="ij"))
-    still = np.zeros_like(azimuth)
-    points = cameras.project(mesh.vertices, azimuth, elevation, still, still + NORMALISED_DISTANCE, np.zeros((len(still), 2)), FOCAL_PX)
+def outlines_of(mesh: Mesh, azimuth: ArrayLike, elevation: ArrayLike, theta: ArrayLike) -> Outlines:
+    """Outlines of a mesh from N views, radians [N]."""
+    azimuth, elevation, theta = np.broadcast_arrays(*map(np.atleast_1d, (azimuth, elevation, theta)))
+    still = np.full(azimuth.shape, NORMALISED_DISTANCE)
+    points = cameras.project(mesh.vertices, azimuth, elevation, theta, still, np.zeros((len(still), 2)), FOCAL_PX)
     low, high = points.min(1), points.max(1)
     return Outlines(high - low, (low + high) / 2)
 
 
-ASPECT_TOLERANCE = 0.25  # log of width / height by which an outline may differ from the box
-def frame_box(outlines: Outlines, box_xyxy: ArrayLike, fill: float) -> Framing:
+def usual_outlines(mesh: Mesh) -> Outlines:
+    """From all sides, level or a little from above, as photographs mostly show objects."""
+    azimuth, elevation = np.meshgrid(np.arange(24) * (np.pi / 12), np.radians([0.0, 10.0, 20.0]), indexing="ij")
+    return outlines_of(mesh, azimuth.ravel(), elevation.ravel(), 0.0)
+
+
+def frame_box(outlines: Outlines, box_xyxy: ArrayLike, fill: float, drop: float = 0.0) -> Framing:
     """The crop in which the object in a box has about the size it was trained on.
 
-    The mean over the outlines, those of the box's proportions first. fill: side of a box by that of the mesh's outline.
+    The mean over the outlines, those of the box's proportions first. fill: side of a box by that of the mesh's outline;
+    drop: how far its middle lies below the outline's, in heights of the outline.
     """
     box = np.asarray(box_xyxy, np.float64)
     side = box[2:] - box[:2]
     mismatch = np.log(outlines.sizes[:, 0] / outlines.sizes[:, 1]) - math.log(side[0] / side[1])
     weight = np.exp(-0.5 * np.minimum(np.abs(mismatch) / ASPECT_TOLERANCE, 8.0) ** 2)
     weight /= weight.sum()
-    log_scale = weight @ (np.log(outlines.sizes).sum(1) - np.log(side).sum()) / 2
-    scale = fill * math.exp(log_scale)
-    centre = (box[:2] + box[2:]) / 2 - weight @ outlines.middles / scale
+    scale = fill * math.exp(weight @ (np.log(outlines.sizes).sum(1) - np.log(side).sum()) / 2)
+    middle = outlines.middles + outlines.sizes * [0.0, drop]
+    centre = (box[:2] + box[2:]) / 2 - weight @ middle / scale
     return Framing(scale, (float(centre[0]), float(centre[1])))
+
+
+def reference_framing(size_hw: tuple[int, int], width: float, shift: float) -> Framing:
+    """The crop of the reference's unlabelled photographs: the picture `width` pixels wide, the crop's middle `shift`
+    pixels below its own."""
+    scale = width / size_hw[1]
+    return Framing(scale, (size_hw[1] / 2, size_hw[0] / 2 + shift / scale))
 
 
 # ---- poses in a photograph ----
@@ -261,13 +278,14 @@ class PhotographPose:
 
 
 EVIDENCE = ("similarity", "margin", "agreement")
+REFERENCE_THETAS, REFERENCE_FACTORS = (0.0, 0.0, 1), (0.88, 1.14, 3)  # starts of its route: distances 4.4, 5 and 5.7 of 5
 RIVAL = math.radians(60.0)  # a start whose rotation is further than this from the pose is another answer
 
 
 @dataclass(frozen=True)
 class _Found:
     """What the solver says about K crops, arrays [K]. principal_xy [K, 2] in crop pixels, view_losses [K, N] of every view
-    of the start grid where it fits best."""
+    of the start grid where it fits best, views [K, N, 3, 3] their rotations."""
 
     azimuth: NDArray
     elevation: NDArray
@@ -277,6 +295,7 @@ class _Found:
     principal_xy: NDArray
     mesh: NDArray
     view_losses: NDArray
+    views: NDArray
 
     @property
     def rotation(self) -> NDArray[np.float64]:
@@ -287,7 +306,7 @@ class _Found:
 class PoseFinder:
     """A trained category that finds its objects in photographs.
 
-    model: see `inference.load_model`. config: how. calibration: what turns evidence into confidence, if there is one.
+    model: see `inference.load_model`. config: how. calibration: what turns evidence into confidence, see `use_calibration`.
     solve_config: in place of the solver's defaults; its place in a crop is always searched too. renderer: see `rendering`.
     """
 
@@ -295,19 +314,17 @@ class PoseFinder:
         self,
         model: Model,
         config: PhotographConfig | None = None,
-        calibration: Calibration | None = None,
         solve_config: SolveConfig | None = None,
         renderer: str = "auto",
     ):
-        self.model, self.config, self.calibration = model, config or PhotographConfig(), calibration
+        self.model, self.config, self.calibration = model, config or PhotographConfig(), None
         self.renderer = resolve_renderer(renderer, model.device)
         trained = model.checkpoint.config
         self.crop_hw = settings.category(trained.category).crop_hw
         self.cell = FEATURE_STRIDE / trained.image_scale  # crop pixels
-        self.solve_config = replace(solve_config or SolveConfig(solver=self.config.solver), six_d=True)
+        self.solve_config = replace(solve_config or SolveConfig(solver=self.config.solver), six_d=False)
         self.camera, self.start_distance = choose_camera(self.solve_config, trained.category, model.map_hw, trained.image_scale)
-        self.outlines = outlines_of(model.mesh(1))
-        self.views = _view_rotations(self.solve_config)
+        self.outlines = usual_outlines(model.mesh(1))
 
     def find(self, image: ArrayLike, box: ArrayLike | None = None) -> PhotographPose:
         """The pose of the object in an image (see `photograph_of`), in a box (x0, y0, x1, y1) or all of the picture."""
@@ -317,61 +334,96 @@ class PoseFinder:
     def find_all(self, items: Sequence[tuple[Photograph, NDArray | None]]) -> list[PhotographPose]:
         """Poses of several objects at a time: photographs and the boxes that they are in, None for the whole picture.
 
-        Each object is searched in crops of several sizes; then again, in crops around what was found; the best answer of
-        the last round counts.
+        Each object is searched in crops of several sizes, and then again in crops around what was found there. Without a
+        box its place and distance are searched, too. The best answer of the last round counts.
         """
-        framings = [self.first_framings(*item) for item in items]
-        sizes = [len(group) for group in framings]
-        photographs = [photograph for (photograph, _), size in zip(items, sizes, strict=True) for _ in range(size)]
-        used = [framing for group in framings for framing in group]
-        rounds = []
-        for number in range(self.config.rounds):
-            if rounds:
-                used = [self._follow(rounds[-1], k, framing) for k, framing in enumerate(used)]
-            rounds.append(self.solve(photographs, used, self.round_config(number)))
-        borders = np.cumsum([0, *sizes])
-        return [self._choose(rounds, range(a, b), used) for a, b in zip(borders[:-1], borders[1:], strict=True)]
+        poses: dict[int, PhotographPose] = {}
+        for boxed in (True, False):
+            mine = [i for i, (_, box) in enumerate(items) if (box is not None) == boxed]
+            if mine:
+                poses |= zip(mine, self._find_alike([items[i] for i in mine], boxed), strict=True)
+        return [poses[i] for i in range(len(items))]
 
-    def first_framings(self, photograph: Photograph, box: NDArray | None) -> list[Framing]:
-        """The crops that the search begins with."""
+    def _find_alike(self, items: Sequence[tuple[Photograph, NDArray | None]], boxed: bool) -> list[PhotographPose]:
         config = self.config
-        fill, zooms = (config.picture_fill, config.picture_zooms) if box is None else (config.box_fill, config.box_zooms)
-        framing = frame_box(self.outlines, photograph.whole if box is None else box, fill)
-        return [replace(framing, scale=framing.scale * zoom) for zoom in zooms]
+        kinds = [(zoom, False) for zoom in (config.box_zooms if boxed else config.picture_zooms)]
+        kinds += [] if boxed else [(zoom, True) for zoom in config.search_zooms]
+        photographs, search = [p for p, _ in items for _ in kinds], [box for _, box in items for _ in kinds]
+        used = [replace(f, scale=f.scale * zoom) for f in (self._first_framing(*item) for item in items) for zoom, _ in kinds]
+        searched = np.array([searches for _ in items for _, searches in kinds])
+        rounds = [self._solve_first(photographs, used, searched)]
+        for _ in range(config.rounds - 1):
+            used = [self._follow(rounds[-1], k, framing, search[k]) for k, framing in enumerate(used)]
+            rounds.append(self.solve(photographs, used, self.solve_config))
+        handicap = np.where(searched, config.search_handicap, 0.0)
+        return [self._choose(rounds, range(i, i + len(kinds)), used, handicap) for i in range(0, len(used), len(kinds))]
 
-    def round_config(self, number: int) -> SolveConfig:
-        """The start grid of a round: other distances and places in the first, only other rotations in the others."""
-        if number:
-            return replace(self.solve_config, distance_factors=(1.0, 1.0, 1), shifts=(0.0, 0.0, 1))
-        return self.solve_config
+    def _solve_first(self, photographs: Sequence[Photograph], framings: Sequence[Framing], searched: NDArray) -> _Found:
+        """Solve crops, the object's place and distance included where they are searched [K]."""
+        parts, order = [], []
+        for six_d in (False, True):
+            mine = np.flatnonzero(searched == six_d)
+            if len(mine):
+                config = replace(self.solve_config, six_d=six_d)
+                parts.append(self.solve([photographs[k] for k in mine], [framings[k] for k in mine], config))
+                order += mine.tolist()
+        back = np.argsort(order)
+        return _Found(*(np.concatenate([getattr(part, field.name) for part in parts])[back] for field in fields(_Found)))
+
+    def _first_framing(self, photograph: Photograph, box: NDArray | None) -> Framing:
+        """The crop that the search begins with, before zooming."""
+        if box is None:
+            return frame_box(self.outlines, photograph.whole, self.config.picture_fill)
+        return frame_box(self.outlines, box, self.config.box_fill, self.config.box_drop)
+
+    def find_as_reference(self, photographs: Sequence[Photograph]) -> list[PhotographPose]:
+        """Poses by the reference's route for photographs without boxes: one crop around the middle (`reference_framing`),
+        starts at three distances without theta, and the object's place optimised."""
+        config = replace(self.solve_config, six_d=True, thetas=REFERENCE_THETAS, distance_factors=REFERENCE_FACTORS, shifts=(0.0, 0.0, 1))
+        used = [self.reference_framing(photograph) for photograph in photographs]
+        found = [self.solve(photographs, used, config)]
+        return [self._choose(found, range(k, k + 1), used, np.zeros(len(used))) for k in range(len(used))]
+
+    def reference_framing(self, photograph: Photograph) -> Framing:
+        """The crop of `find_as_reference`."""
+        return reference_framing(photograph.size_hw, self.config.reference_width, self.config.reference_shift)
 
     def solve(self, photographs: Sequence[Photograph], framings: Sequence[Framing], config: SolveConfig) -> _Found:
         """Solve crops of photographs, each with the mesh of the category that explains it best."""
-        trained = self.model.checkpoint.config
-        crops = [cut(p, f, self.crop_hw, trained.image_scale) for p, f in zip(photographs, framings, strict=True)]
-        features = self.model.features(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
-        found = []
+        features = self._features(photographs, framings)
+        found, views = [], _view_rotations(config)
         for mesh in range(1, len(self.model.checkpoint.memory) + 1):
             poses = solve(self.model.mesh(mesh), features, *self.model.banks(mesh), config, self.camera, self.start_distance, self.renderer)
-            view_losses = poses.start_losses.reshape(len(poses), -1, len(self.views)).min(1)
-            principal_xy, number = poses.principal_xy * self.cell, np.full(len(poses), mesh)
-            found.append(_Found(poses.azimuth, poses.elevation, poses.theta, poses.distance, poses.loss, principal_xy, number, view_losses))
+            view_losses = poses.start_losses.reshape(len(poses), -1, len(views)).min(1)
+            every_view, number = np.broadcast_to(views, (len(poses), *views.shape)), np.full(len(poses), mesh)
+            angles = poses.azimuth, poses.elevation, poses.theta
+            found.append(_Found(*angles, poses.distance, poses.loss, poses.principal_xy * self.cell, number, view_losses, every_view))
         best = np.argmin([f.loss for f in found], 0)
         take = np.arange(len(best))
         return _Found(*(np.stack([getattr(f, field.name) for f in found])[best, take] for field in fields(_Found)))
 
-    def _follow(self, found: _Found, k: int, framing: Framing) -> Framing:
-        """The crop in which what was found in crop k has the size that the network was trained on, in the middle."""
+    def _features(self, photographs: Sequence[Photograph], framings: Sequence[Framing]) -> Tensor:
+        scale = self.model.checkpoint.config.image_scale
+        crops = [cut(p, f, self.crop_hw, scale) for p, f in zip(photographs, framings, strict=True)]
+        return self.model.features(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
+
+    def _follow(self, found: _Found, k: int, framing: Framing, box: NDArray | None) -> Framing:
+        """The crop in which what was found in crop k has the size that the network was trained on, in the middle: by the
+        box, now that the view is known, or by the distance and the place that were found."""
+        if box is not None:
+            mesh = self.model.mesh(int(found.mesh[k]))
+            outline = outlines_of(mesh, found.azimuth[k], found.elevation[k], found.theta[k])
+            return frame_box(outline, box, self.config.box_fill, self.config.box_drop)
         trained_size = FOCAL_PX / NORMALISED_DISTANCE / (self.camera.focal * self.cell / found.distance[k])
         centre = framing.to_photograph(found.principal_xy[k], self.crop_hw)
         return Framing(framing.scale * float(trained_size), (float(centre[0]), float(centre[1])))
 
-    def _choose(self, rounds: Sequence[_Found], mine: range, framings: Sequence[Framing]) -> PhotographPose:
-        """The best of the last round's answers about one object."""
+    def _choose(self, rounds: Sequence[_Found], mine: range, framings: Sequence[Framing], handicap: NDArray) -> PhotographPose:
+        """The best of the last round's answers about one object, by loss plus handicap [K]."""
         last = rounds[-1]
-        best = min(mine, key=lambda k: last.loss[k])
+        best = min(mine, key=lambda k: last.loss[k] + handicap[k])
         x, y = framings[best].to_photograph(last.principal_xy[best], self.crop_hw).tolist()
-        evidence = self._evidence(rounds, mine, best)
+        evidence = tuple(float(value) for value in self._evidence(rounds, mine, best))
         return PhotographPose(
             float(last.azimuth[best]), float(last.elevation[best]), float(last.theta[best]), float(last.distance[best]),
             self.camera.focal * self.cell / framings[best].scale, (x, y), 1 - float(last.loss[best]), int(last.mesh[best]), evidence,
@@ -383,11 +435,11 @@ class PoseFinder:
         from elsewhere explains the crop, and how near the answers of other crops and rounds are."""
         last = rounds[-1]
         rotation, score = last.rotation[best], max(1 - float(last.loss[best]), 0.0)
-        far = cameras.geodesic_distance(self.views, rotation) > RIVAL
         losses = last.view_losses[best]
+        far = cameras.geodesic_distance(last.views[best], rotation) > RIVAL
         margin = (losses[far].min() - losses[~far].min()) / max(1 - float(losses.min()), 1e-6)
-        others = np.concatenate([np.stack([found.rotation[k] for k in mine if found is not last or k != best] or [rotation]) for found in rounds])
-        agreement = 1 - np.minimum(cameras.geodesic_distance(others, rotation), np.pi / 2).mean() / (np.pi / 2)
+        others = [found.rotation[k] for found in rounds for k in mine if found is not last or k != best] or [rotation]
+        agreement = 1 - np.minimum(cameras.geodesic_distance(np.stack(others), rotation), np.pi / 2).mean() / (np.pi / 2)
         return score / self._coverage(last, best), float(margin), float(agreement)
 
     def _coverage(self, found: _Found, k: int) -> float:
@@ -404,6 +456,53 @@ class PoseFinder:
         return overlay(photograph_of(image), [(mesh or self.model.mesh(pose.mesh), pose)], max(np.shape(image)[:2]))
 
 
+    def film(
+        self, photograph: Photograph, pose: PhotographPose, mesh: Mesh | None = None, side: int = 640, frames: int = 40
+    ) -> list[NDArray[np.uint8]]:
+        """Pictures of the search that ends in a pose: the mesh over the photograph at some of its steps, start and end
+        among them, no side longer than `side`. The search is run again in the crop around the pose."""
+        framing = Framing(self.camera.focal * self.cell / pose.focal_px, pose.principal_xy)
+        own, bank = self.model.mesh(pose.mesh), self.model.banks(pose.mesh)
+        features = self._features([photograph], [framing])
+        found = solve(own, features, *bank, self.solve_config, self.camera, self.start_distance, self.renderer, trace=True)
+        path = found.path[0]
+        azimuth, elevation, distance = cameras.spherical_from_centre(path[:, :3])
+        steps = np.unique(np.round(np.linspace(0, 1, min(frames, len(path))) ** 2 * (len(path) - 1)).astype(int))
+        poses = [replace(pose, azimuth=azimuth[i], elevation=elevation[i], theta=path[i, 3], distance=distance[i]) for i in steps]
+        return [overlay(photograph, [(mesh or own, each)], side) for each in poses] + [overlay(photograph, [(mesh or own, pose)], side)]
+
+    def depends_on(self) -> dict:
+        """What evidence, and with it a calibration, depends on, as JSON values."""
+        config = {key: value for key, value in asdict(self.config).items() if key not in ("overlay_side", "wanted_side")}
+        values = {"checkpoint": self.model.checkpoint.fingerprint, "photograph": config, "solve": asdict(self.solve_config)}
+        return json.loads(json.dumps(values))
+
+    def use_calibration(self, path: Path) -> bool:
+        """Give confidences from now on by a calibration file; False where there is none, or it is of other settings.
+
+        Raises ValueError when the file is no calibration.
+        """
+        if not Path(path).is_file():
+            return False
+        found = load_calibration(path)
+        fits = found.of == self.depends_on() and found.names == EVIDENCE
+        self.calibration = found if fits else None
+        return fits
+
+
+def calibration_path(checkpoint: Path) -> Path:
+    """Where the calibration of a checkpoint lies: beside it."""
+    return Path(checkpoint).with_suffix(".confidence.json")
+
+
+def open_finder(checkpoint: Path | str, device: torch.device | str = "cpu", config: PhotographConfig | None = None) -> PoseFinder:
+    """A checkpoint, ready for photographs, with the calibration beside it if there is one. For errors see `load_model`."""
+    path = Path(checkpoint)
+    finder = PoseFinder(load_model(path, None, path.parent, device), config)
+    finder.use_calibration(calibration_path(path))
+    return finder
+
+
 def _view_rotations(config: SolveConfig) -> NDArray[np.float64]:
     """Rotations [N, 3, 3] of the start grid's views."""
     views = start_poses(config, 1.0)
@@ -415,8 +514,10 @@ def overlay(photograph: Photograph, drawn: Sequence[tuple[Mesh, PhotographPose]]
     """Meshes over a photograph in their poses, the furthest first, RGB [h, w, 3] with no side longer than longest_side."""
     height, width = photograph.pixels.shape[:2]
     shrink = min(1.0, longest_side / max(height, width))
-    image = Image.fromarray(photograph.pixels)
-    picture = np.asarray(image if shrink == 1 else image.resize((max(1, round(width * shrink)), max(1, round(height * shrink))), Image.Resampling.LANCZOS))
+    picture = photograph.pixels
+    if shrink < 1:
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
     scale = picture.shape[1] / photograph.size_hw[1]
     for mesh, pose in sorted(drawn, key=lambda each: -each[1].pascal3d_distance):
         x, y = pose.principal_xy
