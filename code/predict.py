@@ -413,8 +413,8 @@ def calibration_items(
     prepared: PreparedSet, model: Model, names: Sequence[str], disturb: bool, seed: int
 ) -> Iterator[tuple[tuple[Photograph, np.ndarray | None], np.ndarray]]:
     """Prepared crops as photographs, each in a box that is a little off or, every other one, as a whole picture, and their
-    true angles [3]. disturb: with other colours and patches of other crops over the object, as a trained network knows its
-    own pictures too well for its confidence in them to mean anything."""
+    true angles [3]. disturb: with other colours and patches of other crops over the object: a network knows the pictures that
+    it was trained on too well for its confidence in them to mean anything for others."""
     category = model.checkpoint.config.category
     paths = [prepared.image(category, name) for name in names]
     for i, (name, path) in enumerate(zip(names, paths, strict=True)):
@@ -444,8 +444,10 @@ def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
     if not names:
         raise ValueError(f"{prepared.root} has no prepared image of {category} for {mesh_d} cuboids; run PrepareData.sh first")
     order = np.random.default_rng(args.seed).permutation(len(names))[: args.calibration_images]
-    seen = bool(checkpoint.data) and checkpoint.data == prepared.fingerprint(category)
-    items = calibration_items(prepared, finder.model, [names[i] for i in order], seen, args.seed)
+    data = prepared.fingerprint(category)
+    unseen = checkpoint.data and data and checkpoint.data != data
+    patches = args.calibration_patches == "true" or (args.calibration_patches == "auto" and not unseen)
+    items = calibration_items(prepared, finder.model, [names[i] for i in order], patches, args.seed)
     evidence, errors = [], []
     with tqdm(total=len(order), desc="calibration", unit=" images", file=sys.stderr,
               mininterval=0.5 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
@@ -456,11 +458,11 @@ def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
             errors.append(pose_errors([[p.azimuth, p.elevation, p.theta] for p in poses], np.stack([truth for _, truth in batch])))
             bar.update(len(batch))
     right = np.concatenate(errors) < THRESHOLDS["pi/6"]
-    data = {"fingerprint": prepared.fingerprint(category), "trained_on": seen, "seed": args.seed}
-    made = confidence.calibrate(evidence, right, EVIDENCE, finder.depends_on(), data, args.seed)
+    source = {"fingerprint": data, "patches": patches, "seed": args.seed}
+    made = confidence.calibrate(evidence, right, EVIDENCE, finder.depends_on(), source, args.seed)
     confidence.save_calibration(calibration_file(args), made)
-    how = "that the network was trained on, with patches over them" if seen else "that the network was not trained on"
-    print(f"confidence calibrated on {cli.count(made.images, 'image')} {how} ({100 * made.right:.1f}% right within pi/6): cross-validated "
+    how = ", with patches of others pasted over them," if patches else ""
+    print(f"confidence calibrated on {cli.count(made.images, 'image')}{how} ({100 * made.right:.1f}% right within pi/6): cross-validated "
           f"Brier score {made.brier:.3f}, calibration error {made.calibration_error:.3f}; in {calibration_file(args)}")  # fmt: skip
 
 
@@ -489,6 +491,8 @@ def main() -> None:
     parser.add_argument("--confidence", type=Path, help="calibration file (default: <checkpoint>.confidence.json)")
     parser.add_argument("--calibrate", type=Path, metavar="PREPARED", help="make the calibration from a prepared set, and stop")
     parser.add_argument("--calibration-images", type=cli.positive, default=400, help="images for it, drawn by the seed (default: 400)")
+    parser.add_argument("--calibration-patches", choices=("auto", "true", "false"), default="auto",
+                        help="cover parts of its images; auto: unless the network was surely not trained on them (default: auto)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=solver.seed, help="of everything random (default: 0)")
     parser.add_argument("--unlabelled", type=cli.boolean, nargs="?", const=True, default=False,
                         help=f"the reference's route for pictures without boxes; also writes {REFERENCE} with its keys")  # fmt: skip

@@ -351,20 +351,22 @@ class PoseFinder:
         photographs, search = [p for p, _ in items for _ in kinds], [box for _, box in items for _ in kinds]
         used = [replace(f, scale=f.scale * zoom) for f in (self._first_framing(*item) for item in items) for zoom, _ in kinds]
         searched = np.array([searches for _ in items for _, searches in kinds])
-        rounds = [self._solve_first(photographs, used, searched)]
-        for _ in range(config.rounds - 1):
-            used = [self._follow(rounds[-1], k, framing, search[k]) for k, framing in enumerate(used)]
-            rounds.append(self.solve(photographs, used, self.solve_config))
+        rounds: list[_Found] = []
+        for number in range(config.box_rounds if boxed else config.picture_rounds):
+            if rounds:
+                used = [self._follow(rounds[-1], k, framing, search[k]) for k, framing in enumerate(used)]
+            rounds.append(self._solve_round(number, photographs, used, searched))
         handicap = np.where(searched, config.search_handicap, 0.0)
         return [self._choose(rounds, range(i, i + len(kinds)), used, handicap) for i in range(0, len(used), len(kinds))]
 
-    def _solve_first(self, photographs: Sequence[Photograph], framings: Sequence[Framing], searched: NDArray) -> _Found:
-        """Solve crops, the object's place and distance included where they are searched [K]."""
+    def _solve_round(self, number: int, photographs: Sequence[Photograph], framings: Sequence[Framing], searched: NDArray) -> _Found:
+        """Solve crops. Where the object's place is searched [K], that is: from a grid of places and distances in the first
+        round, from the middle of the crop in the second, and no longer after that."""
+        near = replace(self.solve_config, six_d=True, distance_factors=(1.0, 1.0, 1), shifts=(0.0, 0.0, 1))
+        searching = [replace(self.solve_config, six_d=True), near, self.solve_config][min(number, 2)]
         parts, order = [], []
-        for six_d in (False, True):
-            mine = np.flatnonzero(searched == six_d)
+        for config, mine in ((self.solve_config, np.flatnonzero(~searched)), (searching, np.flatnonzero(searched))):
             if len(mine):
-                config = replace(self.solve_config, six_d=six_d)
                 parts.append(self.solve([photographs[k] for k in mine], [framings[k] for k in mine], config))
                 order += mine.tolist()
         back = np.argsort(order)

@@ -272,7 +272,8 @@ class PhotographConfig:
     picture_zooms: tuple[float, ...] = (0.7, 1.0, 1.4)
     search_zooms: tuple[float, ...] = (0.8, 1.25)  # of a picture's crops in which the object's place is searched besides
     search_handicap: float = 0.05  # loss by which these have to be better: the loss hardly tells small shifts of a pose apart
-    rounds: int = 2  # crop and solve; every round but the first crops where the one before found the object
+    box_rounds: int = 2  # crop and solve; every round but the first crops where the one before found the object
+    picture_rounds: int = 3
     reference_width: float = 435.0  # of the reference's unlabelled photographs, to which a picture is resized, pixels
     reference_shift: float = 30.0  # and how far below its middle they are cropped, pixels
     wanted_side: int = 1344  # pixels that the longer side of a box keeps when large pictures are reduced; twice a car's crop
