@@ -80,7 +80,7 @@ def collect_jobs(paths: Sequence[Path], boxes: dict[str, list[tuple[float, ...]]
     for given in paths:
         if given.is_dir():
             inside = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
-            found = {p.relative_to(given).as_posix(): p for p in inside if not p.name.startswith(".") and out not in p.parents}
+            found = {p.relative_to(given).as_posix(): p for p in inside if not p.name.startswith(".") and out not in p.resolve().parents}
         elif given.exists():
             found = {given.name: given}
         else:
@@ -181,9 +181,10 @@ class Results:
         known = len(stored) == max(1, len(job.boxes)) and all(record["source"] == job.source for record in stored)
         return known and all((self.folder / file).is_file() for record in stored for file in record["pictures"])
 
-    def rewrite(self, done: Sequence[Job]) -> None:
-        """Keep only the lines of these photographs."""
-        self.records = {job.name: self.records[job.name] for job in done}
+    def forget(self, jobs: Sequence[Job]) -> None:
+        """Drop what is stored about photographs that will be looked at, and lines that are torn."""
+        for job in jobs:
+            self.records.pop(job.name, None)
         self._write_lines()
 
     def add(self, records: Sequence[dict]) -> None:
@@ -196,7 +197,7 @@ class Results:
         write_text(self.path, "".join(json.dumps(record) + "\n" for name in sorted(self.records) for record in self.records[name]))
 
     def finish(self, calibration: Calibration | None, failures: Sequence[str]) -> list[dict]:
-        """Write everything in order, with the confidences of this calibration; returns all records."""
+        """Write everything in order, with the confidences of this calibration; returns all records, of other photographs too."""
         for records in self.records.values():
             for record in records:
                 record["confidence"] = None if calibration is None else float(calibration.confidence(list(record["evidence"].values())))
@@ -285,12 +286,11 @@ class Predictor:
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Look at what is not done yet; returns how many photographs were done before."""
-        done = [job for job in jobs if self.results.is_done(job)]
-        self.results.rewrite(done)
-        names = {job.name for job in done}
-        todo = [job for job in jobs if job.name not in names]
+        todo = [job for job in jobs if not self.results.is_done(job)]
+        done = len(jobs) - len(todo)
+        self.results.forget(todo)
         threads = min(8, os.cpu_count() or 1)
-        with tqdm(total=len(jobs), initial=len(done), desc="photographs", unit=" images", file=sys.stderr,
+        with tqdm(total=len(jobs), initial=done, desc="photographs", unit=" images", file=sys.stderr,
                   mininterval=0.5 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
             batch: list[tuple[Job, Photograph]] = []
             for job, photograph in read_ahead(todo, self.finder.config, threads, self.args.batch_size):
@@ -306,7 +306,7 @@ class Predictor:
             if batch:
                 self._predict(batch)
                 bar.update(len(batch))
-        return len(done)
+        return done
 
     def _fail(self, message: str) -> None:
         self.failures.append(message)
@@ -375,10 +375,15 @@ def predict(args: argparse.Namespace, finder: PoseFinder) -> None:
         jobs = [replace(jobs[0], boxes=(tuple(args.box),))]
     if args.unlabelled and any(job.boxes for job in jobs):
         raise ValueError("--unlabelled is the reference's route, which has no boxes; leave out --box and --boxes, or --unlabelled")
+    stems = [Path(job.name).stem for job in jobs]
+    if args.unlabelled and len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ValueError(f"--unlabelled names photographs without folder and ending; two are called {twice}, give them one run each")
     results = Results(args.out, settings_of(args, finder), args.overwrite)
     predictor = Predictor(args, finder, results)
     before = predictor.run(jobs)
-    records = results.finish(finder.calibration, predictor.failures)
+    names = {job.name for job in jobs}
+    records = [record for record in results.finish(finder.calibration, predictor.failures) if record["photo"] in names]
     if not records:
         more = f" (and {len(jobs) - 1} more)" if len(jobs) > 1 else ""
         raise ValueError(f"no photograph could be used{more}: {predictor.failures[0]}")
@@ -386,7 +391,8 @@ def predict(args: argparse.Namespace, finder: PoseFinder) -> None:
         save_npz(args.out / REFERENCE, {Path(record["photo"]).stem: reference_row(record) for record in records})
     if len(records) == 1:
         print(sentence(records[0]))
-    print(f"{cli.count(len(records), 'pose')} of {cli.count(len(results.records), 'photograph')} ({before:,} of them from earlier runs, "
+    used = cli.count(len({record["photo"] for record in records}), "photograph")
+    print(f"{cli.count(len(records), 'pose')} of {used} ({before:,} of them from earlier runs, "
           f"{len(predictor.failures)} could not be used{f', see {FAILURES}' if predictor.failures else ''}) "
           f"by {finder.renderer} on {finder.model.device}, in {args.out}")  # fmt: skip
     if finder.calibration is None and not args.unlabelled:
@@ -492,7 +498,7 @@ def main() -> None:
     parser.add_argument("--calibrate", type=Path, metavar="PREPARED", help="make the calibration from a prepared set, and stop")
     parser.add_argument("--calibration-images", type=cli.positive, default=400, help="images for it, drawn by the seed (default: 400)")
     parser.add_argument("--calibration-patches", choices=("auto", "true", "false"), default="auto",
-                        help="cover parts of its images; auto: unless the network was surely not trained on them (default: auto)")  # fmt: skip
+                        help="cover parts of its images; auto: unless surely not trained on (default: auto)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=solver.seed, help="of everything random (default: 0)")
     parser.add_argument("--unlabelled", type=cli.boolean, nargs="?", const=True, default=False,
                         help=f"the reference's route for pictures without boxes; also writes {REFERENCE} with its keys")  # fmt: skip

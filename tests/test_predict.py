@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import predict
 import pytest
 import torch
 from PIL import Image
 
+import predict
 from nemo import cameras, cli, confidence, photographs
 from nemo.backbone import FeatureNet
 from nemo.checkpoints import Checkpoint, save_checkpoint
@@ -65,16 +65,18 @@ def save_kind(path: Path, kind: str) -> np.ndarray:
         expected[:, :30] = 0
         Image.fromarray(np.dstack([gradient(), alpha])).save(path)
     else:
-        image.convert({"grey": "L", "palette": "P", "cmyk": "CMYK", "rgb": "RGB", "black and white": "1"}[kind]).save(path)
-    if kind in ("grey", "16 bit", "32 bit float"):
+        image = image.convert({"grey": "L", "palette": "P", "cmyk": "CMYK", "rgb": "RGB", "black and white": "1"}[kind])
+        image.save(path)
+        expected = np.asarray(image.convert("RGB"))
+    if kind in ("16 bit", "32 bit float"):
         expected = np.repeat(grey[..., None], 3, 2)
     return expected
 
 
 @pytest.mark.parametrize(
     "kind, suffix, tolerance",
-    [("rgb", "png", 0), ("turned", "jpg", 6), ("grey", "png", 0), ("16 bit", "png", 1), ("32 bit float", "tiff", 1), ("transparent", "png", 0),
-     ("palette", "png", 60), ("cmyk", "jpg", 6), ("black and white", "png", 255)],
+    [("rgb", "png", 0), ("turned", "jpg", 6), ("grey", "png", 0), ("16 bit", "png", 1), ("32 bit float", "tiff", 1),
+     ("transparent", "png", 0), ("palette", "png", 0), ("cmyk", "jpg", 6), ("black and white", "png", 0)],
 )  # fmt: skip
 def test_every_kind_of_picture_becomes_upright_rgb(tmp_path, kind, suffix, tolerance):
     expected = save_kind(tmp_path / f"a.{suffix}", kind)
@@ -112,7 +114,8 @@ def test_unusable_files_are_told_apart_in_one_sentence(tmp_path):
 
 def test_arrays_of_all_types_are_photographs():
     image = gradient()
-    for array in (image, image.astype(np.float32) / 255, image.astype(np.uint16) * 257, np.dstack([image, np.full((60, 90), 255, np.uint8)])):
+    opaque = np.dstack([image, np.full((60, 90), 255, np.uint8)])
+    for array in (image, image.astype(np.float32) / 255, image.astype(np.uint16) * 257, opaque):
         np.testing.assert_allclose(photograph_of(array).pixels.astype(int), image, atol=1)
     assert photograph_of(image[..., :1]).pixels.shape == (60, 90, 3)
     for wrong in (image[0], image[..., :2], np.zeros((8, 90, 3))):
@@ -265,7 +268,8 @@ def test_scores_of_confidences_by_hand():
 def test_a_calibration_survives_its_file_and_says_what_is_missing(tmp_path):
     random = np.random.default_rng(1)
     evidence = random.standard_normal((60, 3))
-    made = confidence.calibrate(evidence, evidence[:, 0] + random.standard_normal(60) > 0, ("a", "b", "c"), {"checkpoint": "x"}, {"seed": 0})
+    right = evidence[:, 0] + random.standard_normal(60) > 0
+    made = confidence.calibrate(evidence, right, ("a", "b", "c"), {"checkpoint": "x"}, {"seed": 0})
     confidence.save_calibration(tmp_path / "c.json", made)
     assert confidence.load_calibration(tmp_path / "c.json") == made
     (tmp_path / "c.json").write_text("{}")
@@ -296,16 +300,15 @@ def test_calibration_on_a_prepared_set_tells_right_from_wrong(colour_finder, tmp
     root.source("car").write_text("{}")
     root.mesh_list("single", "car", 1).write_text("".join(f"{name}.JPEG\n" for name in names))
     file = tmp_path / "car.confidence.json"
-    args = Namespace(calibrate=root.root, calibration_images=100, batch_size=8, seed=0, calibration_patches="auto", confidence=file, checkpoint=tmp_path / "x.pth")
-    predict.calibrate(args, colour_finder)
+    args = Namespace(calibrate=root.root, calibration_images=100, calibration_patches="auto", batch_size=8, seed=0, confidence=file)
+    finder = PoseFinder(colour_finder.model, replace(colour_finder.config, picture_zooms=(1.0,), search_zooms=(), picture_rounds=2))
+    predict.calibrate(args, finder)
     assert "calibrated on 24 images (66.7% right within pi/6)" in capsys.readouterr().out
     image, box = planted(TRUTH, 1500.0, (310.0, 200.0), (400, 640))
-    other = PoseFinder(colour_finder.model, replace(colour_finder.config, box_rounds=1))
-    assert not other.use_calibration(file) and other.calibration is None, "made with other settings"
-    assert colour_finder.use_calibration(file)
+    assert not colour_finder.use_calibration(file) and colour_finder.calibration is None, "made with other settings"
+    assert finder.use_calibration(file)
     noise = np.random.default_rng(5).integers(60, 160, image.shape).astype(np.uint8)
-    assert colour_finder.find(image, box).confidence > 0.8 > 0.4 > colour_finder.find(noise, box).confidence
-    colour_finder.calibration = None
+    assert finder.find(image, box).confidence > 0.8 > 0.4 > finder.find(noise, box).confidence
 
 
 # ---- the program ----
@@ -378,6 +381,9 @@ def test_a_folder_gives_poses_pictures_and_a_count_and_goes_on_after_a_kill(run,
     status, printed, _ = run(*arguments)
     assert status == 0 and "(1 of them from earlier runs" in printed and (out / "poses.jsonl").read_text() == text
 
+    status, printed, _ = run(folder / "below/two.png", "--out", out, "--boxes", tmp_path / "boxes.csv")
+    assert status == 0 and "1 pose of 1 photograph" in printed and len(lines_of(out)) == 4, "what other runs found is kept"
+
     status, _, messages = run(*arguments, "--solver", "paper")
     assert status == 1 and "holds results of other settings (photograph, solve)" in messages
 
@@ -422,7 +428,7 @@ def test_mistakes_get_one_clear_sentence(run, folder, tmp_path, arguments, reaso
     "name, text, expected",
     [
         ("b.csv", "a.jpg,1,2,3,4\n\nb.jpg, 5,6,7,8.5\n", {"a.jpg": [(1, 2, 3, 4)], "b.jpg": [(5, 6, 7, 8.5)]}),
-        ("b.json", '{"a.jpg": [1, 2, 3, 4], "b.jpg": [[1, 2, 3, 4], [5, 6, 7, 8]]}', {"a.jpg": [(1, 2, 3, 4)], "b.jpg": [(1, 2, 3, 4), (5, 6, 7, 8)]}),
+        ("b.json", '{"a": [1, 2, 3, 4], "b": [[1, 2, 3, 4], [5, 6, 7, 8]]}', {"a": [(1, 2, 3, 4)], "b": [(1, 2, 3, 4), (5, 6, 7, 8)]}),
         ("b.csv", "a.jpg,1,2,3\n", None), ("b.json", "[1, 2]", None), ("b.json", '{"a.jpg": {"x": 1}}', None), ("b.json", "{", None),
     ],
 )  # fmt: skip

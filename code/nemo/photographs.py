@@ -276,7 +276,6 @@ class PhotographPose:
         return intrinsic @ cam_from_object @ np.column_stack([np.eye(3), -centre])
 
 
-
 EVIDENCE = ("similarity", "margin", "agreement")
 REFERENCE_THETAS, REFERENCE_FACTORS = (0.0, 0.0, 1), (0.88, 1.14, 3)  # starts of its route: distances 4.4, 5 and 5.7 of 5
 RIVAL = math.radians(60.0)  # a start whose rotation is further than this from the pose is another answer
@@ -456,7 +455,6 @@ class PoseFinder:
     def draw(self, image: ArrayLike, pose: PhotographPose, mesh: Mesh | None = None) -> NDArray[np.uint8]:
         """The mesh over an image (see `photograph_of`) in a pose found in it, RGB [h, w, 3]. mesh: in place of the cuboid."""
         return overlay(photograph_of(image), [(mesh or self.model.mesh(pose.mesh), pose)], max(np.shape(image)[:2]))
-
 
     def film(
         self, photograph: Photograph, pose: PhotographPose, mesh: Mesh | None = None, side: int = 640, frames: int = 40
