@@ -1,7 +1,7 @@
 """A checkpoint and anybody's photographs -> poses, a confidence for each, and pictures of the mesh over the photograph.
 
     python code/predict.py --checkpoint saved_model_car_last.pth photo.jpg --box 40 60 580 330
-    python code/predict.py --checkpoint saved_model_car_last.pth folder --boxes boxes.csv --film true
+    python code/predict.py --checkpoint saved_model_car_last.pth folder --boxes boxes.csv --film
     python code/predict.py --checkpoint saved_model_car_last.pth --calibrate data/PASCAL3D_train_NeMo
 """
 
@@ -28,6 +28,7 @@ from nemo import cli, confidence
 from nemo.confidence import Calibration
 from nemo.dataset import change_colour, paste_patches, read_crop
 from nemo.devices import first_device, gpus_of
+from nemo.drawing import save_film
 from nemo.files import atomic_path, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import PreparedSet, read_list
@@ -348,14 +349,6 @@ def _boxes_of(job: Job) -> list[np.ndarray | None]:
     return [np.array(box) for box in job.boxes] or [None]
 
 
-def save_film(path: Path, frames: Sequence[np.ndarray]) -> None:
-    """Write pictures of one size as an animated GIF of about 4 seconds that repeats; the last one stays for two."""
-    pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
-    durations = [4000 // len(frames)] * (len(frames) - 1) + [2000]
-    with atomic_path(path) as temporary:
-        pictures[0].save(temporary, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-
-
 def settings_of(args: argparse.Namespace, finder: PoseFinder) -> dict:
     """Everything that results depend on beside the photographs, as JSON values."""
     return {
@@ -485,7 +478,7 @@ def main() -> None:
     parser.add_argument("--boxes", type=Path, help="csv (file,x0,y0,x1,y1) or json ({file: box or boxes}); others: the whole picture")
     parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder of the results (default: predictions)")
     parser.add_argument("--overlays", type=cli.boolean, default=True, help="pictures of the mesh over the photograph (default: true)")
-    parser.add_argument("--film", type=cli.boolean, nargs="?", const=True, default=False, help="an animated GIF of each search")
+    parser.add_argument("--film", action="store_true", help="also an animated GIF of each search")
     parser.add_argument("--draw-mesh", type=Path, help="an .off file to draw in place of the cuboid, such as a CAD model")
     parser.add_argument("--solver", choices=("paper", "best"),
                         help=f"how poses are searched (default: {default.solver}; --unlabelled: paper)")  # fmt: skip
@@ -500,7 +493,7 @@ def main() -> None:
     parser.add_argument("--calibration-patches", choices=("auto", "true", "false"), default="auto",
                         help="cover parts of its images; auto: unless surely not trained on (default: auto)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=solver.seed, help="of everything random (default: 0)")
-    parser.add_argument("--unlabelled", type=cli.boolean, nargs="?", const=True, default=False,
+    parser.add_argument("--unlabelled", action="store_true",
                         help=f"the reference's route for pictures without boxes; also writes {REFERENCE} with its keys")  # fmt: skip
     parser.add_argument("--tar-horizontal-size", type=float, default=default.reference_width,
                         help="of --unlabelled: width that pictures are resized to, pixels (default: %(default)g)")  # fmt: skip

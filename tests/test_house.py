@@ -18,8 +18,6 @@ ROWS = (
     ("dataset", "pose", "drawing", "plots", "tables", "sample_models", "sample"),
     ("inference", "report_page"),
     ("training", "photographs"),
-    ("inference", "report_page"),
-    ("training", "photographs"),
 )
 DOORS = {
     "pytorch3d": {"nemo/rendering.py"},

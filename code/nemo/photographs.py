@@ -24,7 +24,7 @@ from torch import Tensor
 
 from nemo import boxes, cameras, settings
 from nemo.confidence import load_calibration
-from nemo.drawing import Pose, camera_of_pose, draw_mesh
+from nemo.drawing import Pose, camera_of_pose, draw_mesh, film_steps, pose_of_iterate
 from nemo.inference import Model, load_model
 from nemo.meshes import Mesh
 from nemo.pose import choose_camera, solve, start_poses
@@ -456,9 +456,7 @@ class PoseFinder:
         """The mesh over an image (see `photograph_of`) in a pose found in it, RGB [h, w, 3]. mesh: in place of the cuboid."""
         return overlay(photograph_of(image), [(mesh or self.model.mesh(pose.mesh), pose)], max(np.shape(image)[:2]))
 
-    def film(
-        self, photograph: Photograph, pose: PhotographPose, mesh: Mesh | None = None, side: int = 640, frames: int = 40
-    ) -> list[NDArray[np.uint8]]:
+    def film(self, photograph: Photograph, pose: PhotographPose, mesh: Mesh | None = None, side: int = 640) -> list[NDArray[np.uint8]]:
         """Pictures of the search that ends in a pose: the mesh over the photograph at some of its steps, start and end
         among them, no side longer than `side`. The search is run again in the crop around the pose."""
         framing = Framing(self.camera.focal * self.cell / pose.focal_px, pose.principal_xy)
@@ -466,10 +464,8 @@ class PoseFinder:
         features = self._features([photograph], [framing])
         found = solve(own, features, *bank, self.solve_config, self.camera, self.start_distance, self.renderer, trace=True)
         path = found.path[0]
-        azimuth, elevation, distance = cameras.spherical_from_centre(path[:, :3])
-        steps = np.unique(np.round(np.linspace(0, 1, min(frames, len(path))) ** 2 * (len(path) - 1)).astype(int))
-        poses = [replace(pose, azimuth=azimuth[i], elevation=elevation[i], theta=path[i, 3], distance=distance[i]) for i in steps]
-        return [overlay(photograph, [(mesh or own, each)], side) for each in poses] + [overlay(photograph, [(mesh or own, pose)], side)]
+        poses = [replace(pose, **pose_of_iterate(path[i])._asdict()) for i in film_steps(path)]
+        return [overlay(photograph, [(mesh or own, each)], side) for each in [*poses, pose]]
 
     def depends_on(self) -> dict:
         """What evidence, and with it a calibration, depends on, as JSON values."""
