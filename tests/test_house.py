@@ -13,10 +13,11 @@ from conftest import ROOT
 ROWS = (
     ("settings", "files", "resources"),
     ("layout", "records", "checkpoints", "cli", "downloads", "boxes", "cameras", "meshes", "kernels_numba", "kernels_triton"),
-    ("visibility", "rendering", "pascal3d", "kitti", "occlusion", "backbone", "bank", "devices", "distributed", "journal", "metrics"),
+    ("visibility", "rendering", "pascal3d", "kitti", "occlusion", "backbone", "bank", "devices", "distributed", "journal", "metrics",
+     "confidence"),
     ("dataset", "pose", "drawing", "plots", "tables", "sample_models", "sample"),
-    ("inference", "photographs", "report_page"),
-    ("training",),
+    ("inference", "report_page"),
+    ("training", "photographs"),
 )
 DOORS = {
     "pytorch3d": {"nemo/rendering.py"},

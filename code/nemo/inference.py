@@ -111,15 +111,18 @@ def resolve_precision(name: str, solver: str, device: torch.device) -> str:
     return "bfloat16" if able and solver != "paper" else "float32"
 
 
-def load_model(path: Path, category: str, mesh_folder: Path, device: torch.device | str = "cpu", precision: str = "float32") -> Model:
+def load_model(
+    path: Path, category: str | None, mesh_folder: Path, device: torch.device | str = "cpu", precision: str = "float32"
+) -> Model:
     """Load a checkpoint; its meshes come from the file itself or, for one of the reference, from mesh_folder.
 
     Where that folder's cuboid has another number of vertices but the authors' own has the right one, it is used.
+    category: None for whatever it was trained on.
 
     Raises ValueError when it was trained on another category than `category`, or does not fit its meshes or backbone.
     """
     checkpoint = load_checkpoint(path)
-    if checkpoint.config.category != category:
+    if category is not None and checkpoint.config.category != category:
         raise ValueError(f"{path} was trained on {checkpoint.config.category}, not on {category}")
     if checkpoint.meshes is None:
         checkpoint = _with_meshes(checkpoint, mesh_folder)

@@ -260,6 +260,26 @@ class SolveConfig:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class PhotographConfig:
+    """How the pose of an object in anybody's photograph is found. Measured on the training pictures of RealCars."""
+
+    solver: str = "best"  # its camera is the one that crops are made with
+    box_fill: float = 0.92  # side of an object's box by that of its mesh's outline: cuboids are larger than what they enclose
+    box_drop: float = 0.06  # a box's middle lies below that of the outline, which is empty above a bonnet; in outline heights
+    picture_fill: float = 1.2  # the same for a whole picture, of which an object takes a part
+    box_zooms: tuple[float, ...] = (0.9, 1.1)  # crops that the search begins with, by the scale that the box suggests
+    picture_zooms: tuple[float, ...] = (0.7, 1.0, 1.4)
+    search_zooms: tuple[float, ...] = (0.8, 1.25)  # of a picture's crops in which the object's place is searched besides
+    search_handicap: float = 0.05  # loss by which these have to be better: the loss hardly tells small shifts of a pose apart
+    box_rounds: int = 2  # crop and solve; every round but the first crops where the one before found the object
+    picture_rounds: int = 3
+    reference_width: float = 435.0  # of the reference's unlabelled photographs, to which a picture is resized, pixels
+    reference_shift: float = 30.0  # and how far below its middle they are cropped, pixels
+    wanted_side: int = 1344  # pixels that the longer side of a box keeps when large pictures are reduced; twice a car's crop
+    overlay_side: int = 1600  # longer side of an overlay picture at most, in pixels
+
+
 # Where the data sets are offered: an address, or "drive:" and the id of a file on Google Drive.
 DOWNLOADS = {
     "PASCAL3D+_release1.1": "ftp://cs.stanford.edu/cs/cvgl/PASCAL3D+_release1.1.zip",

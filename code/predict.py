@@ -1,0 +1,521 @@
+"""A checkpoint and anybody's photographs -> poses, a confidence for each, and pictures of the mesh over the photograph.
+
+    python code/predict.py --checkpoint saved_model_car_last.pth photo.jpg --box 40 60 580 330
+    python code/predict.py --checkpoint saved_model_car_last.pth folder --boxes boxes.csv --film
+    python code/predict.py --checkpoint saved_model_car_last.pth --calibrate data/PASCAL3D_train_NeMo
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from nemo import cli, confidence
+from nemo.confidence import Calibration
+from nemo.dataset import change_colour, paste_patches, read_crop
+from nemo.devices import first_device, gpus_of
+from nemo.drawing import save_film
+from nemo.files import atomic_path, write_text
+from nemo.inference import Model, load_model
+from nemo.layout import PreparedSet, read_list
+from nemo.meshes import Mesh, read_off
+from nemo.metrics import THRESHOLDS, pose_errors
+from nemo.photographs import (
+    EVIDENCE,
+    PICTURE_SUFFIXES,
+    Photograph,
+    PhotographPose,
+    PoseFinder,
+    calibration_path,
+    check_box,
+    overlay,
+    read_photograph,
+)
+from nemo.records import load_annotation, save_npz
+from nemo.rendering import RENDERERS
+from nemo.settings import PhotographConfig, SolveConfig
+
+POSES, TABLE, SETTINGS, FAILURES, REFERENCE = "poses.jsonl", "poses.csv", "settings.json", "failures.txt", "final_pred.npz"
+COLUMNS = ("photo", "object", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "focal_px", "principal_x", "principal_y",
+           "pascal3d_distance", "mesh", "score", "confidence")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photograph to look at: its name in the results, its file, and the boxes in it (none: the whole picture)."""
+
+    name: str
+    path: Path
+    boxes: tuple[tuple[float, ...], ...]
+
+    @property
+    def source(self) -> dict:
+        """What a result depends on beside the settings; a photograph that changed is looked at again."""
+        status = self.path.stat()
+        return {"bytes": status.st_size, "modified": status.st_mtime_ns, "boxes": [list(box) for box in self.boxes]}
+
+
+# ---- what to look at ----
+
+
+def collect_jobs(paths: Sequence[Path], boxes: dict[str, list[tuple[float, ...]]], out: Path) -> list[Job]:
+    """Photographs in the order of their names: files as they are given, folders with all pictures in and below them.
+
+    Raises FileNotFoundError for a path that is not there, ValueError when a name comes twice or there is no picture.
+    """
+    files: dict[str, Path] = {}
+    for given in paths:
+        if given.is_dir():
+            inside = [p for p in sorted(given.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
+            found = {p.relative_to(given).as_posix(): p for p in inside if not p.name.startswith(".") and out not in p.resolve().parents}
+        elif given.exists():
+            found = {given.name: given}
+        else:
+            raise FileNotFoundError(f"photograph not found: {given}")
+        twice = sorted(name for name in found if name in files and files[name] != found[name])
+        if twice:
+            raise ValueError(f"two photographs are called {twice[0]}: {files[twice[0]]} and {found[twice[0]]}; use one run for each folder")
+        files |= found
+    if not files:
+        raise ValueError(f"no picture in {', '.join(map(str, paths))} (files ending in {' '.join(sorted(PICTURE_SUFFIXES))})")
+    unknown = sorted(set(boxes) - set(files))
+    if unknown:
+        print(f"note: {cli.count(len(unknown), 'file')} with boxes not among the photographs, {unknown[0]} first", file=sys.stderr)
+    return [Job(name, files[name], tuple(boxes.get(name, ()))) for name in sorted(files)]
+
+
+def read_boxes(path: Path) -> dict[str, list[tuple[float, ...]]]:
+    """Boxes by file name: csv rows `file,x0,y0,x1,y1` (a heading is skipped), or json {file: box or list of boxes}.
+
+    A file may have several. Raises ValueError, naming the row, for anything that is not a box.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"boxes not found: {path}")
+    rows: list[tuple[str, object]] = []
+    if path.suffix.lower() == ".json":
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path}: not JSON ({error})") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"{path}: expected {{file: [x0, y0, x1, y1]}}, found a {type(content).__name__}")
+        for name, value in content.items():
+            several = isinstance(value, list) and value and isinstance(value[0], list)
+            rows += [(name, box) for box in (value if several else [value])]
+    else:
+        lines = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))) if any(cell.strip() for cell in row)]
+        if lines and not _is_number(lines[0][-1]):
+            lines = lines[1:]
+        rows = [(row[0].strip(), row[1:]) for row in lines]
+    boxes: dict[str, list[tuple[float, ...]]] = {}
+    for name, values in rows:
+        if not isinstance(values, list) or len(values) != 4 or not all(_is_number(value) for value in values):
+            raise ValueError(f"{path}: {name} has {values}, expected four numbers x0, y0, x1, y1")
+        boxes.setdefault(name, []).append(tuple(float(value) for value in values))
+    return boxes
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return bool(np.isfinite(float(value)))
+    except (TypeError, ValueError):
+        return False
+
+
+# ---- results on disk ----
+
+
+class Results:
+    """The folder of a run's results: a line of JSON per object, appended as soon as it is known, and what follows from them.
+
+    A killed run leaves whole lines and perhaps a torn last one, which is dropped. Raises ValueError when the folder holds
+    results of other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict, overwrite: bool):
+        self.folder, self.path = folder, folder / POSES
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for name in (POSES, SETTINGS):
+                (folder / name).unlink(missing_ok=True)
+        wanted = json.loads(json.dumps(settings))
+        if (folder / SETTINGS).is_file() and (differing := self._differing(wanted)):
+            raise ValueError(
+                f"{folder} holds results of other settings ({', '.join(differing)}); use another --out, or --overwrite true to begin again"
+            )
+        write_text(folder / SETTINGS, cli.as_json(wanted))
+        self.records: dict[str, list[dict]] = {}
+        for record in self._stored():
+            self.records.setdefault(record["photo"], []).append(record)
+
+    def _differing(self, wanted: dict) -> list[str]:
+        try:
+            found = json.loads((self.folder / SETTINGS).read_text())
+        except ValueError:
+            return ["its settings cannot be read"]
+        return sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+
+    def _stored(self) -> Iterator[dict]:
+        for line in self.path.read_text().splitlines() if self.path.is_file() else ():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue  # torn by a kill; its photograph is looked at again
+
+    def is_done(self, job: Job) -> bool:
+        """Whether an earlier run has found everything in this photograph as it is now, pictures included."""
+        stored = self.records.get(job.name, ())
+        known = len(stored) == max(1, len(job.boxes)) and all(record["source"] == job.source for record in stored)
+        return known and all((self.folder / file).is_file() for record in stored for file in record["pictures"])
+
+    def forget(self, jobs: Sequence[Job]) -> None:
+        """Drop what is stored about photographs that will be looked at, and lines that are torn."""
+        for job in jobs:
+            self.records.pop(job.name, None)
+        self._write_lines()
+
+    def add(self, records: Sequence[dict]) -> None:
+        """Append the objects of one photograph."""
+        self.records[records[0]["photo"]] = list(records)
+        with open(self.path, "a") as file:
+            file.write("".join(json.dumps(record) + "\n" for record in records))
+
+    def _write_lines(self) -> None:
+        write_text(self.path, "".join(json.dumps(record) + "\n" for name in sorted(self.records) for record in self.records[name]))
+
+    def finish(self, calibration: Calibration | None, failures: Sequence[str]) -> list[dict]:
+        """Write everything in order, with the confidences of this calibration; returns all records, of other photographs too."""
+        for records in self.records.values():
+            for record in records:
+                record["confidence"] = None if calibration is None else float(calibration.confidence(list(record["evidence"].values())))
+        self._write_lines()
+        everything = [record for name in sorted(self.records) for record in self.records[name]]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for record in everything:
+            flat = record | dict(zip(("principal_x", "principal_y"), record["principal_xy"], strict=True))
+            writer.writerow([_rounded(flat[column]) for column in COLUMNS])
+        write_text(self.folder / TABLE, text.getvalue())
+        if failures:
+            write_text(self.folder / FAILURES, "".join(f"{line}\n" for line in failures))
+        else:
+            (self.folder / FAILURES).unlink(missing_ok=True)
+        return everything
+
+
+def _rounded(value: object) -> object:
+    return round(value, 5) if isinstance(value, float) else "" if value is None else value
+
+
+def record_of(job: Job, number: int, photograph: Photograph, pose: PhotographPose, pictures: Sequence[str]) -> dict:
+    """One object of a photograph as JSON values. Angles in radians and, named so, in degrees."""
+    azimuth, elevation, theta = pose.angles_deg
+    return {
+        "photo": job.name, "object": number, "width": photograph.size_hw[1], "height": photograph.size_hw[0],
+        "box": list(job.boxes[number]) if job.boxes else None,
+        "azimuth": pose.azimuth, "elevation": pose.elevation, "theta": pose.theta,
+        "azimuth_deg": azimuth, "elevation_deg": elevation, "theta_deg": theta,
+        "distance": pose.distance, "focal_px": pose.focal_px, "principal_xy": list(pose.principal_xy),
+        "pascal3d_distance": pose.pascal3d_distance, "camera_matrix": pose.camera_matrix.tolist(), "mesh": pose.mesh,
+        "score": pose.score, "evidence": dict(zip(EVIDENCE, pose.evidence, strict=True)), "confidence": pose.confidence,
+        "pictures": list(pictures), "source": job.source,
+    }  # fmt: skip
+
+
+def reference_row(record: dict) -> np.ndarray:
+    """distance, theta, elevation, azimuth, t0, t1: what the reference saves of a photograph.
+
+    t0 and t1 move the object in its camera, x to the left and y up, in CAD units; here from the object's place against
+    the middle of the crop.
+    """
+    (x, y), (middle_x, middle_y) = record["principal_xy"], record["crop_middle_xy"]
+    unit = record["distance"] / record["focal_px"]
+    pose = [record[key] for key in ("distance", "theta", "elevation", "azimuth")]
+    return np.array([*pose, (middle_x - x) * unit, (middle_y - y) * unit])
+
+
+# ---- the run ----
+
+
+def read_ahead(jobs: Sequence[Job], config: PhotographConfig, threads: int, ahead: int) -> Iterator[tuple[Job, Photograph | str]]:
+    """Photographs in order, decoded by threads, at most `ahead` of them waiting; a message for one that cannot be used."""
+
+    def read(job: Job) -> Photograph | str:
+        try:
+            photograph = read_photograph(job.path, job.boxes, config.wanted_side)
+            for box in job.boxes:
+                check_box(box, photograph.size_hw)
+        except (ValueError, FileNotFoundError, PermissionError) as error:
+            message = str(error)
+            return message if str(job.path) in message else f"{job.path}: {message}"
+        return photograph
+
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[tuple[Job, Future]] = deque()
+        for job in jobs:
+            waiting.append((job, pool.submit(read, job)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+class Predictor:
+    """Looks at photographs batch by batch and writes what it finds."""
+
+    def __init__(self, args: argparse.Namespace, finder: PoseFinder, results: Results):
+        self.args, self.finder, self.results = args, finder, results
+        self.drawn: Mesh | None = read_off(args.draw_mesh) if args.draw_mesh else None
+        self.failures: list[str] = []
+
+    def run(self, jobs: Sequence[Job]) -> int:
+        """Look at what is not done yet; returns how many photographs were done before."""
+        todo = [job for job in jobs if not self.results.is_done(job)]
+        done = len(jobs) - len(todo)
+        self.results.forget(todo)
+        threads = min(8, os.cpu_count() or 1)
+        with tqdm(total=len(jobs), initial=done, desc="photographs", unit=" images", file=sys.stderr,
+                  mininterval=0.5 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
+            batch: list[tuple[Job, Photograph]] = []
+            for job, photograph in read_ahead(todo, self.finder.config, threads, self.args.batch_size):
+                if isinstance(photograph, str):
+                    self._fail(photograph)
+                    bar.update(1)
+                    continue
+                batch.append((job, photograph))
+                if len(batch) == self.args.batch_size:
+                    self._predict(batch)
+                    bar.update(len(batch))
+                    batch = []
+            if batch:
+                self._predict(batch)
+                bar.update(len(batch))
+        return done
+
+    def _fail(self, message: str) -> None:
+        self.failures.append(message)
+        tqdm.write(f"skipped: {message}", file=sys.stderr)
+
+    def _predict(self, batch: Sequence[tuple[Job, Photograph]]) -> None:
+        if self.args.unlabelled:
+            poses = [[pose] for pose in self.finder.find_as_reference([photograph for _, photograph in batch])]
+        else:
+            items = [(photograph, box) for job, photograph in batch for box in _boxes_of(job)]
+            found = iter(self.finder.find_all(items))
+            poses = [[next(found) for _ in _boxes_of(job)] for job, _ in batch]
+        for (job, photograph), mine in zip(batch, poses, strict=True):
+            pictures = self._draw(job, photograph, mine)
+            records = [record_of(job, k, photograph, pose, pictures[k]) for k, pose in enumerate(mine)]
+            if self.args.unlabelled:
+                records[0]["crop_middle_xy"] = list(self.finder.reference_framing(photograph).centre_xy)
+            self.results.add(records)
+
+    def _draw(self, job: Job, photograph: Photograph, poses: Sequence[PhotographPose]) -> list[list[str]]:
+        """Write the pictures of a photograph; returns, for each object, the files that show it."""
+        files: list[list[str]] = [[] for _ in poses]
+        if self.args.overlays:
+            name = f"overlays/{job.name}.jpg"
+            drawn = [(self.drawn or self.finder.model.mesh(pose.mesh), pose) for pose in poses]
+            picture = Image.fromarray(overlay(photograph, drawn, self.finder.config.overlay_side))
+            with atomic_path(self.results.folder / name) as temporary:
+                picture.save(temporary, "JPEG", quality=90)
+            files = [[name] for _ in poses]
+        if self.args.film:
+            for k, pose in enumerate(poses):
+                name = f"films/{job.name}{f'_{k}' if len(poses) > 1 else ''}.gif"
+                save_film(self.results.folder / name, self.finder.film(photograph, pose, self.drawn))
+                files[k] = files[k] + [name]
+        return files
+
+
+def _boxes_of(job: Job) -> list[np.ndarray | None]:
+    return [np.array(box) for box in job.boxes] or [None]
+
+
+def settings_of(args: argparse.Namespace, finder: PoseFinder) -> dict:
+    """Everything that results depend on beside the photographs, as JSON values."""
+    return {
+        "checkpoint": finder.model.checkpoint.fingerprint, "photograph": asdict(finder.config), "solve": asdict(finder.solve_config),
+        "renderer": finder.renderer, "unlabelled": args.unlabelled, "overlays": args.overlays, "film": args.film,
+        "draw_mesh": str(args.draw_mesh or ""),
+    }  # fmt: skip
+
+
+def predict(args: argparse.Namespace, finder: PoseFinder) -> None:
+    """Look at all photographs, write the results, and say what came out."""
+    boxes = read_boxes(args.boxes) if args.boxes else {}
+    jobs = collect_jobs(args.photos, boxes, args.out)
+    if args.box is not None:
+        if len(jobs) != 1:
+            raise ValueError(f"--box is for one photograph, there are {len(jobs)}; name a file of boxes with --boxes")
+        jobs = [replace(jobs[0], boxes=(tuple(args.box),))]
+    if args.unlabelled and any(job.boxes for job in jobs):
+        raise ValueError("--unlabelled is the reference's route, which has no boxes; leave out --box and --boxes, or --unlabelled")
+    stems = [Path(job.name).stem for job in jobs]
+    if args.unlabelled and len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        raise ValueError(f"--unlabelled names photographs without folder and ending; two are called {twice}, give them one run each")
+    results = Results(args.out, settings_of(args, finder), args.overwrite)
+    predictor = Predictor(args, finder, results)
+    before = predictor.run(jobs)
+    names = {job.name for job in jobs}
+    records = [record for record in results.finish(finder.calibration, predictor.failures) if record["photo"] in names]
+    if not records:
+        more = f" (and {len(jobs) - 1} more)" if len(jobs) > 1 else ""
+        raise ValueError(f"no photograph could be used{more}: {predictor.failures[0]}")
+    if args.unlabelled:
+        save_npz(args.out / REFERENCE, {Path(record["photo"]).stem: reference_row(record) for record in records})
+    if len(records) == 1:
+        print(sentence(records[0]))
+    used = cli.count(len({record["photo"] for record in records}), "photograph")
+    print(f"{cli.count(len(records), 'pose')} of {used} ({before:,} of them from earlier runs, "
+          f"{len(predictor.failures)} could not be used{f', see {FAILURES}' if predictor.failures else ''}) "
+          f"by {finder.renderer} on {finder.model.device}, in {args.out}")  # fmt: skip
+    if finder.calibration is None and not args.unlabelled:
+        print("confidence is not given: this checkpoint has no calibration for these settings; "
+              "predict.py --checkpoint ... --calibrate <prepared set> makes one")  # fmt: skip
+
+
+def sentence(record: dict) -> str:
+    """A pose in words."""
+    sure = "" if record["confidence"] is None else f", confidence {record['confidence']:.2f}"
+    angles = ", ".join(f"{name} {record[f'{name}_deg']:.1f}" for name in ("azimuth", "elevation", "theta"))
+    return f"{record['photo']}: {angles} degrees, distance {record['pascal3d_distance']:.2f}, score {record['score']:.3f}{sure}"
+
+
+# ---- calibration of the confidence ----
+
+
+def calibration_file(args: argparse.Namespace) -> Path:
+    """The calibration that the user names, or the one beside the checkpoint."""
+    return args.confidence or calibration_path(args.checkpoint)
+
+
+def calibration_items(
+    prepared: PreparedSet, model: Model, names: Sequence[str], disturb: bool, seed: int
+) -> Iterator[tuple[tuple[Photograph, np.ndarray | None], np.ndarray]]:
+    """Prepared crops as photographs, each in a box that is a little off or, every other one, as a whole picture, and their
+    true angles [3]. disturb: with other colours and patches of other crops over the object: a network knows the pictures that
+    it was trained on too well for its confidence in them to mean anything for others."""
+    category = model.checkpoint.config.category
+    paths = [prepared.image(category, name) for name in names]
+    for i, (name, path) in enumerate(zip(names, paths, strict=True)):
+        random = np.random.default_rng([seed, i])
+        annotation = load_annotation(prepared.annotation(category, name))
+        row0, row1, col0, col1 = annotation.box_obj[:4]
+        pixels = read_crop(path, 1)
+        if disturb:
+            other = read_crop(paths[int(random.integers(len(paths)))], 1)
+            image, donor = (torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in (pixels, other))
+            inside = np.stack([random.uniform(row0, row1, 64), random.uniform(col0, col1, 64)], 1)
+            for _ in range(int(random.integers(4))):
+                image, _ = paste_patches(image, donor, inside, random)
+            pixels = change_colour(image, random).permute(1, 2, 0).numpy()
+        box = np.array([col0, row0, col1, row1]) + random.uniform(-0.06, 0.06, 4) * np.tile([col1 - col0, row1 - row0], 2)
+        truth = np.array([annotation.azimuth, annotation.elevation, annotation.theta])
+        yield (Photograph(pixels, pixels.shape[:2]), box if i % 2 else None), truth
+
+
+def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
+    """Fit a map from evidence to confidence on images of a prepared set, and write it beside the checkpoint."""
+    prepared = PreparedSet(cli.require_folder(args.calibrate, "prepared set", "run PrepareData.sh first"))
+    checkpoint = finder.model.checkpoint
+    category, mesh_d = checkpoint.config.category, checkpoint.config.mesh_d
+    lists = sorted(prepared.vertex_lists(mesh_d, category).glob("mesh*.txt"))
+    names = sorted({name for path in lists for name in read_list(path)})
+    if not names:
+        raise ValueError(f"{prepared.root} has no prepared image of {category} for {mesh_d} cuboids; run PrepareData.sh first")
+    order = np.random.default_rng(args.seed).permutation(len(names))[: args.calibration_images]
+    data = prepared.fingerprint(category)
+    unseen = checkpoint.data and data and checkpoint.data != data
+    patches = args.calibration_patches == "true" or (args.calibration_patches == "auto" and not unseen)
+    items = calibration_items(prepared, finder.model, [names[i] for i in order], patches, args.seed)
+    evidence, errors = [], []
+    with tqdm(total=len(order), desc="calibration", unit=" images", file=sys.stderr,
+              mininterval=0.5 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
+        for first in range(0, len(order), args.batch_size):
+            batch = [next(items) for _ in range(min(args.batch_size, len(order) - first))]
+            poses = finder.find_all([item for item, _ in batch])
+            evidence += [pose.evidence for pose in poses]
+            errors.append(pose_errors([[p.azimuth, p.elevation, p.theta] for p in poses], np.stack([truth for _, truth in batch])))
+            bar.update(len(batch))
+    right = np.concatenate(errors) < THRESHOLDS["pi/6"]
+    source = {"fingerprint": data, "patches": patches, "seed": args.seed}
+    made = confidence.calibrate(evidence, right, EVIDENCE, finder.depends_on(), source, args.seed)
+    confidence.save_calibration(calibration_file(args), made)
+    how = ", with patches of others pasted over them," if patches else ""
+    print(f"confidence calibrated on {cli.count(made.images, 'image')}{how} ({100 * made.right:.1f}% right within pi/6): cross-validated "
+          f"Brier score {made.brier:.3f}, calibration error {made.calibration_error:.3f}; in {calibration_file(args)}")  # fmt: skip
+
+
+def main() -> None:
+    """Predict, or calibrate."""
+    default, solver = PhotographConfig(), SolveConfig()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="*", type=Path, help="pictures, or folders of them (with all below)")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="what TrainNeMo.sh saved, or the authors' file")
+    parser.add_argument("--category", help="stop if the checkpoint is of another one")
+    parser.add_argument("--meshes", type=Path, help="folder of its cuboids, for a checkpoint of the reference, which has none in it")
+    parser.add_argument("--box", type=float, nargs=4, metavar=("X0", "Y0", "X1", "Y1"),
+                        help="where the object is, in pixels of the upright picture")  # fmt: skip
+    parser.add_argument("--boxes", type=Path, help="csv (file,x0,y0,x1,y1) or json ({file: box or boxes}); others: the whole picture")
+    parser.add_argument("--out", type=Path, default=Path("predictions"), help="folder of the results (default: predictions)")
+    parser.add_argument("--overlays", type=cli.boolean, default=True, help="pictures of the mesh over the photograph (default: true)")
+    parser.add_argument("--film", action="store_true", help="also an animated GIF of each search")
+    parser.add_argument("--draw-mesh", type=Path, help="an .off file to draw in place of the cuboid, such as a CAD model")
+    parser.add_argument("--solver", choices=("paper", "best"),
+                        help=f"how poses are searched (default: {default.solver}; --unlabelled: paper)")  # fmt: skip
+    parser.add_argument("--renderer", choices=("auto", *RENDERERS), default=solver.renderer,
+                        help="what compares mesh and map (default: auto)")  # fmt: skip
+    parser.add_argument("--gpus", default="all", help="all or indices, the first is used; empty: CPU (default: all)")
+    parser.add_argument("--batch-size", type=cli.positive, default=8, help="photographs at a time (default: 8)")
+    parser.add_argument("--overwrite", type=cli.boolean, default=False, help="begin again where --out holds results (default: false)")
+    parser.add_argument("--confidence", type=Path, help="calibration file (default: <checkpoint>.confidence.json)")
+    parser.add_argument("--calibrate", type=Path, metavar="PREPARED", help="make the calibration from a prepared set, and stop")
+    parser.add_argument("--calibration-images", type=cli.positive, default=400, help="images for it, drawn by the seed (default: 400)")
+    parser.add_argument("--calibration-patches", choices=("auto", "true", "false"), default="auto",
+                        help="cover parts of its images; auto: unless surely not trained on (default: auto)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=solver.seed, help="of everything random (default: 0)")
+    parser.add_argument("--unlabelled", action="store_true",
+                        help=f"the reference's route for pictures without boxes; also writes {REFERENCE} with its keys")  # fmt: skip
+    parser.add_argument("--tar-horizontal-size", type=float, default=default.reference_width,
+                        help="of --unlabelled: width that pictures are resized to, pixels (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--vertical-shift", type=float, default=default.reference_shift,
+                        help="of --unlabelled: crop so far below their middle, pixels (default: %(default)g)")  # fmt: skip
+    args = parser.parse_args()
+    if not args.calibrate and not args.photos:
+        raise ValueError("name photographs, or a folder of them")
+    if args.box is not None and args.boxes:
+        raise ValueError("--box and --boxes exclude each other")
+    args.out = args.out.resolve()
+    config = replace(default, solver=args.solver or ("paper" if args.unlabelled else default.solver),
+                     reference_width=args.tar_horizontal_size, reference_shift=args.vertical_shift)  # fmt: skip
+    model = load_model(args.checkpoint, args.category, args.meshes or args.checkpoint.parent, first_device(gpus_of(args.gpus)))
+    finder = PoseFinder(model, config, renderer=args.renderer)
+    if args.calibrate:
+        calibrate(args, finder)
+        return
+    if not args.unlabelled and not finder.use_calibration(calibration_file(args)) and calibration_file(args).is_file():
+        print(f"note: {calibration_file(args)} was made with other settings and is not used", file=sys.stderr)
+    predict(args, finder)
+
+
+if __name__ == "__main__":
+    cli.run_main(main)
