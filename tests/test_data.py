@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pickle
-import tarfile
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
