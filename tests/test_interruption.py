@@ -34,7 +34,9 @@ EAGER = {
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Content of every file but those that say how long a stage took."""
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not p.parent.name.startswith("Timings_")]
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
 def command(name: str, *arguments: object) -> list[str]:
@@ -188,7 +190,7 @@ def test_inference_out_of_memory_gives_the_same_poses(stages, tmp_path):
     done = subprocess.run(program, env=os.environ | {"PYTHONPATH": str(ROOT / "code")}, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "out of GPU memory, going on with 1 images at a time" in done.stderr, done.stderr
     found, expected = (load_poses(root / "Poses_single/car.npz") for root in (tmp_path / "exp", whole))
-    np.testing.assert_allclose(found.loss, expected.loss, atol=1e-4)
+    np.testing.assert_allclose(found.loss, expected.loss, atol=1e-3)  # convolutions round differently in batches of one
     assert found.names.tolist() == expected.names.tolist()
 
 

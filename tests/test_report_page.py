@@ -209,8 +209,8 @@ def test_results_of_different_settings_are_called_mixed(results, monkeypatch):
     shutil.copytree(results / "clean" / "annotations" / "car", results / "clean" / "annotations" / "chair")
     shutil.copytree(results / "clean" / "lists" / "car", results / "clean" / "lists" / "chair")
     names = np.array([f"n{i}" for i in range(8)])
-    zeros, other = np.zeros(8), json.loads(json.dumps(CONFIG)) | {"recipe": "paper"}
-    save_poses(experiment.poses("chair"), PoseSet("chair", "", names, zeros, zeros, zeros, zeros + 5, zeros, zeros, zeros + 1, other))
+    zeros, whole, other = np.zeros(8), np.zeros(8, int), json.loads(json.dumps(CONFIG)) | {"recipe": "paper"}
+    save_poses(experiment.poses("chair"), PoseSet("chair", "", names, zeros, zeros, zeros, zeros + 5, zeros, whole, whole + 1, other))
     html = write(results, monkeypatch, "--categories", "car chair")
     assert "MIXED: car and chair were solved with different recipe" in html
 
