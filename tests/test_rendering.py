@@ -442,12 +442,28 @@ def test_names_and_devices_of_renderers():
             rendering.resolve_renderer("pytorch3d", "cpu")
 
 
+@pytest.mark.parametrize("renderer", ["pytorch3d", "pytorch3d-features"])
 @pytest.mark.parametrize("shape", MESHES)
-def test_pytorch3d_equals_the_specification(shape):
+def test_pytorch3d_equals_the_specification(shape, renderer):
+    """In loss, and in the gradients by centre, by turning the camera and by the principal point."""
     pytest.importorskip("pytorch3d")
     scene = make_scene(MESHES[shape], MapCamera(21.0, (9.3, 5.1), (11, 17)))
     centre, rotation = random_poses("usual", 8, seed=1)
-    assert_same(scene, random_target(scene, 8, 2), centre, rotation, "pytorch3d", tolerance=1e-4)
+    generator = torch.Generator().manual_seed(4)
+    features, bank, clutter = (
+        torch.nn.functional.normalize(torch.randn(size, generator=generator, dtype=torch.float64), dim=axis)
+        for size, axis in (((8, 16, 11, 17), 1), ((len(scene.vertices), 16), 1), ((16,), 0))
+    )
+    expected, found = (
+        run(scene, rendering.make_target(features, bank, clutter, name), centre, rotation, name) for name in ("torch", renderer)
+    )
+    for value, other in zip(expected[:2], found[:2], strict=True):
+        torch.testing.assert_close(other, value, atol=1e-4, rtol=1e-3)
+    turning = [rotation.mT @ grads[2] - (rotation.mT @ grads[2]).mT for grads in (expected, found)]
+    torch.testing.assert_close(turning[1], turning[0], atol=1e-4, rtol=1e-3)
+    principal = [rendering.principal_gradient(scene.camera, rotation, grads[2]) for grads in (expected, found)]
+    torch.testing.assert_close(principal[1], principal[0], atol=1e-5, rtol=1e-3)
+    assert turning[0].abs().max() > 1e-3 and principal[0].abs().max() > 1e-5
 
 
 def test_images_that_fit():

@@ -201,10 +201,13 @@ def compare(
         return _compare_triton(scene, target, centre, rotation, principal_xy)
     with torch.enable_grad():
         centre, rotation = centre.detach().requires_grad_(), rotation.detach().requires_grad_()
+        principal_xy = principals(scene.camera, centre, principal_xy).detach().requires_grad_()
         loss = differentiable_loss(scene, target, centre, rotation, renderer, principal_xy)
         if not loss.requires_grad:
             return loss, torch.zeros_like(centre), torch.zeros_like(rotation)
-        grad_centre, grad_rotation = torch.autograd.grad(loss.sum(), (centre, rotation))
+        grad_centre, grad_rotation, grad_principal = torch.autograd.grad(loss.sum(), (centre, rotation, principal_xy))
+    if renderer.startswith("pytorch3d"):
+        grad_rotation = _gradient_through_rays(scene.camera, rotation, grad_rotation, grad_principal)
     return loss.detach(), grad_centre, grad_rotation
 
 
@@ -215,6 +218,21 @@ def principal_gradient(camera: MapCamera, rotation: Tensor, grad_rotation: Tenso
     the rotation's gradient is the sum of t q, because d's third number is 1.
     """
     return -(rotation.mT @ grad_rotation[..., 2:])[..., :2, 0] / camera.focal
+
+
+def _gradient_through_rays(camera: MapCamera, rotation: Tensor, grad_rotation: Tensor, grad_principal: Tensor) -> Tensor:
+    """A gradient by the rotation [B, 3, 3] that moves vertices -> one that turns rays, which `principal_gradient` reads.
+
+    The two differ in parts that no rotation has. Kept are the derivatives by turning about each axis (the antisymmetric
+    part, in the camera frame) and the third column that belongs to grad_principal [B, 2]; the rest is free.
+    """
+    in_cam = rotation.mT @ grad_rotation
+    turning = in_cam - in_cam.mT
+    rays = torch.zeros_like(turning)
+    rays[:, 0, 1], rays[:, 1, 0] = turning[:, 0, 1] / 2, -turning[:, 0, 1] / 2
+    rays[:, :2, 2] = -camera.focal * grad_principal
+    rays[:, 2, :2] = rays[:, :2, 2] - turning[:, :2, 2]
+    return (rotation @ rays).detach()
 
 
 def principals(camera: MapCamera, centre: Tensor, principal_xy: Tensor | None) -> Tensor:
