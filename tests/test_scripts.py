@@ -360,6 +360,10 @@ def test_help_prints_the_settings_and_unknown_arguments_are_an_error(script, nam
         ("TrainNeMo.sh", {"PARALLEL": "mpi"}, "PARALLEL is 'mpi', it can be dp or ddp"),
         ("TrainNeMo.sh", {"IMAGE_CACHE": "tape"}, "invalid choice: 'tape'"),
         ("PrepareData.sh", {"ENABLE_OCCLUDED": "maybe"}, "ENABLE_OCCLUDED is 'maybe'"),
+        ("PrepareData.sh", {"AZIMUTH_SELECTION": "TTTT"}, "AZIMUTH_SELECTION is 'TTTT', it must hold both T and F"),
+        ("PrepareData.sh", {"AZIMUTH_SELECTION": "TFx"}, "AZIMUTH_SELECTION is 'TFx', it is a pattern of T and F"),
+        ("PrepareData.sh", {"NUMBER_VERTICES": "0"}, "NUMBER_VERTICES is '0', it is a whole number above 0"),
+        ("PrepareData.sh", {"MINIMUM_THICKNESS": "1.5"}, "MINIMUM_THICKNESS is '1.5', it is auto or a number from 0 to 1"),
     ],
 )
 def test_a_mistake_gets_one_clear_sentence(script, tmp_path, name, settings, complaint):

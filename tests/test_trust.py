@@ -307,16 +307,18 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path):
     assert (tmp_path / "count.txt").read_text() == "160"
 
 
-def test_worker_processes_neither_hold_locks_nor_outlive_their_parent(tmp_path):
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_worker_processes_neither_hold_locks_nor_outlive_their_parent(tmp_path, method):
     program = (
-        "import os, sys, time; from pathlib import Path; from nemo import cli, files\n"
+        "import multiprocessing, os, sys, time; from pathlib import Path; from nemo import cli, files\n"
         "folder = Path(sys.argv[1])\n"
+        "multiprocessing.set_start_method(sys.argv[2])\n"
         "with files.lock(folder, 'x', 'it'), cli.worker_pool(2) as pool:\n"
         "    pids = set(pool.map(os.getppid, [])) | {pool.submit(os.getpid).result() for _ in range(8)}\n"
         "    files.write_text(folder / 'pids.txt', ' '.join(map(str, pids)))\n"
         "    time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(ROOT / "code")})
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), method], env=os.environ | {"PYTHONPATH": str(ROOT / "code")})
     while not (tmp_path / "pids.txt").is_file() and process.poll() is None:
         time.sleep(0.02)
     workers = [int(pid) for pid in (tmp_path / "pids.txt").read_text().split()]
@@ -405,6 +407,18 @@ def test_too_little_room_is_told_with_both_amounts(tmp_path, monkeypatch):
     require_memory(10**6, "the cache", "buy some")
     monkeypatch.setattr(resources, "free_memory", lambda: None)
     require_memory(10**15, "the cache", "where it cannot be known, it is tried")
+
+
+@pytest.mark.parametrize("droppable", [name for _, _, name in resources.CGROUPS])
+def test_cached_files_of_a_container_are_free_memory(tmp_path, droppable):
+    (tmp_path / "max").write_text("1000\n")
+    (tmp_path / "current").write_text("900\n")
+    paths = str(tmp_path / "max"), str(tmp_path / "current")
+    assert resources._group_memory(*paths, droppable) == 100
+    (tmp_path / "memory.stat").write_text(f"anon 200\n{droppable} 600\nactive_file 50\n")
+    assert resources._group_memory(*paths, droppable) == 700
+    (tmp_path / "max").write_text("max\n")
+    assert resources._group_memory(*paths, droppable) is None
 
 
 def test_out_of_gpu_memory_at_inference_halves_the_batch(capsys):

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 SPARE = 1.05  # what is left free for everything else, as a factor on what is needed
-CGROUPS = (  # limit and use of this process's container, both versions
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+CGROUPS = (  # limit and use of this process's container, both versions, and what it calls cached files that it can drop
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes", "total_inactive_file"),
 )
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -39,11 +39,16 @@ def _machine_memory() -> int | None:
             return None
 
 
-def _group_memory(limit: str, use: str) -> int | None:
+def _group_memory(limit: str, use: str, droppable: str) -> int | None:
     try:
-        return max(0, int(Path(limit).read_text()) - int(Path(use).read_text()))
+        room = int(Path(limit).read_text()) - int(Path(use).read_text())
     except (OSError, ValueError):  # no such group, or "max"
         return None
+    try:
+        statistics = dict(line.split() for line in Path(limit).with_name("memory.stat").read_text().splitlines())
+        return max(0, room + int(statistics[droppable]))
+    except (OSError, KeyError, ValueError):
+        return max(0, room)
 
 
 def require_disk(folder: Path, needed: int, what: str, remedy: str) -> None:
