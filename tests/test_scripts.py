@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nemo.cameras import cam_from_object_rotation, geodesic_distance
 from nemo.checkpoints import load_checkpoint
+from nemo.files import lock
 from nemo.layout import PreparedSet
 from nemo.meshes import read_off
 from nemo.records import PoseSet, VertexAnnotation, load_annotation, load_poses, load_seconds, save_poses
@@ -406,6 +408,13 @@ def test_missing_data_are_downloaded_or_the_manual_steps_are_told(sample_raw, co
     done = code("download_data", "--raw", raw, "--address", addresses[0], "--address", addresses[1])
     assert (raw / "Annotations/car_imagenet").is_dir() and "Going on with Image_sets" in done.stderr
     assert "1 downloaded" in done.stdout
+    (raw.parent / ".unpacking-PASCAL3D+_release1.1").mkdir()  # as a run leaves it that is killed before all is in place
+    shutil.rmtree(raw / "Images")
+    done = code("download_data", "--raw", raw, "--address", addresses[0], "--address", addresses[1])
+    assert (raw / "Images/car_imagenet").is_dir() and "1 downloaded" in done.stdout
+    with lock(raw, "unpack", "the test's"):
+        done = code("download_data", "--raw", raw, "--address", addresses[0], "--address", addresses[1], check=False)
+    assert done.returncode == 1 and "another run is writing what Image_subsets.zip holds" in done.stderr
     code("prepare_images", "--raw", raw, "--out", tmp_path / "prepared", "--split", "val", "--categories", "car")
     assert "Image_sets" in (tmp_path / "prepared/lists/car/SOURCE.json").read_text()
 
