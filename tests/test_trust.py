@@ -284,7 +284,7 @@ def ftp_server():
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Serve) as running:
         running.state = {"content": b"", "most": 10**9, "changed": "20200101000000", "asked": [], "lacks": ()}
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield running.state, f"ftp://127.0.0.1:{running.server_address[1]}/a%20b.zip"
         running.shutdown()
 
