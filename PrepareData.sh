@@ -33,7 +33,14 @@ one_of ENABLE_OCCLUDED true false
 one_of OVERWRITE true false
 one_of GEOMETRY paper exact
 one_of OCCLUDED_VISIBILITY clean subtract
-[ -z "${AZIMUTH_SELECTION//[TF]/}" ] || fail "AZIMUTH_SELECTION is '$AZIMUTH_SELECTION', it is a pattern of T and F such as TFFTTFFT"
+case "$AZIMUTH_SELECTION" in
+    *[!TF]*) fail "AZIMUTH_SELECTION is '$AZIMUTH_SELECTION', it is a pattern of T and F such as TFFTTFFT" ;;
+    "" | *TF* | *FT*) ;;
+    *) fail "AZIMUTH_SELECTION is '$AZIMUTH_SELECTION', it must hold both T and F, such as TFFTTFFT" ;;
+esac
+[[ $NUMBER_VERTICES =~ ^0*[1-9][0-9]*$ ]] || fail "NUMBER_VERTICES is '$NUMBER_VERTICES', it is a whole number above 0"
+[[ $MINIMUM_THICKNESS =~ ^(auto|0(\.[0-9]*)?|\.[0-9]+|1(\.0*)?)$ ]] ||
+    fail "MINIMUM_THICKNESS is '$MINIMUM_THICKNESS', it is auto or a number from 0 to 1 such as 0.05"
 one_of RECORD_RULES auto strict reference
 words_of TRAIN_PARTS imagenet pascal
 words_of TEST_PARTS imagenet pascal

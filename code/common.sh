@@ -52,7 +52,7 @@ find_python() {
     fi
     command -v "$PYTHON" >/dev/null || fail "no Python at '$PYTHON'; set PYTHON, or run ./DemoNeMo.sh, which makes an environment"
     "$PYTHON" -c 'import importlib.util as u, sys
-sys.exit(any(u.find_spec(n) is None for n in "torch torchvision numba scipy PIL tqdm matplotlib".split()))' ||
+sys.exit(any(u.find_spec(n) is None for n in "torch torchvision numba scipy PIL tqdm matplotlib safetensors tensorboard".split()))' ||
         fail "'$PYTHON' lacks packages; run '$PYTHON -m pip install -r \"$ROOT/requirements.txt\"', or ./DemoNeMo.sh, which makes an environment"
 }
 

@@ -4,61 +4,76 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from nemo import cli
-from nemo.downloads import download, unpack
+from nemo.downloads import DownloadError, download, half_unpacked, unpack
+from nemo.files import lock
 from nemo.layout import RawOccluded, RawPascal3D
 from nemo.settings import DOWNLOADS, OCC_LEVELS, OCCLUDED_REPOSITORY
 
 
-def fetch(entry: str, archive: Path, destination: Path, manual: str) -> None:
-    """Download an archive, unpack it into a folder and delete it."""
-    if not archive.is_file():
-        download(entry, archive, manual)
-    unpack(archive, destination)
-    archive.unlink()
+def fetch(entry: str, archive: Path, destination: Path, there: Callable[[], bool], manual: str) -> bool:
+    """Download an archive, unpack it into a folder and delete it, unless all of it is there; returns whether it was not."""
+
+    def complete() -> bool:
+        return there() and not half_unpacked(archive, destination)
+
+    if complete():
+        return False
+    with lock(destination, "unpack", f"what {archive.name} holds"):
+        if complete():  # by another run, meanwhile
+            return False
+        if not archive.is_file():
+            download(entry, archive, manual)
+        unpack(archive, destination)
+        archive.unlink()
+    return True
 
 
 def fetch_pascal3d(raw: RawPascal3D, addresses: dict[str, str]) -> bool:
     """PASCAL3D+ itself, if its annotations are not there."""
-    if (raw.root / "Annotations").is_dir():
-        return False
-    manual = f"download it yourself, unpack it so that {raw.root}/Annotations exists, and run the command again"
+    annotations, archive = raw.root / "Annotations", raw.root.parent / "PASCAL3D+_release1.1.zip"
+    manual = f"download it yourself, unpack it so that {annotations} exists, and run the command again"
     if raw.root.name != "PASCAL3D+_release1.1":
-        raise ValueError(f"{raw.root}/Annotations is not there, and the download unpacks as PASCAL3D+_release1.1; "
+        if annotations.is_dir():
+            return False
+        raise ValueError(f"{annotations} is not there, and the download unpacks as PASCAL3D+_release1.1; "
                          "let PATH_PASCAL3DP end in that name, or point it at a complete set")  # fmt: skip
-    fetch(addresses["PASCAL3D+_release1.1"], raw.root.parent / "PASCAL3D+_release1.1.zip", raw.root.parent, manual)
-    if not (raw.root / "Annotations").is_dir():
-        raise ValueError(f"the archive of PASCAL3D+ was unpacked into {raw.root.parent}, but {raw.root}/Annotations is not there; {manual}")
-    return True
+    fetched = fetch(addresses["PASCAL3D+_release1.1"], archive, raw.root.parent, annotations.is_dir, manual)
+    if not annotations.is_dir():
+        raise ValueError(f"the archive of PASCAL3D+ was unpacked into {raw.root.parent}, but {annotations} is not there; {manual}")
+    return fetched
 
 
 def fetch_subsets(raw: RawPascal3D, addresses: dict[str, str]) -> bool:
     """The paper's image subsets; without them the official image sets serve, so a failure is told and survived."""
-    if (raw.root / "Image_subsets").is_dir():
-        return False
-    manual = f"download it yourself and unpack it as {raw.root}/Image_subsets"
+    subsets = raw.root / "Image_subsets"
     try:
-        fetch(addresses["Image_subsets"], raw.root / "Image_subsets.zip", raw.root, manual)
-    except ValueError as error:
+        return fetch(addresses["Image_subsets"], raw.root / "Image_subsets.zip", raw.root, subsets.is_dir,
+                     f"download it yourself and unpack it as {subsets}")  # fmt: skip
+    except DownloadError as error:
         print(f"note: {error}. Going on with Image_sets, whose split may differ from the paper's.", file=sys.stderr)
         return False
-    return True
 
 
 def fetch_level(occluded: RawOccluded, level: str, categories: tuple[str, ...], addresses: dict[str, str]) -> bool:
     """One occlusion level, if no category has it."""
-    if any(occluded.folder(category, level).is_dir() for category in categories):
-        return False
+
+    def there() -> bool:
+        return any(occluded.folder(category, level).is_dir() for category in categories)
+
+    archive = occluded.root / f"OccludedPASCAL3D_{level}.zip"
     manual = (
         f"download OccludedPASCAL3D_{level}.zip as {OCCLUDED_REPOSITORY} says, unpack it so that "
         f"{occluded.root}/images exists, and run the command again (or set ENABLE_OCCLUDED=false)"
     )
     if level not in addresses:
+        if there():
+            return False
         raise ValueError(f"no address is known for occlusion level {level}; {manual}")
-    fetch(addresses[level], occluded.root / f"OccludedPASCAL3D_{level}.zip", occluded.root, manual)
-    return True
+    return fetch(addresses[level], archive, occluded.root, there, manual)
 
 
 def address_pair(text: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo import cli
-from nemo.files import write_text
+from nemo.files import lock, write_text
 from nemo.layout import RawPascal3D
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, write_off
 from nemo.settings import EXACT_MINIMUM_THICKNESS, MESH_DIMENSIONS, CuboidConfig
@@ -29,18 +29,24 @@ def make_cuboids(raw: RawPascal3D, category: str, mesh_d: str, config: CuboidCon
     groups = {"01.off": cads} if mesh_d == "single" else {path.name: [path] for path in cads}
     source = cli.as_json(asdict(config) | {"cads_sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in cads}})
     known = record.is_file() and record.read_text() == source
-    for name, sources in groups.items():
-        target = folder / name
-        if overwrite or not (known and target.is_file()):
-            mesh = _cuboid_around(sources, config)
-            if target.is_file() and not overwrite and not _same(read_off(target), mesh):
+    if known and not overwrite and all((folder / name).is_file() for name in groups):
+        return len(groups)
+    with lock(raw.root, f"cuboids-{mesh_d}-{category}", f"the {mesh_d} cuboids of {category}"):
+        known = record.is_file() and record.read_text() == source  # another run may have been here meanwhile
+        wanted = {folder / name: sources for name, sources in groups.items() if overwrite or not (known and (folder / name).is_file())}
+        meshes = {target: _cuboid_around(sources, config) for target, sources in wanted.items()}
+        for target in [target for target in meshes if target.is_file()]:
+            if overwrite:
+                target.unlink()  # so that a kill on the way leaves none that the record below does not tell the truth about
+                continue
+            if not _same(read_off(target), meshes.pop(target)):
                 if record.is_file():
                     raise ValueError(f"{target} was made from other CAD models or with other settings; set OVERWRITE=true to make it "
                                      "again, and what was annotated and trained with it, or use another PATH_PASCAL3DP")  # fmt: skip
                 print(f"note: {target} is not what its CAD model gives; kept, since it was put there by hand", file=sys.stderr)
-            if overwrite or not target.is_file():
-                write_off(target, mesh)
-    write_text(record, source)
+        write_text(record, source)
+        for target, mesh in meshes.items():
+            write_off(target, mesh)
     return len(groups)
 
 

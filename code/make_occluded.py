@@ -42,11 +42,18 @@ class Job:
     rules: str
     prepared: tuple[PreparedSet, PreparedSet] | None = None
 
-    def occluded_image(self, name: str, image: NDArray, mask: NDArray) -> Occluded:
-        """Occlude an image [H, W, 3] whose object is mask [H, W]; the same job and name give the same picture."""
+    def occluded_image(self, name: str, image: NDArray, mask: NDArray) -> Occluded | None:
+        """Occlude an image [H, W, 3] whose object is mask [H, W]; the same job and name give the same picture.
+
+        None where the level cannot be reached; ValueError for an occluder that is no picture.
+        """
         random = np.random.default_rng([self.seed, zlib.crc32(f"{self.category}{self.level}/{name}".encode())])
         chosen = random.choice(len(self.occluders), CUTOUTS_PER_IMAGE) if self.occluders else []
-        return occlude(image, mask > 0, self.level, random, [read_cutout(self.occluders[i]) for i in chosen])
+        cutouts = [read_cutout(self.occluders[i]) for i in chosen]
+        try:
+            return occlude(image, mask > 0, self.level, random, cutouts)
+        except ValueError:
+            return None
 
 
 def silhouette(record: Record, mesh: Mesh) -> NDArray[np.uint8]:
@@ -59,8 +66,16 @@ def silhouette(record: Record, mesh: Mesh) -> NDArray[np.uint8]:
 
 
 def read_cutout(path: Path) -> NDArray[np.uint8]:
-    """An occluder [h, w, 4]: RGBA as it is, anything else opaque."""
-    return read_picture(path, "RGBA")
+    """An occluder [h, w, 4]: RGBA as it is, anything else opaque; ValueError, naming it, when it is broken."""
+    try:
+        return read_picture(path, "RGBA")
+    except ValueError as error:
+        raise ValueError(f"an occluder cannot be used: {error}; take it out of its folder") from error
+
+
+def check_cutout(path: str) -> None:
+    """ValueError when a file is no occluder."""
+    read_cutout(Path(path))
 
 
 def occlude_image(job: Job, name: str) -> str:
@@ -78,9 +93,8 @@ def occlude_image(job: Job, name: str) -> str:
     if not 1 <= record.cad_index <= len(job.meshes):
         return "no such CAD model"
     mask = silhouette(record, job.meshes[record.cad_index - 1])
-    try:
-        result = job.occluded_image(name, image, mask)
-    except ValueError:
+    result = job.occluded_image(name, image, mask)
+    if result is None:
         return "level not reached"
     source_name = source.relative_to(job.raw.root.parent).as_posix()
     write_occluded(job.occluded, job.category, job.level, name, result, mask, record.bbox_xyxy, source_name)
@@ -100,9 +114,8 @@ def occlude_prepared(job: Job, name: str) -> str:
         image = read_picture(clean.image(job.category, name), "RGB")
     except (FileNotFoundError, ValueError):
         return "no readable image or annotation"
-    try:
-        result = job.occluded_image(name, image, crop_silhouette(annotation, job.meshes[annotation.cad_index - 1]))
-    except ValueError:
+    result = job.occluded_image(name, image, crop_silhouette(annotation, job.meshes[annotation.cad_index - 1]))
+    if result is None:
         return "level not reached"
     covered = mask_in_original(result.occluder_mask, annotation)
     write_image(target.image(subset, name), result.image)
@@ -186,6 +199,8 @@ def main() -> None:
         sets = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")), PreparedSet(args.out)
     counts: Counter = Counter()
     with lock(args.out, "make-occluded", "occluded images"), cli.worker_pool(cli.worker_count(args.workers)) as pool:
+        if occluders:  # before any picture is made with the others
+            cli.in_pool(pool, check_cutout, [str(path) for path in occluders], "occluders")
         for category in args.categories:
             meshes = tuple(read_off(path) for path in raw.cads(category))
             if args.prepared is None:

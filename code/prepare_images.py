@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import json
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -18,15 +19,13 @@ from PIL import Image
 
 from nemo import cli
 from nemo.boxes import CropGeometry, crop_geometry, crop_image
-from nemo.files import lock, read_picture, remove_parts, write_bytes, write_text
+from nemo.files import lock, read_picture, read_text, remove_parts, write_bytes, write_text
 from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
 from nemo.pascal3d import Record, Split, UnusableRecord, read_record, read_split, record_rules
 from nemo.records import Annotation, load_npz, save_annotation
-from nemo.resources import require_disk
+from nemo.resources import crops_size, require_disk
 from nemo.settings import category as category_settings
 
-BYTES_PER_PIXEL = {"paper": 0.15, "exact": 0.3}  # of a JPEG crop of these qualities; photographs gave 0.24 for exact
-BYTES_PER_ANNOTATION = 8192
 BYTES_PER_MASK = 250_000  # of an occluder mask, which is stored in the size of its image
 JPEG_QUALITY = {"paper": 75, "exact": 95}  # 75 is what the official checkpoints were trained on
 
@@ -184,25 +183,33 @@ def prepare_category(job: Job, split: Split, pool: ProcessPoolExecutor) -> list[
 
 
 def disk_for_crops(job: Job, images: int) -> int:
-    """Bytes that crops and annotations of so many images take: measured on photographs, and rounded up."""
-    height, width = category_settings(job.category).crop_hw
-    mask = 0 if job.occluded is None else BYTES_PER_MASK
-    return images * (int(BYTES_PER_PIXEL[job.geometry] * height * width) + BYTES_PER_ANNOTATION + mask)
+    """Bytes that crops, annotations and, if any, occluder masks of so many images take."""
+    masks = 0 if job.occluded is None else images * BYTES_PER_MASK
+    return crops_size(images, category_settings(job.category).crop_hw, JPEG_QUALITY[job.geometry]) + masks
 
 
 def _check_source(job: Job, split: Split) -> None:
     """Write where the subset comes from; refuse to mix it with one that was prepared otherwise."""
     digest = hashlib.sha256("\n".join(sorted(split.names)).encode()).hexdigest()
-    text = cli.as_json(
-        {"split": split.source, "geometry": job.geometry, "records": job.rules, "images": len(split.names), "names_sha256": digest}
-    )
+    source = {"split": split.source, "geometry": job.geometry, "records": job.rules, "images": len(split.names), "names_sha256": digest}
+    text = cli.as_json(source | _occluders(job))
     path = job.prepared.source(job.subset)
     if path.is_file() and path.read_text() != text:
         raise ValueError(
-            f"{path.parent} was prepared from other images, or with another GEOMETRY or RECORD_RULES; "
+            f"{path.parent} was prepared from other images or occluders, or with another GEOMETRY or RECORD_RULES; "
             "set OVERWRITE=true to prepare it again, or prepare into another folder"
         )
     write_text(path, text)
+
+
+def _occluders(job: Job) -> dict:
+    """How the occluded pictures were made, where make_occluded.py made them."""
+    if job.occluded is None or not (path := job.occluded.source(job.category, job.level)).is_file():
+        return {}
+    try:
+        return {"occluded": json.loads(read_text(path))}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not what make_occluded.py writes there ({error})") from None
 
 
 def _write_lists(job: Job, split: Split, usable: dict[str, int]) -> None:
@@ -231,8 +238,8 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.level) != (args.occluded is not None):
         raise ValueError("--level and --occluded go together")
-    if unknown := set(args.parts) - {"imagenet", "pascal"} or not args.parts:
-        raise ValueError(f"--parts names {unknown}, it can be imagenet, pascal or both")
+    if not args.parts or set(args.parts) - {"imagenet", "pascal"}:
+        raise ValueError(f"--parts is '{' '.join(args.parts)}', it can be imagenet, pascal or both")
     raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"), args.parts)
     occluded = RawOccluded(cli.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")) if args.occluded else None
     outcomes: list[Outcome] = []
@@ -245,8 +252,9 @@ def main() -> None:
             with lock(args.out, f"prepare-{job.subset}", f"the crops of {job.subset}"):
                 if args.overwrite:
                     job.prepared.remove(job.subset)
-                for folder in (job.prepared.image(job.subset, "x").parent, job.prepared.annotation(job.subset, "x").parent):
-                    remove_parts(folder)
+                for path in (job.prepared.image, job.prepared.annotation):
+                    remove_parts(path(job.subset, "x").parent)
+                remove_parts(job.prepared.lists(job.subset))
                 outcomes += prepare_category(job, split, pool)
     print(closing_line(args, outcomes))
     if not any(outcome.usable for outcome in outcomes):

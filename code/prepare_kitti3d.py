@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +14,11 @@ from PIL import Image
 
 from nemo import cli
 from nemo.boxes import crop_geometry, crop_image
-from nemo.files import atomic_path, write_text
+from nemo.files import atomic_path, lock, read_picture, remove_parts, write_text
 from nemo.kitti import OCCLUSION_NAMES, KittiObject, project_point, read_labels, read_projection, viewpoint
 from nemo.layout import PreparedSet
 from nemo.records import Annotation, save_annotation
+from nemo.resources import crops_size, require_disk
 from nemo.settings import NORMALISED_DISTANCE
 from nemo.settings import category as category_settings
 
@@ -44,6 +44,9 @@ class Job:
         plain = self.training / what
         return plain if plain.is_dir() else self.training / f"{what}_2"
 
+    def label(self, frame: str) -> Path:
+        return self.folder("label") / f"{frame}.txt"
+
     def prepared(self, occlusion: int) -> PreparedSet:
         return PreparedSet(self.out / OCCLUSION_NAMES[occlusion])
 
@@ -60,7 +63,7 @@ class Job:
 def prepare_frame(job: Job, frame: str) -> list[tuple[int, str, str]]:
     """Crop the wanted objects of a frame. Returns (occlusion, name, empty or why it was left out) of all of the class."""
     results = []
-    wanted = [(i, found) for i, found in enumerate(read_labels(job.folder("label") / f"{frame}.txt")) if found.kind == job.kind]
+    wanted = [(i, found) for i, found in enumerate(read_labels(job.label(frame))) if found.kind == job.kind]
     image = projection = None
     for i, found in wanted:
         name, refusal = f"{frame}_{i}", job.refusal(found)
@@ -72,19 +75,13 @@ def prepare_frame(job: Job, frame: str) -> list[tuple[int, str, str]]:
         if target.is_file() and annotation.is_file():
             continue
         if image is None:
-            image = read_frame(job.folder("image") / f"{frame}.png")
+            image = read_picture(job.folder("image") / f"{frame}.png", "RGB")
             projection = read_projection(job.training / "calib" / f"{frame}.txt")
-        crop_object(job, name, found, image, projection, target, annotation)
+        try:
+            crop_object(job, name, found, image, projection, target, annotation)
+        except (ValueError, ArithmeticError) as error:
+            raise ValueError(f"object {i} of frame {frame} cannot be cropped: {error}") from error
     return results
-
-
-def read_frame(path: Path) -> NDArray[np.uint8]:
-    """A frame as RGB [h, w, 3]; ValueError, naming the file, when it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error}); unpack KITTI's pictures again") from error
 
 
 def crop_object(job: Job, name: str, found: KittiObject, image: NDArray, projection: NDArray, target: Path, annotation: Path) -> None:
@@ -107,7 +104,7 @@ def crop_object(job: Job, name: str, found: KittiObject, image: NDArray, project
     )  # fmt: skip
 
 
-def write_lists(job: Job, occlusion: int, names: list[str], source: str) -> None:
+def write_lists(job: Job, occlusion: int, names: list[str]) -> None:
     """Lists of one test set: all images, four folds, and those that inference reads."""
     prepared = job.prepared(occlusion)
     stem = f"{job.category}_{OCCLUSION_NAMES[occlusion]}"
@@ -115,18 +112,36 @@ def write_lists(job: Job, occlusion: int, names: list[str], source: str) -> None
     for list_name, group in lists.items():
         write_text(prepared.lists(job.category) / f"{list_name}.txt", "".join(f"{name}.JPEG\n" for name in group))
     write_text(prepared.mesh_list("single", job.category, 1), "".join(f"{name}.JPEG\n" for name in names))
-    write_text(prepared.source(job.category), source)
 
 
-def check_source(job: Job) -> str:
-    """What the sets are made from, as text; ValueError when sets that are there were made otherwise."""
+def check_source(job: Job) -> None:
+    """Write what the sets are made from; ValueError when crops that are there were made otherwise."""
     keys = ("kind", "minimum_side", "maximum_truncation", "reference_distance", "geometry")
     text = cli.as_json({"split": "KITTI3D"} | {key: getattr(job, key) for key in keys})
-    for occlusion in range(len(OCCLUSION_NAMES)):
-        path = job.prepared(occlusion).source(job.category)
-        if path.is_file() and path.read_text() != text:
-            raise ValueError(f"{path.parent} was prepared with other options; choose another --out, or delete it")
-    return text
+    paths = [job.prepared(i).source(job.category) for i in range(len(OCCLUSION_NAMES))]
+    for i, path in enumerate(paths):
+        there = any(job.prepared(i).image(job.category, "x").parent.glob("*.JPEG"))
+        if there and not (path.is_file() and path.read_text() == text):
+            raise ValueError(f"{job.prepared(i).root} was prepared with other options; choose another --out, or delete it")
+    for path in paths:
+        write_text(path, text)
+
+
+def prepare(job: Job, frames: list[str], workers: int) -> list[tuple[int, str, str]]:
+    """Crop the wanted objects of all frames; returns what prepare_frame does, of all of them."""
+    check_source(job)
+    for i in range(len(OCCLUSION_NAMES)):
+        prepared = job.prepared(i)
+        for path in (prepared.image, prepared.annotation):
+            remove_parts(path(job.category, "x").parent)
+        remove_parts(prepared.lists(job.category))
+        remove_parts(prepared.vertex_lists("single", job.category))
+    crops = sum(found.kind == job.kind and not job.refusal(found) for frame in frames for found in read_labels(job.label(frame)))
+    made = sum(len(list(job.prepared(i).annotation(job.category, "x").parent.glob("*.npz"))) for i in range(len(OCCLUSION_NAMES)))
+    room = crops_size(max(0, crops - made), category_settings(job.category).crop_hw, JPEG_QUALITY)
+    require_disk(job.out, room, "the crops of KITTI", "make space, or choose another --out")
+    with cli.worker_pool(workers) as pool:
+        return [row for rows in cli.in_pool(pool, partial(prepare_frame, job), frames, "KITTI3D") for row in rows]
 
 
 def main() -> None:
@@ -151,16 +166,14 @@ def main() -> None:
     )  # fmt: skip
     for what in ("label", "image"):
         cli.require_folder(job.folder(what), f"KITTI's {what}s", "unpack them there")
-    source = check_source(job)
     frames = sorted(path.stem for path in job.folder("label").glob("*.txt"))
-    with ProcessPoolExecutor(cli.worker_count(args.workers)) as pool:
-        frames_done = cli.progress(pool.map(partial(prepare_frame, job), frames, chunksize=4), "KITTI3D", total=len(frames))
-        results = [row for rows in frames_done for row in rows]
-    kept = {i: [name for occlusion, name, refusal in results if occlusion == i and not refusal] for i in range(len(OCCLUSION_NAMES))}
-    if not any(kept.values()):
-        raise ValueError(f"no {args.kind} of {job.folder('label')} could be used")
-    for occlusion, names in kept.items():
-        write_lists(job, occlusion, names, source)
+    with lock(args.out, f"prepare-kitti-{args.category}", "KITTI's test sets"):
+        results = prepare(job, frames, cli.worker_count(args.workers))
+        kept = {i: [name for occlusion, name, refusal in results if occlusion == i and not refusal] for i in range(len(OCCLUSION_NAMES))}
+        if not any(kept.values()):
+            raise ValueError(f"no {args.kind} of {job.folder('label')} could be used")
+        for occlusion, names in kept.items():
+            write_lists(job, occlusion, names)
     counts = ", ".join(f"{len(names):,} {OCCLUSION_NAMES[i]}" for i, names in kept.items())
     skipped = "".join(f"; {n} skipped: {reason}" for reason, n in sorted(Counter(r for _, _, r in results if r).items()))
     print(f"KITTI3D: {counts} of {cli.count(len(frames), 'frame')} in {args.out}{skipped}")

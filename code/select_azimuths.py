@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo import cli
-from nemo.files import write_text
+from nemo.files import lock, write_text
 from nemo.layout import PreparedSet, read_list
 from nemo.records import load_npz
 from nemo.settings import MESH_DIMENSIONS, Azimuths
@@ -42,7 +42,11 @@ def main() -> None:
     if not args.azimuths.pattern:
         raise ValueError("--azimuths is empty, it is a pattern such as TFFTTFFT")
     prepared = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first"))
-    counts = [write_selections(prepared, args.mesh_d, category + args.level, args.azimuths) for category in args.categories]
+    counts = []
+    for category in args.categories:
+        subset = category + args.level
+        with lock(args.prepared, f"annotate-{args.mesh_d}-{subset}", f"the lists of {subset}"):  # which annotate_vertices.py writes too
+            counts.append(write_selections(prepared, args.mesh_d, subset, args.azimuths))
     totals = ", ".join(f"{sum(count[pattern] for count in counts):,} in {pattern}" for pattern in counts[0])
     print(f"{args.mesh_d}{' ' + args.level if args.level else ''}: {totals} of {cli.count(len(counts), 'category')} in {args.prepared}")
 

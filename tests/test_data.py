@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from scipy.io import savemat
 
@@ -17,7 +22,7 @@ from nemo.backbone import FeatureNet
 from nemo.checkpoints import Checkpoint, save_checkpoint
 from nemo.inference import load_model
 from nemo.kitti import KittiObject, viewpoint
-from nemo.layout import PreparedSet, RawPascal3D
+from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
 from nemo.meshes import cuboid_grid, cuboid_mesh, published_cuboid, read_off, write_off
 from nemo.pascal3d import read_record, read_split
 from nemo.records import VertexAnnotation, load_annotation
@@ -105,6 +110,32 @@ def test_cuboids_made_with_other_settings_are_not_mixed_in(flat_raw, code):
     code(*arguments, "--number-vertices", 200, "--overwrite", "true")
     assert path.read_bytes() != before
     assert sorted(p.name for p in path.parent.iterdir()) == ["01.off"]  # the reference counts directory entries
+
+
+@pytest.mark.parametrize("overwrite", ["false", "true"])
+def test_cuboids_of_a_killed_run_are_not_mixed_with_those_of_other_settings(pascal_cads, golden, code, tmp_path, overwrite):
+    """Killed after the first of ten cuboids, when nothing was there and when all is made again."""
+    root, folder = tmp_path / "raw", tmp_path / "raw/CAD_multi/car"
+    shutil.copytree(pascal_cads / "CAD/car", root / "CAD/car")
+    arguments = ("--raw", root, "--categories", "car", "--mesh-d", "multi")
+    if overwrite == "true":
+        code("make_cuboids", *arguments, "--number-vertices", 300)
+    program = (
+        "import os, runpy, sys; import nemo.meshes as m; write, done = m.write_off, []\n"
+        "def killed(*mesh):\n"
+        "    write(*mesh) if not done else os.kill(os.getpid(), 9)\n"
+        "    done.append(mesh)\n"
+        "m.write_off = killed; runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", program, ROOT / "code/make_cuboids.py", *arguments, "--overwrite", overwrite]
+    done = subprocess.run([*map(str, command)], env=os.environ | {"PYTHONPATH": str(ROOT / "code")}, capture_output=True, check=False)
+    assert done.returncode == -9 and [path.name for path in folder.glob("*.off")] == ["01.off"]
+    refused = code("make_cuboids", *arguments, "--number-vertices", 300, check=False)
+    assert refused.returncode == 1 and "01.off was made from other CAD models or with other settings" in refused.stderr
+    code("make_cuboids", *arguments)
+    expected = golden("cuboids.npz")
+    for i in range(1, 11):
+        np.testing.assert_allclose(read_off(folder / f"{i:02d}.off").vertices, expected[f"multi/car/{i:02d}/vertices"], rtol=0, atol=1e-7)
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +327,10 @@ def test_occluders_may_be_subtracted_and_put_back(tmp_path, code):
     code("make_sample_data", "--out", tmp_path, "--categories", "car", "--train-images", 1, "--val-images", 2, "--seed", 5)
     raw, occluded = tmp_path / "PASCAL3D+_release1.1", tmp_path / "occluded"
     code("make_occluded", "--raw", raw, "--out", occluded, "--categories", "car", "--levels", "FGL3_BGL1", "--workers", 1)
+    (tmp_path / "cutouts").mkdir()
+    (tmp_path / "cutouts/tree.png").write_bytes(b"no picture")
+    broken = code("make_occluded", "--raw", raw, "--out", tmp_path / "x", "--occluders", tmp_path / "cutouts", "--workers", 1, check=False)
+    assert broken.returncode == 1 and "an occluder cannot be used" in broken.stderr and "tree.png" in broken.stderr
     other = code("make_occluded", "--raw", raw, "--out", occluded, "--categories", "car", "--levels", "FGL3_BGL1", "--seed", 1, check=False)
     assert other.returncode == 1 and "another seed or other occluders" in other.stderr
     code("make_cuboids", "--raw", raw, "--mesh-d", "single", "--categories", "car")
@@ -303,7 +338,17 @@ def test_occluders_may_be_subtracted_and_put_back(tmp_path, code):
     clean, tested, level = PreparedSet(tmp_path / "clean"), PreparedSet(tmp_path / "tested"), "FGL3_BGL1"
     code("prepare_images", *common, "--out", clean.root, "--split", "val", "--geometry", "exact")
     code("annotate_vertices", *common, "--prepared", clean.root, "--mesh-d", "single")
-    code("prepare_images", *common, "--out", tested.root, "--split", "val", "--geometry", "exact", "--occluded", occluded, "--level", level)
+    crops = ("prepare_images", *common, "--out", tested.root, "--split", "val", "--geometry", "exact", "--occluded", occluded)
+    crops += ("--level", level)
+    code(*crops)
+    record = RawOccluded(occluded).source("car", level)
+    made = record.read_text()
+    assert json.loads(tested.source(f"car{level}").read_text())["occluded"] == json.loads(made)
+    assert "occluded" not in json.loads(clean.source("car").read_text())
+    record.write_text(made.replace('"seed": 0', '"seed": 1'))
+    mixed = code(*crops, check=False)
+    assert mixed.returncode == 1 and "prepared from other images or occluders" in mixed.stderr
+    record.write_text(made)
     link = ("annotate_vertices", *common, "--prepared", tested.root, "--mesh-d", "single", "--clean", clean.root, "--level", level)
     mesh = read_off(raw / "CAD_single/car/01.off")
     name = sorted(clean.wanted("single", "car"))[0]
@@ -394,6 +439,19 @@ def test_a_line_that_is_not_a_kitti_label_is_named(kitti, code, tmp_path, text):
     (kitti / "label_2/000000.txt").write_text(text)
     done = code("prepare_kitti3d", "--kitti", kitti, "--out", tmp_path / "out", "--workers", 1, check=False)
     assert done.returncode == 1 and "000000.txt, line 1: not a KITTI label" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_crops_of_kitti_that_broke_off_are_not_mixed_with_those_of_other_settings(kitti, code, tmp_path):
+    path = kitti / "calib/000001.txt"
+    whole, arguments = path.read_text(), ("prepare_kitti3d", "--kitti", kitti, "--out", tmp_path / "out", "--workers", 1)
+    path.write_text("P0: 0\nP2: 700 0 600 40 0 700 170 0.2 0 0 1\n")
+    done = code(*arguments, check=False)
+    assert done.returncode == 1 and "000001.txt, line 2: P2 is not 12 numbers" in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.glob("out/fully_visible/images/car/*.JPEG"))
+    path.write_text(whole)
+    done = code(*arguments, "--geometry", "exact", check=False)
+    assert done.returncode == 1 and "fully_visible was prepared with other options" in done.stderr
+    assert "2 fully_visible, 1 partly_occluded, 1 largely_occluded" in code(*arguments).stdout
 
 
 def test_a_prepared_set_can_be_occluded_without_its_raw_pictures(tmp_path, code):

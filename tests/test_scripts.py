@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nemo.cameras import cam_from_object_rotation, geodesic_distance
 from nemo.checkpoints import load_checkpoint
+from nemo.files import lock
 from nemo.layout import PreparedSet
 from nemo.meshes import read_off
 from nemo.records import PoseSet, VertexAnnotation, load_annotation, load_poses, load_seconds, save_poses
@@ -360,6 +362,10 @@ def test_help_prints_the_settings_and_unknown_arguments_are_an_error(script, nam
         ("TrainNeMo.sh", {"PARALLEL": "mpi"}, "PARALLEL is 'mpi', it can be dp or ddp"),
         ("TrainNeMo.sh", {"IMAGE_CACHE": "tape"}, "invalid choice: 'tape'"),
         ("PrepareData.sh", {"ENABLE_OCCLUDED": "maybe"}, "ENABLE_OCCLUDED is 'maybe'"),
+        ("PrepareData.sh", {"AZIMUTH_SELECTION": "TTTT"}, "AZIMUTH_SELECTION is 'TTTT', it must hold both T and F"),
+        ("PrepareData.sh", {"AZIMUTH_SELECTION": "TFx"}, "AZIMUTH_SELECTION is 'TFx', it is a pattern of T and F"),
+        ("PrepareData.sh", {"NUMBER_VERTICES": "0"}, "NUMBER_VERTICES is '0', it is a whole number above 0"),
+        ("PrepareData.sh", {"MINIMUM_THICKNESS": "1.5"}, "MINIMUM_THICKNESS is '1.5', it is auto or a number from 0 to 1"),
     ],
 )
 def test_a_mistake_gets_one_clear_sentence(script, tmp_path, name, settings, complaint):
@@ -402,6 +408,13 @@ def test_missing_data_are_downloaded_or_the_manual_steps_are_told(sample_raw, co
     done = code("download_data", "--raw", raw, "--address", addresses[0], "--address", addresses[1])
     assert (raw / "Annotations/car_imagenet").is_dir() and "Going on with Image_sets" in done.stderr
     assert "1 downloaded" in done.stdout
+    (raw.parent / ".unpacking-PASCAL3D+_release1.1").mkdir()  # as a run leaves it that is killed before all is in place
+    shutil.rmtree(raw / "Images")
+    done = code("download_data", "--raw", raw, "--address", addresses[0], "--address", addresses[1])
+    assert (raw / "Images/car_imagenet").is_dir() and "1 downloaded" in done.stdout
+    with lock(raw, "unpack", "the test's"):
+        done = code("download_data", "--raw", raw, "--address", addresses[0], "--address", addresses[1], check=False)
+    assert done.returncode == 1 and "another run is writing what Image_subsets.zip holds" in done.stderr
     code("prepare_images", "--raw", raw, "--out", tmp_path / "prepared", "--split", "val", "--categories", "car")
     assert "Image_sets" in (tmp_path / "prepared/lists/car/SOURCE.json").read_text()
 

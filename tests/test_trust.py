@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import shutil
+import socketserver
 import struct
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from test_fuzz import in_child, valid_files
 from nemo import cli, downloads, files, inference, resources
 from nemo.checkpoints import load_checkpoint
 from nemo.dataset import TrainingImages, batches
-from nemo.downloads import download, unpack
+from nemo.downloads import download, half_unpacked, unpack
 from nemo.files import BusyError, WriteError, atomic_path, lock, read_picture, write_bytes
 from nemo.layout import read_list
 from nemo.meshes import read_off
@@ -195,7 +196,8 @@ def server():
             if wanted and self.headers.get("If-Range") == tag:
                 start = int(wanted.removeprefix("bytes=").rstrip("-"))
             self.send_response(206 if start else 200)
-            self.send_header("ETag", tag)
+            if state["marked"]:
+                self.send_header("ETag", tag)
             self.send_header("Content-Length", str(len(content) - start))
             if start:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
@@ -206,7 +208,7 @@ def server():
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Serve) as running:
-        running.state = {"content": b"", "most": 10**9, "asked": []}
+        running.state = {"content": b"", "most": 10**9, "asked": [], "marked": True}
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running.state, f"http://127.0.0.1:{running.server_port}/a.zip"
         running.shutdown()
@@ -240,6 +242,114 @@ def test_a_download_whose_file_changed_meanwhile_starts_again(server, tmp_path, 
     state |= {"content": archive_bytes(tmp_path, 1), "most": 10**9}
     download(address, tmp_path / "a.zip", "do it by hand")
     assert (tmp_path / "a.zip").read_bytes() == state["content"]
+
+
+@pytest.fixture
+def ftp_server():
+    """An FTP server with one file; `lacks` names commands that it does not know."""
+
+    class Serve(socketserver.StreamRequestHandler):
+        def handle(self):
+            state, start = self.server.state, 0
+            self.say("220 ready")
+            while line := self.rfile.readline().decode().strip():
+                command, _, argument = line.partition(" ")
+                if command in state["lacks"]:
+                    self.say("502 no such command")
+                elif command == "USER":
+                    self.say("331 password?")
+                elif command in ("PASS", "TYPE"):
+                    self.say("230 fine")
+                elif command in ("SIZE", "MDTM"):
+                    value = len(state["content"]) if command == "SIZE" else state["changed"]
+                    self.say(f"213 {value}" if argument == "a b.zip" else "550 no such file")
+                elif command == "PASV":
+                    data = socketserver.TCPServer(("127.0.0.1", 0), None)
+                    self.say("227 at (127,0,0,1,%d,%d)" % divmod(data.server_address[1], 256))
+                elif command == "REST":
+                    start = int(argument)
+                    self.say("350 from there")
+                elif command == "RETR" and argument == "a b.zip":
+                    state["asked"].append(start)
+                    connection, _ = data.get_request()
+                    self.say("150 it comes")
+                    connection.sendall(state["content"][start : start + state["most"]])
+                    connection.close()
+                    data.server_close()
+                else:
+                    self.say("550 no such file")
+
+        def say(self, text):
+            self.wfile.write(f"{text}\r\n".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Serve) as running:
+        running.state = {"content": b"", "most": 10**9, "changed": "20200101000000", "asked": [], "lacks": ()}
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield running.state, f"ftp://127.0.0.1:{running.server_address[1]}/a%20b.zip"
+        running.shutdown()
+
+
+@pytest.mark.parametrize("lacks", [(), ("MDTM",), ("REST",), ("SIZE",)])
+def test_a_download_from_an_ftp_server_goes_on_where_that_can_be(ftp_server, tmp_path, monkeypatch, lacks):
+    state, address = ftp_server
+    monkeypatch.setattr(downloads, "SECONDS_BETWEEN_ATTEMPTS", 0.0)
+    state |= {"content": archive_bytes(tmp_path, 0), "most": 60_000, "lacks": lacks}
+    if "SIZE" in lacks:  # then nothing says that it broke off but the archive itself
+        with pytest.raises(ValueError, match="not a zip archive"):
+            download(address, tmp_path / "a.zip", "do it by hand")
+        return
+    told = "60,000 bytes arrived, but this server" if "REST" in lacks else "240,000 bytes arrived and are kept, the same command"
+    with pytest.raises(ValueError, match=f"broke off 4 times; {told}.*by hand"):
+        download(address, tmp_path / "a.zip", "do it by hand")
+    assert state["asked"] == ([0] * 4 if "REST" in lacks else [0, 60_000, 120_000, 180_000])
+    state["most"] = 10**9
+    download(address, tmp_path / "a.zip", "do it by hand")
+    assert (tmp_path / "a.zip").read_bytes() == state["content"] and state["asked"][-1] == (0 if "REST" in lacks else 240_000)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "made.zip"]
+    with pytest.raises(ValueError, match="550 no such file"):
+        download(address.replace("a%20b", "b"), tmp_path / "b.zip", "do it by hand")
+
+
+def test_a_changed_file_of_an_ftp_server_is_fetched_anew(ftp_server, tmp_path, monkeypatch):
+    state, address = ftp_server
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    state |= {"content": archive_bytes(tmp_path, 0), "most": 60_000}
+    with pytest.raises(ValueError, match="60,000 bytes arrived and are kept"):
+        download(address, tmp_path / "a.zip", "do it by hand")
+    state |= {"content": archive_bytes(tmp_path, 1), "most": 10**9, "changed": "20210101000000"}
+    download(address, tmp_path / "a.zip", "do it by hand")
+    assert (tmp_path / "a.zip").read_bytes() == state["content"] and state["asked"] == [0, 0]
+
+
+def test_a_server_without_a_mark_of_its_file_is_not_said_to_go_on(server, tmp_path, monkeypatch):
+    state, address = server
+    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
+    state |= {"content": archive_bytes(tmp_path, 0), "most": 60_000, "marked": False}
+    with pytest.raises(ValueError, match="60,000 bytes arrived, but .* does not let a download go on, the same command starts again"):
+        download(address, tmp_path / "a.zip", "do it by hand")
+
+
+def test_an_unpacking_that_broke_off_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+    archive = tmp_path / "p.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for name in ("Annotations/a.mat", "Images/a.JPEG"):
+            opened.writestr(f"set/{name}", name)
+    (tmp_path / "set").mkdir()
+    move, moved = os.replace, []
+
+    def once(source, target):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", once)
+    with pytest.raises(KeyboardInterrupt):
+        unpack(archive, tmp_path)
+    monkeypatch.undo()
+    assert moved == [tmp_path / "set/Annotations"] and half_unpacked(archive, tmp_path)
+    unpack(archive, tmp_path)
+    assert (tmp_path / "set/Images/a.JPEG").is_file() and not half_unpacked(archive, tmp_path)
 
 
 def test_archives_that_are_damaged_or_too_large_unpack_to_nothing(tmp_path):
@@ -307,16 +417,18 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path):
     assert (tmp_path / "count.txt").read_text() == "160"
 
 
-def test_worker_processes_neither_hold_locks_nor_outlive_their_parent(tmp_path):
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_worker_processes_neither_hold_locks_nor_outlive_their_parent(tmp_path, method):
     program = (
-        "import os, sys, time; from pathlib import Path; from nemo import cli, files\n"
+        "import multiprocessing, os, sys, time; from pathlib import Path; from nemo import cli, files\n"
         "folder = Path(sys.argv[1])\n"
+        "multiprocessing.set_start_method(sys.argv[2])\n"
         "with files.lock(folder, 'x', 'it'), cli.worker_pool(2) as pool:\n"
         "    pids = set(pool.map(os.getppid, [])) | {pool.submit(os.getpid).result() for _ in range(8)}\n"
         "    files.write_text(folder / 'pids.txt', ' '.join(map(str, pids)))\n"
         "    time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], env=os.environ | {"PYTHONPATH": str(ROOT / "code")})
+    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), method], env=os.environ | {"PYTHONPATH": str(ROOT / "code")})
     while not (tmp_path / "pids.txt").is_file() and process.poll() is None:
         time.sleep(0.02)
     workers = [int(pid) for pid in (tmp_path / "pids.txt").read_text().split()]
@@ -405,6 +517,18 @@ def test_too_little_room_is_told_with_both_amounts(tmp_path, monkeypatch):
     require_memory(10**6, "the cache", "buy some")
     monkeypatch.setattr(resources, "free_memory", lambda: None)
     require_memory(10**15, "the cache", "where it cannot be known, it is tried")
+
+
+@pytest.mark.parametrize("droppable", [name for _, _, name in resources.CGROUPS])
+def test_cached_files_of_a_container_are_free_memory(tmp_path, droppable):
+    (tmp_path / "max").write_text("1000\n")
+    (tmp_path / "current").write_text("900\n")
+    paths = str(tmp_path / "max"), str(tmp_path / "current")
+    assert resources._group_memory(*paths, droppable) == 100
+    (tmp_path / "memory.stat").write_text(f"anon 200\n{droppable} 600\nactive_file 50\n")
+    assert resources._group_memory(*paths, droppable) == 700
+    (tmp_path / "max").write_text("max\n")
+    assert resources._group_memory(*paths, droppable) is None
 
 
 def test_out_of_gpu_memory_at_inference_halves_the_batch(capsys):

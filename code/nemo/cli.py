@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -13,7 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from time import sleep
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -21,7 +21,6 @@ from tqdm import tqdm
 from nemo.files import plain_name
 from nemo.settings import ALL_AZIMUTHS, CATEGORIES, MESH_DIMENSIONS, Azimuths
 
-SECONDS_BETWEEN_LOOKS = 0.25  # of a worker process at whether its parent lives
 T = TypeVar("T")
 
 
@@ -55,13 +54,12 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None) 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
     """Processes that end when the one that started them is killed."""
-    return ProcessPoolExecutor(workers, initializer=_end_with_parent, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(workers, initializer=_end_with_parent)
 
 
-def _end_with_parent(parent: int) -> None:
+def _end_with_parent() -> None:
     def watch() -> None:
-        while os.getppid() == parent:
-            sleep(SECONDS_BETWEEN_LOOKS)
+        multiprocessing.parent_process().join()  # with a fork server, os.getppid() is the server
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()

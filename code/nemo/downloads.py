@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ftplib
 import http.client
 import json
 import os
 import shutil
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from time import sleep
 
@@ -26,6 +31,20 @@ ATTEMPTS = 4
 SECONDS_BETWEEN_ATTEMPTS = 2.0
 
 
+class DownloadError(ValueError):
+    """An address did not give the archive; nothing is wrong on this side."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server sends: the bytes of a file from `start` on, and by what it would tell a changed file."""
+
+    read: Callable[[int], bytes]
+    start: int
+    total: int  # bytes of the whole file; 0: not told
+    validator: str | None  # None: the rest of this file cannot be asked for later
+
+
 def address_of(entry: str) -> str:
     """`drive:ID` -> the address that Google Drive serves large files from; anything else stays."""
     return DRIVE.format(entry.removeprefix("drive:")) if entry.startswith("drive:") else entry
@@ -34,8 +53,8 @@ def address_of(entry: str) -> str:
 def download(entry: str, target: Path, manual: str) -> None:
     """Fetch a zip archive; what arrived of it before a break is kept, and fetching goes on there.
 
-    Raises ValueError, ending in `manual` (what to do by hand), when it does not arrive whole, is no zip, or there is no
-    room for it. Only a whole archive gets the name `target`.
+    Raises DownloadError, ending in `manual` (what to do by hand), when it does not arrive whole or is no zip, and ValueError
+    when there is no room for it. Only a whole archive gets the name `target`.
     """
     address, target = address_of(entry), Path(target)
     part = target.with_name(f".{target.name}.fetched")
@@ -44,17 +63,17 @@ def download(entry: str, target: Path, manual: str) -> None:
             try:
                 if _fetch(address, part):
                     break
-            except urllib.error.HTTPError as error:
-                raise ValueError(f"{address} could not be downloaded ({error}); {manual}") from error
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            except (urllib.error.HTTPError, ftplib.error_perm) as error:
+                raise DownloadError(f"{address} could not be downloaded ({error}); {manual}") from error
+            except (urllib.error.URLError, http.client.HTTPException, ftplib.Error, EOFError, TimeoutError, ConnectionError) as error:
                 if attempt == ATTEMPTS - 1 or not part.is_file():
-                    raise ValueError(f"{address} could not be downloaded ({error}); {_kept(part)}{manual}") from error
+                    raise DownloadError(f"{address} could not be downloaded ({error}); {_kept(part, address)}{manual}") from error
             sleep(SECONDS_BETWEEN_ATTEMPTS if attempt < ATTEMPTS - 1 else 0)
         else:
-            raise ValueError(f"{address} broke off {ATTEMPTS} times; {_kept(part)}{manual}")
+            raise DownloadError(f"{address} broke off {ATTEMPTS} times; {_kept(part, address)}{manual}")
         try:
             _check_zip(part, address, manual)
-        except ValueError:
+        except DownloadError:
             part.unlink()
             raise
         else:
@@ -63,8 +82,10 @@ def download(entry: str, target: Path, manual: str) -> None:
             _origin(part).unlink(missing_ok=True)
 
 
-def _kept(part: Path) -> str:
+def _kept(part: Path, address: str) -> str:
     arrived = part.stat().st_size if part.is_file() else 0
+    if arrived and not _read_origin(part, address).get("validator"):
+        return f"{arrived:,} bytes arrived, but this server does not let a download go on, the same command starts again; or "
     return f"{arrived:,} bytes arrived and are kept, the same command goes on there; or " if arrived else ""
 
 
@@ -74,35 +95,74 @@ def _origin(part: Path) -> Path:
 
 def _fetch(address: str, part: Path) -> bool:
     """Fetch the rest of `part`, or all of it when the server's file is another one by now; whether it is whole."""
-    start, origin = part.stat().st_size if part.is_file() else 0, _read_origin(part, address)
-    request = urllib.request.Request(address)
-    if start and origin.get("validator"):
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", origin["validator"])
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == 416 and start == origin.get("total"):
-            return True  # nothing is left to fetch
-        raise
-    with answer:
-        goes_on = getattr(answer, "status", None) == 206
-        if goes_on and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {start}-"):
-            raise http.client.HTTPException(f"it answered with {answer.headers.get('Content-Range')} instead of the rest")
-        start = start if goes_on else 0
-        rest = int(answer.headers.get("Content-Length") or 0)
-        total = start + rest if rest else 0
+    have, origin = part.stat().st_size if part.is_file() else 0, _read_origin(part, address)
+    plain_ftp = address.startswith("ftp://") and "ftp" not in urllib.request.getproxies()
+    with (_ftp if plain_ftp else _web)(address, have if origin.get("validator") else 0, origin) as answer:
+        rest = max(0, answer.total - answer.start)
         require_disk(part.parent, rest, f"the rest of {address}", "make space and run the command again")
-        strong = (answer.headers.get("ETag") or "").startswith('"')
-        validator = answer.headers.get("ETag") if strong else answer.headers.get("Last-Modified")
-        write_text(_origin(part), json.dumps({"address": address, "validator": validator, "total": total}))
-        with disk_errors(part), open(part, "ab" if goes_on else "wb") as file:
-            bar = tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=part.name[1:], file=sys.stderr)
+        write_text(_origin(part), json.dumps({"address": address, "validator": answer.validator, "total": answer.total}))
+        with disk_errors(part), open(part, "ab" if answer.start else "wb") as file:
+            bar = tqdm(total=answer.total or None, initial=answer.start, unit="B", unit_scale=True, desc=part.name[1:], file=sys.stderr)
             with bar:
                 while block := answer.read(BLOCK):
                     file.write(block)
                     bar.update(len(block))
-    return not total or part.stat().st_size == total
+    return not answer.total or part.stat().st_size == answer.total
+
+
+@contextmanager
+def _web(address: str, have: int, origin: dict) -> Iterator[Answer]:
+    """A file from a web server, or of this machine. have: bytes of `origin` that have arrived."""
+    request = urllib.request.Request(address)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        request.add_header("If-Range", origin["validator"])
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or have != origin.get("total"):
+            raise
+        yield Answer(lambda size: b"", have, have, origin["validator"])  # nothing is left to fetch
+        return
+    with answer:
+        goes_on = getattr(answer, "status", None) == 206
+        if goes_on and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+            raise http.client.HTTPException(f"it answered with {answer.headers.get('Content-Range')} instead of the rest")
+        start, rest = have if goes_on else 0, int(answer.headers.get("Content-Length") or 0)
+        strong = (answer.headers.get("ETag") or "").startswith('"')
+        validator = answer.headers.get("ETag") if strong else answer.headers.get("Last-Modified")
+        yield Answer(answer.read, start, start + rest if rest else 0, validator)
+
+
+@contextmanager
+def _ftp(address: str, have: int, origin: dict) -> Iterator[Answer]:
+    """A file from an FTP server, which is the same as before while its size and its time are."""
+    place = urllib.parse.urlsplit(address)
+    path = urllib.parse.unquote(place.path.removeprefix("/"))
+    server = ftplib.FTP(timeout=TIMEOUT)
+    try:
+        try:
+            server.connect(place.hostname or "", place.port or ftplib.FTP_PORT)
+        except OSError as error:  # of any kind: no such host, no way to it, no answer
+            raise urllib.error.URLError(error) from error
+        server.login(urllib.parse.unquote(place.username or ""), urllib.parse.unquote(place.password or ""))
+        server.voidcmd("TYPE I")
+        total, changed, validator = 0, "", None
+        with suppress(ftplib.error_perm):  # these commands are younger than FTP
+            total = server.size(path) or 0
+        with suppress(ftplib.error_perm):
+            changed = server.voidcmd(f"MDTM {path}").removeprefix("213").strip()
+        with suppress(ftplib.error_perm):
+            server.sendcmd("REST 0")  # whether it can start in the middle
+            validator = f"{total} bytes of {changed}" if total else None
+        start = have if validator == origin.get("validator") and have <= total else 0
+        if start and start == total:
+            yield Answer(lambda size: b"", start, total, validator)  # nothing is left to fetch
+            return
+        with server.transfercmd(f"RETR {path}", rest=start or None) as connection:
+            yield Answer(connection.recv, start, total, validator)
+    finally:
+        server.close()
 
 
 def _read_origin(part: Path, address: str) -> dict:
@@ -120,16 +180,25 @@ def _check_zip(path: Path, address: str, manual: str) -> None:
     with open(path, "rb") as file:
         start = file.read(512).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
-        raise ValueError(f"{address} gave a web page instead of the archive (a quota or a consent page); {manual}")
-    raise ValueError(f"{address} gave something that is not a zip archive; {manual}")
+        raise DownloadError(f"{address} gave a web page instead of the archive (a quota or a consent page); {manual}")
+    raise DownloadError(f"{address} gave something that is not a zip archive; {manual}")
+
+
+def half_unpacked(archive: Path, destination: Path) -> bool:
+    """Whether an unpacking of the archive into a folder was killed on its way."""
+    return _staging(archive, destination).exists()
+
+
+def _staging(archive: Path, destination: Path) -> Path:
+    return destination / f".unpacking-{archive.stem}"
 
 
 def unpack(archive: Path, destination: Path) -> None:
     """Unpack a zip into a folder, entry by entry at its top two levels, each only when all of it is on disk.
 
-    Raises ValueError for a broken archive and for one that would write outside of the folder.
+    Raises ValueError for a broken archive and for one that would write outside of the folder. The caller holds a lock.
     """
-    staging = destination / f".unpacking-{archive.stem}"
+    staging = _staging(archive, destination)
     shutil.rmtree(staging, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -142,12 +211,15 @@ def unpack(archive: Path, destination: Path) -> None:
             staging.mkdir(parents=True)
             with disk_errors(archive):
                 opened.extractall(staging)
-        for top in sorted(staging.iterdir()):
-            _move(top, destination / top.name, levels=2)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeError) as error:
-        raise ValueError(f"{archive}: broken archive ({error}); delete it and run the command again") from error
-    finally:
         shutil.rmtree(staging, ignore_errors=True)
+        raise ValueError(f"{archive}: broken archive ({error}); delete it and run the command again") from error
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    for top in sorted(staging.iterdir()):  # what is left of the folder after a break here says that something is missing
+        _move(top, destination / top.name, levels=2)
+    shutil.rmtree(staging)
 
 
 def _move(source: Path, target: Path, levels: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nemo.cameras import spherical_from_centre
+from nemo.files import read_text
 
 OCCLUSION_NAMES = ("fully_visible", "partly_occluded", "largely_occluded")  # KITTI's occlusion states 0, 1, 2
 
@@ -39,7 +40,7 @@ class KittiObject:
 def read_labels(path: Path) -> list[KittiObject]:
     """All objects of a label file; ValueError, naming file and line, when a line is not a label."""
     objects = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         words = line.split()
         if not words:
             continue
@@ -54,15 +55,18 @@ def read_labels(path: Path) -> list[KittiObject]:
 
 
 def read_projection(path: Path, name: str = "P2") -> NDArray[np.float64]:
-    """The projection matrix [3, 4] of a camera from a calibration file; ValueError when it is not there."""
-    for line in Path(path).read_text().splitlines():
+    """The projection matrix [3, 4] of a camera from a calibration file; ValueError, naming file and line, when there is none."""
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         key, _, numbers = line.partition(":")
         if key.strip() == name:
             try:
-                return np.array(numbers.split(), dtype=np.float64).reshape(3, 4)
+                values = np.array(numbers.split(), dtype=np.float64)
             except ValueError:
-                raise ValueError(f"{path}: {name} is not 12 numbers") from None
-    raise ValueError(f"{path}: has no {name}")
+                values = np.empty(0)
+            if len(values) != 12 or not np.isfinite(values).all():
+                raise ValueError(f"{path}, line {number}: {name} is not 12 numbers")
+            return values.reshape(3, 4)
+    raise ValueError(f"{path}: has no line {name}")
 
 
 def project_point(point: NDArray, projection: NDArray) -> NDArray[np.float64]:
