@@ -196,8 +196,9 @@ class Experiment:
         return self.root / f"Report_{self.mesh_d}" / "index.html"
 
     def timing(self, stage: str, subset: str) -> Path:
-        """How long a stage took for a category, a level, or a category at a level."""
-        return self.root / f"Timings_{self.mesh_d}" / f"{stage}_{subset}.json"
+        """How long a stage took for a category, a level, or a category at a level. A network serves all AZIMUTH_TEST."""
+        suffix = self.azimuths.network_suffix if stage == "train" else self.azimuths.result_suffix
+        return self.root / f"Timings_{self.mesh_d}{suffix}" / f"{stage}_{subset}.json"
 
 
 def checkpoint_path(folder: Path, file_name: str, category: str) -> Path:
