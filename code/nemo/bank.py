@@ -108,7 +108,7 @@ class _ContrastiveLoss(torch.autograd.Function):
         image, vertex = visible.nonzero(as_tuple=True)
         count = max(len(image) if count is None else count, 1)
         scaled, log_weights = memory / config.temperature, memory.new_zeros(len(memory))
-        log_weights[vertices:] = math.log(config.weight_clutter)
+        log_weights[vertices:] = math.log(config.weight_clutter) if config.weight_clutter else -math.inf
         rows_rc = positions.unbind(-1)
         step = ROWS_AT_ONCE.get(features.device.type, ROWS_AT_ONCE["cuda"])
         for i, k in zip(image.split(step), vertex.split(step), strict=True):

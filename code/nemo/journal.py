@@ -21,8 +21,8 @@ CROSS_RADIUS = 9  # pixels
 class Journal:
     """A TensorBoard log in `folder`, or nothing at all when there is no folder.
 
-    first_step: 0 starts a new log; a resumed training passes the step it goes on at, and what a killed run had written
-    beyond is hidden. Raises ValueError when tensorboard is not installed.
+    first_step: 0 starts a new log; a resumed training passes the step that it records next, and what a killed run had
+    written from there on is hidden. Raises ValueError when tensorboard is not installed.
     """
 
     def __init__(self, folder: Path | None, first_step: int = 0):
