@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +47,18 @@ def map_size(category: str, image_scale: float) -> tuple[int, int]:
     """(height, width) of the feature map of a category's crops, in cells."""
     height, width = category_settings(category).crop_hw
     return int(height * image_scale) // FEATURE_STRIDE, int(width * image_scale) // FEATURE_STRIDE
+
+
+def decoded_shape(names: Sequence[str], config: TrainConfig) -> tuple[int, int, int, int]:
+    """(B, 3, H, W) of the decoded crops of a category, in pixels."""
+    height, width = map_size(config.category, config.image_scale)
+    return len(names), 3, height * FEATURE_STRIDE, width * FEATURE_STRIDE
+
+
+def decoded_file(prepared: PreparedSet, names: Sequence[str], config: TrainConfig) -> Path:
+    """Where IMAGE_CACHE=disk keeps the decoded crops of these images."""
+    described = "\n".join([prepared.fingerprint(config.category), str(decoded_shape(names, config)), *names])
+    return prepared.decoded(config.category) / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.uint8"
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -97,10 +110,11 @@ class TrainingImages(Dataset):
                     f"{name} is annotated with {len(annotation.visible)} vertices, the mesh has {len(mesh.vertices)}; "
                     "run PrepareData.sh with OVERWRITE=true"
                 )
-        self.vertices = _as_tensors([(a.cropped_kp_list, a.visible) for a in annotations], config.image_scale)
+        vertices = len(mesh.vertices)
+        self.vertices = _as_tensors([(a.cropped_kp_list, a.visible) for a in annotations], vertices, config.image_scale)
         if "flip" in config.augment:
             mirrored = [vertices_in_crop(mirror(a), mesh) for a in annotations]
-            self.mirrored_vertices = _as_tensors(mirrored, config.image_scale)
+            self.mirrored_vertices = _as_tensors(mirrored, vertices, config.image_scale)
         self.decoding = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()  # 1 + index of what each worker is at
         self._keep_decoded(prepared, names, cache, shared)
 
@@ -112,14 +126,11 @@ class TrainingImages(Dataset):
         """
         if cache not in CACHES:
             raise ValueError(f"IMAGE_CACHE is {cache!r}, it can be {' or '.join(CACHES)}")
-        height, width = self.map_hw[0] * FEATURE_STRIDE, self.map_hw[1] * FEATURE_STRIDE
-        shape = (len(names), 3, height, width)
+        shape = decoded_shape(names, self.config)
         if cache == "disk" and names:
-            category = self.config.category
-            key = hashlib.sha256("\n".join([prepared.fingerprint(category), str(shape), *names]).encode()).hexdigest()[:16]
-            path = prepared.decoded(category) / f"{key}.uint8"
+            path = decoded_file(prepared, names, self.config)
             path.parent.mkdir(parents=True, exist_ok=True)
-            crops = len(names) * 3 * height * width
+            crops = math.prod(shape)
             stored = torch.from_file(str(path), shared=True, size=crops + len(names), dtype=torch.uint8)
             self.images, self.decoded = stored[:crops].view(shape), stored[crops:].view(torch.bool)
             return
@@ -185,11 +196,11 @@ def _worker() -> int:
 
 
 def batches(loader: DataLoader) -> Iterator[Sample]:
-    """The batches of a loader of TrainingImages; ValueError, naming the file, when a worker fails or dies."""
+    """The batches of a loader of TrainingImages; ValueError, naming the file, when one cannot be read or a worker dies."""
     try:
         yield from loader
-    except ValueError as error:
-        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from error
+    except (ValueError, OSError) as error:  # of a worker process its text is a traceback, which ends in the message
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix(f"{type(error).__name__}: ")) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -201,9 +212,10 @@ def batches(loader: DataLoader) -> Iterator[Sample]:
         ) from error
 
 
-def _as_tensors(vertices: list[tuple[NDArray, NDArray]], image_scale: float) -> tuple[Tensor, Tensor]:
-    positions = np.stack([points for points, _ in vertices]).astype(np.float32) * np.float32(image_scale)
-    return torch.from_numpy(positions), torch.from_numpy(np.stack([seen for _, seen in vertices]).astype(bool))
+def _as_tensors(annotated: list[tuple[NDArray, NDArray]], vertices: int, image_scale: float) -> tuple[Tensor, Tensor]:
+    """Positions [B, V, 2] and visibility [B, V] of the `vertices` vertices of B images, of which there may be none."""
+    positions = np.array([points for points, _ in annotated], np.float32).reshape(-1, vertices, 2) * np.float32(image_scale)
+    return torch.from_numpy(positions), torch.from_numpy(np.array([seen for _, seen in annotated], bool).reshape(-1, vertices))
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from nemo.files import atomic_path
 from nemo.settings import PUBLISHED_CUBOIDS, CuboidConfig
 
+SAME_VERTEX = 1e-7  # CAD units between vertices that count as the same
 COVERED = 0.99  # share of the CAD vertices inside the cuboid, per axis (reference)
 MAX_OFF_BYTES = 32 * 2**20  # the largest CAD model of PASCAL3D+ has some 9 MB
 
@@ -21,6 +23,16 @@ class Mesh:
 
     vertices: NDArray[np.float64]
     faces: NDArray[np.int32]
+
+
+def same_meshes(found: Sequence[Mesh], expected: Sequence[Mesh]) -> bool:
+    """Whether two lists hold the same meshes: equal faces, and vertices within SAME_VERTEX on each axis."""
+    return len(found) == len(expected) and all(
+        a.vertices.shape == b.vertices.shape
+        and np.allclose(a.vertices, b.vertices, rtol=0, atol=SAME_VERTEX)
+        and np.array_equal(a.faces, b.faces)
+        for a, b in zip(found, expected, strict=True)
+    )
 
 
 @dataclass(frozen=True)
