@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +15,42 @@ import torch
 from nemo import cli
 from nemo.backbone import BACKBONES, FeatureNet
 from nemo.checkpoints import load_checkpoint
-from nemo.dataset import CACHES, TrainingImages, map_size
+from nemo.dataset import AUGMENTATIONS, CACHES, TrainingImages, decoded_file, decoded_shape
 from nemo.devices import Placement, compute_the_same_bits, decoding_workers, gpus_of, place, place_process
 from nemo.distributed import Group, process_group
 from nemo.files import lock, remove_parts
-from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path, read_list
-from nemo.meshes import read_off
+from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path, numbered_meshes, read_list
+from nemo.meshes import read_off, same_meshes
 from nemo.records import record_seconds
 from nemo.resources import require_disk, require_memory, require_shared_memory
-from nemo.settings import FEATURE_STRIDE, FIXED_RECIPE, MESH_DIMENSIONS, TrainConfig
+from nemo.settings import FIXED_RECIPE, MESH_DIMENSIONS, TrainConfig
 from nemo.training import Trainer, Validation, hold_out
 
+BYTES_OF_A_BLOCK = 512  # of a file, as stat counts them
 FILES_OF_WEIGHTS = 9  # weights, gradients and Adam's two moments of a state, twice while it is replaced, and a checkpoint
+
+
+def not_negative(text: str) -> float:
+    """argparse type of a finite number >= 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+    return value
+
+
+def seed(text: str) -> int:
+    """argparse type of an integer >= 0 that all random generators take."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def in_order(augment: Sequence[str]) -> tuple[str, ...]:
+    """AUGMENT in one order however it is written, since its order means nothing; unknown names stay, for TrainingImages to refuse."""
+    return tuple(dict.fromkeys([*(name for name in AUGMENTATIONS if name in augment), *augment]))
 
 
 def settings_of(args: argparse.Namespace, category: str) -> TrainConfig:
@@ -33,7 +59,7 @@ def settings_of(args: argparse.Namespace, category: str) -> TrainConfig:
         category=category, mesh_d=args.mesh_d, backbone=args.backbone, pretrained=args.pretrained,
         image_scale=args.image_scale, batch_size=args.batch_size, total_epochs=args.total_epochs,
         learning_rate=args.learning_rate, weight_clutter=args.weight_clutter, num_clutter_image=args.num_clutter_image,
-        num_clutter_group=args.num_clutter_group, seed=args.seed, augment=args.augment, sync_batchnorm=args.sync_batchnorm,
+        num_clutter_group=args.num_clutter_group, seed=args.seed, augment=in_order(args.augment), sync_batchnorm=args.sync_batchnorm,
         validate_every=args.validate_every, validation_share=args.validation_share,
     )  # fmt: skip
     if not config.validate_every:
@@ -47,11 +73,12 @@ def kept(args: argparse.Namespace, config: TrainConfig) -> bool:
     if args.overwrite or not last.is_file():
         return False
     found, data = load_checkpoint(last), PreparedSet(args.prepared, args.azimuths.pattern).fingerprint(config.category)
+    remedy = "set OVERWRITE=true to train again, or SAVED_NETWORK_PATH to another folder"
     if found.config != config or (data and found.data and found.data != data):
-        raise ValueError(
-            f"{last} was trained with other settings or on other data; set OVERWRITE=true to train again, "
-            "or SAVED_NETWORK_PATH to another folder"
-        )
+        raise ValueError(f"{last} was trained with other settings or on other data; {remedy}")
+    folder = RawPascal3D(args.raw).cuboid_folder(args.mesh_d, config.category)
+    if found.meshes and folder.is_dir() and not same_meshes(found.meshes, [read_off(path) for path in numbered_meshes(folder)]):
+        raise ValueError(f"{last} was trained with other cuboids than those in {folder}; {remedy}")
     print(f"{config.category}: {last} exists, kept")
     return True
 
@@ -75,7 +102,16 @@ def train_category(args: argparse.Namespace, category: str, placement: Placement
     with alone:
         if group.first:
             remove_parts(args.save_dir, f"*_{category}[._]*")
-        return _train_category(args, category, placement, group)
+        try:
+            return _train_category(args, category, placement, group)
+        except RuntimeError as error:  # outside a training step, which tells what batch fits
+            if "out of memory" not in str(error):
+                raise
+            devices = dict.fromkeys(map(str, (*placement.network, placement.bank)))
+            raise ValueError(
+                f"training {category} does not fit into the memory of {' '.join(devices)}; "
+                "stop what else uses it, set IMAGE_SCALE=0.5, or BACKBONE=resnet18fpn; finished work is kept"
+            ) from error
 
 
 def _train_category(args: argparse.Namespace, category: str, placement: Placement, group: Group) -> int:
@@ -90,7 +126,7 @@ def _train_category(args: argparse.Namespace, category: str, placement: Placemen
         names, held = hold_out(names, config.validation_share, config.seed)
     workers = decoding_workers(args.workers, placement.network[0], group.local_size)
     if group.first:
-        require_room(args, config, sum(map(len, names)), workers * group.local_size, prepared)
+        require_room(args, config, names, workers, group.local_size, prepared)
     datasets = [
         TrainingImages(prepared, group_names, mesh, config, shared=workers > 0, cache=args.image_cache)
         for group_names, mesh in zip(names, meshes, strict=True)
@@ -109,17 +145,25 @@ def _train_category(args: argparse.Namespace, category: str, placement: Placemen
             print(f"{category}: going on after epoch {trainer.epoch}", flush=True)
     trainer.fit()
     if group.first:
-        timing = Experiment(args.save_dir.parent, args.mesh_d).timing("train", category)
+        timing = Experiment(args.save_dir.parent, args.mesh_d, args.azimuths).timing("train", category)
         record_seconds(timing, monotonic() - started, epochs, "epochs", resumed)
     return images
 
 
-def require_room(args: argparse.Namespace, config: TrainConfig, images: int, workers: int, prepared: PreparedSet) -> None:
-    """ValueError when the decoded crops do not fit into memory, or the files of a training not onto the disk."""
-    height, width = (side * FEATURE_STRIDE for side in map_size(config.category, config.image_scale))
-    needed, what = images * 3 * height * width, f"keeping {images:,} decoded crops of {config.category}"
-    remedy = "set IMAGE_CACHE=disk or IMAGE_SCALE=0.5"
+def require_room(
+    args: argparse.Namespace, config: TrainConfig, names: Sequence[Sequence[str]], workers: int, processes: int, prepared: PreparedSet
+) -> None:  # fmt: skip
+    """ValueError when the decoded crops do not fit into memory, or the files of a training not onto the disk.
+
+    names: of each mesh. processes: trainings on this machine, each of which keeps all crops if that is in memory.
+    """
+    needed = sum(math.prod(decoded_shape(group, config)) for group in names)
+    what, remedy = f"keeping {sum(map(len, names)):,} decoded crops of {config.category}", "set IMAGE_CACHE=disk or IMAGE_SCALE=0.5"
+    if processes > 1 and args.image_cache == "memory":
+        needed, what = needed * processes, f"{what} in each of {processes} processes"
     if args.image_cache == "disk":
+        there = [path for path in (decoded_file(prepared, group, config) for group in names) if path.is_file()]
+        needed -= min(needed, sum(path.stat().st_blocks * BYTES_OF_A_BLOCK for path in there))  # a file with holes takes less than its size
         require_disk(prepared.decoded(config.category), needed, what, "make space, or set IMAGE_CACHE=memory")
     elif workers:
         require_shared_memory(needed, what, f"{remedy}, or WORKERS=0 to do without shared memory")
@@ -144,8 +188,8 @@ def main() -> None:
     parser.add_argument("--recipe", choices=("paper", "fixed"), default=default.recipe, help="see settings.FIXED_RECIPE")
     parser.add_argument("--batch-size", type=cli.positive, default=default.batch_size, help="images per iteration")
     parser.add_argument("--total-epochs", type=cli.positive, default=default.total_epochs, help="epochs")
-    parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="of Adam")
-    parser.add_argument("--weight-clutter", type=float, default=default.weight_clutter, help="of a clutter feature in the loss")
+    parser.add_argument("--learning-rate", type=not_negative, default=default.learning_rate, help="of Adam")
+    parser.add_argument("--weight-clutter", type=not_negative, default=default.weight_clutter, help="of a clutter feature in the loss")
     parser.add_argument("--num-clutter-image", type=cli.positive, default=default.num_clutter_image, help="clutter features per image")
     parser.add_argument("--num-clutter-group", type=cli.positive, default=default.num_clutter_group, help="images in the clutter bank")
     parser.add_argument("--parallel", choices=("dp", "ddp"), default="dp", help="dp: DataParallel; ddp: one of torchrun's processes")
@@ -160,7 +204,7 @@ def main() -> None:
     parser.add_argument("--augment", type=cli.words, default=default.augment, help="any of flip, color, occlude")
     parser.add_argument("--gpus", default="all", help="all or indices; empty: CPU")
     parser.add_argument("--workers", default="auto", help="decoding processes")
-    parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
+    parser.add_argument("--seed", type=seed, default=default.seed, help="of everything random")
     parser.add_argument("--resume", type=cli.boolean, default=True, help="go on with an unfinished training")
     parser.add_argument("--overwrite", type=cli.boolean, default=False, help="train again where a checkpoint exists")
     cli.add_azimuths(parser)

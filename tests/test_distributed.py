@@ -94,6 +94,7 @@ def program(root: Path, out: Path) -> None:
         training.SECONDS_BETWEEN_STATES = 0.0
         for kind, config in (("frozen", replace(CONFIG, accumulate=1000, total_epochs=1)), ("moving", CONFIG)):
             trainer = make_trainer(group, root, folder / kind, config)
+            trainer.tensorboard = kind == "moving"
             trainer.iteration = 1  # the reference takes an optimiser step at iteration 0
             trainer.fit()
             found[kind] = outcome(trainer)
@@ -159,7 +160,8 @@ def test_a_resumed_run_of_two_processes_ends_with_the_same_numbers(runs):
 def test_only_rank_0_writes(runs):
     folder = runs[2]
     kinds = sorted(p.name for p in (folder / "files of rank 0/moving").iterdir())
-    assert kinds == ["saved_model_car_last.pth", "training_log_car.csv", "training_summary_car.json"]
+    assert kinds == ["saved_model_car_last.pth", "tensorboard", "training_log_car.csv", "training_summary_car.json"]
+    assert len(list((folder / "files of rank 0/moving/tensorboard/car").iterdir())) == 1
     assert not (folder / "files of rank 1").exists()
 
 

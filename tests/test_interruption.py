@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -233,10 +234,13 @@ def test_a_table_refuses_poses_of_other_data_and_counts_what_is_no_pose(stages, 
 
 
 def test_the_same_seed_trains_the_same_network(stages, tmp_path):
-    """In deterministic mode, too, which on a CPU changes nothing."""
+    """In deterministic mode, too, which on a CPU changes nothing but that the summary says so."""
     arguments, option, whole, _ = stages["train"]
     finished("train", *arguments, "--deterministic", "true", option, tmp_path / "network")
-    assert tree(tmp_path / "network") == tree(whole)
+    runs = [tree(folder) for folder in (tmp_path / "network", whole)]
+    deterministic, other = (json.loads(run.pop("training_summary_car.json")) for run in runs)
+    assert deterministic["devices"].pop("deterministic") is True and other["devices"].pop("deterministic") is False
+    assert runs[0] == runs[1] and deterministic == other
 
 
 def test_checkpoints_hold_no_time(stages):

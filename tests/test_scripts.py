@@ -107,7 +107,10 @@ def test_training_leaves_a_last_checkpoint_a_log_and_a_summary(road):
     assert "2 categories trained on 20 images" in road["train"]
     summary = json.loads((folder / "training_summary_car.json").read_text())
     assert summary["settings"]["recipe"] == "fixed" and summary["data"]["training_images"] == [10]
-    assert summary["data"]["fingerprint"] and summary["versions"]["torch"] == torch.__version__
+    assert summary["data"]["fingerprint"] and summary["versions"]["torch"] == torch.__version__ and "torchvision" in summary["versions"]
+    assert {key: summary["devices"][key] for key in ("parallel", "compile", "deterministic")} == {
+        "parallel": "dp", "compile": False, "deterministic": False,
+    }  # fmt: skip
     log = list(csv.DictReader(open(folder / "training_log_car.csv")))
     assert float(log[-1]["loss"]) == summary["figures"]["last"]["loss"] and summary["figures"]["best"] == {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import weakref
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -14,22 +15,25 @@ import pytest
 import safetensors.torch
 import torch
 from conftest import Trap
-from test_distributed import CONFIG, make_trainer, meshes, write_prepared
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_distributed import CONFIG, IMAGES, make_trainer, meshes, names_of, write_prepared
 
+import train
 from nemo import bank as bank_module
+from nemo import training
 from nemo.backbone import FeatureNet, build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
 from nemo.checkpoints import Checkpoint, export_checkpoint, load_checkpoint, save_checkpoint
-from nemo.dataset import TrainingImages, mirror, paste_patches
+from nemo.dataset import TrainingImages, batches, decoded_file, make_loader, mirror, paste_patches
 from nemo.devices import Placement, place
 from nemo.distributed import Group
 from nemo.inference import load_model
 from nemo.journal import similarity_picture
-from nemo.layout import PreparedSet
-from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh
+from nemo.layout import Experiment, PreparedSet, RawPascal3D
+from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh, write_off
 from nemo.records import Annotation
-from nemo.settings import FIXED_RECIPE, TrainConfig
-from nemo.training import Trainer, hold_out, learning_rate
+from nemo.settings import ALL_AZIMUTHS, FIXED_RECIPE, Azimuths, TrainConfig
+from nemo.training import Trainer, Validation, hold_out, learning_rate
 from nemo.visibility import vertices_in_crop
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -169,6 +173,21 @@ def test_loss_without_a_visible_vertex_is_zero_and_finite():
     assert loss.item() == 0 and features.grad.abs().max() == 0
 
 
+def test_clutter_without_weight_is_left_out_of_the_loss():
+    config = TrainConfig(num_clutter_group=2, weight_clutter=0.0)
+    features = torch.nn.functional.normalize(torch.randn(2, 7, 16), dim=-1)
+    memory = torch.nn.functional.normalize(torch.randn(17, 16), dim=-1)
+    positions, visible = torch.rand(2, 7, 2) * 500, torch.rand(2, 7) < 0.7
+    found = []
+    for rows in (memory, memory[:7]):
+        leaf = features.clone().requires_grad_()
+        loss = contrastive_loss(leaf, positions, visible, rows, config)
+        loss.backward()
+        found.append((loss, leaf.grad))
+    assert found[0][0].isfinite() and found[0][1].isfinite().all()
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_reference_ring_leaves_400_clutter_rows_untouched_and_the_full_ring_none():
     for recipe, untouched in (({}, 400), (FIXED_RECIPE, 0)):
         config = replace(TrainConfig(), **recipe)
@@ -259,6 +278,161 @@ def test_the_optimiser_steps_at_iteration_0_and_then_at_every_accumulated_one(no
     trainer.network.net, trainer.network.out_layer = torch.nn.AvgPool2d(8), torch.nn.Linear(3, 128)
     trainer.fit()
     assert steps == at
+
+
+def bare_trainer(root: Path, folder: Path, names: list[list[str]] | None = None, workers: int = 0) -> Trainer:
+    """A trainer with a linear network."""
+    names = names or [names_of(0), names_of(1)]
+    datasets = [TrainingImages(PreparedSet(root), group, mesh, CONFIG) for group, mesh in zip(names, meshes(), strict=True)]
+    cpu = torch.device("cpu")
+    trainer = Trainer(CONFIG, meshes(), datasets, Placement((cpu,), cpu, "test"), folder, workers)
+    trainer.network.net, trainer.network.out_layer = torch.nn.AvgPool2d(8), torch.nn.Linear(3, 128)
+    return trainer
+
+
+def test_smaller_batches_are_tried_with_nothing_of_the_failed_step_alive(noise_pictures, tmp_path):
+    trainer, computed, alive = trainer_of(noise_pictures, tmp_path), [], []
+
+    def step(mesh, batch, counts, rate, report):
+        alive.append([reference() is not None for reference in computed])
+        activations = torch.zeros(9)
+        computed.append(weakref.ref(activations))
+        if len(batch.image) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    trainer.step = step
+    with pytest.raises(ValueError, match="a batch of 4 images does not fit into the memory of cpu; BATCH_SIZE=1 fits"):
+        trainer.fit()
+    assert alive == [[], [False], [False, False]]
+
+
+def test_a_mesh_without_training_images_keeps_its_random_bank(noise_pictures, tmp_path):
+    trainer = bare_trainer(noise_pictures, tmp_path, [names_of(0), []])
+    before = [bank.memory.clone() for bank in trainer.banks]
+    trainer.fit()
+    assert not torch.equal(trainer.banks[0].memory, before[0]) and torch.equal(trainer.banks[1].memory, before[1])
+    assert len(load_checkpoint(tmp_path / "saved_model_car_last.pth").memory) == 2
+
+
+def test_the_workers_are_divided_among_the_meshes_that_have_images(noise_pictures, tmp_path):
+    for images, workers, expected in ((IMAGES, 4, [2, 2]), (IMAGES, 1, [1, 1]), (IMAGES, 0, [0, 0]), ((7, 0), 2, [2])):
+        names = [names_of(mesh)[:number] for mesh, number in enumerate(images)]
+        loaders = bare_trainer(noise_pictures, tmp_path, names, workers=workers).loaders
+        assert [loader.num_workers for loader in loaders if loader] == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_missing_training_image_is_named_in_one_sentence(noise_pictures, workers):
+    dataset = TrainingImages(PreparedSet(noise_pictures), names_of(0), meshes()[0], CONFIG)
+    dataset.paths[3] = dataset.paths[3].with_name("gone.JPEG")
+    with pytest.raises(ValueError) as caught:
+        list(batches(make_loader(dataset, Group(), workers, False)))
+    assert str(caught.value) == f"picture not found: {dataset.paths[3]}"
+
+
+def test_a_training_does_not_go_on_with_another_cuboid(noise_pictures, tmp_path):
+    trainer, (first, second) = bare_trainer(noise_pictures, tmp_path), meshes()
+    trainer.save_state()
+    assert trainer.resume()
+    for other in ([Mesh(first.vertices * 1.01, first.faces), second], [second, first], [first]):
+        trainer.meshes = other
+        with pytest.raises(ValueError, match="training_state_car.pth is of an unfinished training with other cuboids; set RESUME=false"):
+            trainer.resume()
+
+
+def test_a_checkpoint_of_another_cuboid_is_not_kept(tmp_path):
+    saved = tiny_checkpoint()
+    save_checkpoint(tmp_path / "saved_model_car_last.pth", saved)
+    args = argparse.Namespace(save_dir=tmp_path, overwrite=False, prepared=tmp_path, azimuths=ALL_AZIMUTHS, raw=tmp_path, mesh_d="single")
+    assert train.kept(args, saved.config), "without cuboids there is nothing to compare"
+    path = RawPascal3D(tmp_path).cuboid_folder("single", "car") / "01.off"
+    write_off(path, saved.meshes[0])
+    assert train.kept(args, saved.config)
+    write_off(path, Mesh(saved.meshes[0].vertices + 1e-5, saved.meshes[0].faces))
+    with pytest.raises(ValueError, match="was trained with other cuboids than those in .*CAD_single/car; set OVERWRITE=true"):
+        train.kept(args, saved.config)
+
+
+def test_the_room_for_decoded_crops_counts_processes_and_what_is_there(noise_pictures, tmp_path, monkeypatch):
+    shutil.copytree(noise_pictures, tmp_path / "set", ignore=shutil.ignore_patterns("decoded"))
+    prepared, names, needed = PreparedSet(tmp_path / "set"), [names_of(0), names_of(1)], []
+    for kind in ("disk", "memory", "shared_memory"):
+        monkeypatch.setattr(train, f"require_{kind}", lambda *rest, kind=kind: needed.append((kind, *[r for r in rest if type(r) is int])))
+
+    def asked(cache: str, workers: int, processes: int) -> tuple[str, int]:
+        needed.clear()
+        train.require_room(argparse.Namespace(image_cache=cache, save_dir=tmp_path), CONFIG, names, workers, processes, prepared)
+        return needed[0]
+
+    crop = 3 * 128 * 336
+    assert asked("memory", 0, 1) == ("memory", 12 * crop) and asked("memory", 2, 1) == ("shared_memory", 12 * crop)
+    assert asked("memory", 0, 3) == ("memory", 36 * crop) and asked("disk", 0, 3) == ("disk", 12 * crop)
+    kept = TrainingImages(prepared, names[0], meshes()[0], CONFIG, cache="disk")
+    for index in range(len(kept)):
+        kept[0, index]
+    assert decoded_file(prepared, names[0], CONFIG).is_file()
+    assert 4.5 * crop < asked("disk", 0, 1)[1] <= 5 * crop
+
+
+def test_a_resumed_training_hides_only_the_steps_that_it_repeats(noise_pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_STATES", 0.0)
+    monkeypatch.setattr(Trainer, "_draw", lambda *_: None)
+    monkeypatch.setattr(Trainer, "_finish", lambda *_: None)  # as if killed before it, so that the state of the first epoch stays
+    for went_on in (False, True):
+        trainer = bare_trainer(noise_pictures, tmp_path)
+        trainer.tensorboard = True
+        assert trainer.resume() is went_on and trainer.epoch == int(went_on)
+        trainer.fit()
+    events = EventAccumulator(str(tmp_path / "tensorboard/car"), {"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2]
+
+
+def test_validation_goes_on_in_halves_when_memory_is_short(noise_pictures, tmp_path, monkeypatch):
+    tried = []
+
+    def small(mesh, features, *rest):
+        tried.append(len(features))
+        if len(features) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return argparse.Namespace(**{angle: np.full(len(features), value) for angle, value in truth.items()})
+
+    truth = {"azimuth": 0.7, "elevation": 0.2, "theta": 0.1}
+    monkeypatch.setattr(training, "solve", small)
+    monkeypatch.setattr(training, "load_annotation", lambda path: argparse.Namespace(**truth))
+    trainer = trainer_of(noise_pictures, tmp_path)
+    found = Validation(PreparedSet(noise_pictures), [names_of(0)[:5], []]).accuracy(trainer._model(), Group())
+    assert tried == [5, 2, 3, 1, 2] and found.value("pi/6") == 100 and found.value("median") < 1e-3
+
+
+def test_a_full_card_outside_a_step_is_told_in_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(train, "_train_category", full)
+    with pytest.raises(ValueError, match="training car does not fit into the memory of cuda:0; stop what else uses it") as caught:
+        train.train_category(argparse.Namespace(save_dir=tmp_path), "car", place([0], False), Group())
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_training_are_checked_and_their_order_means_nothing():
+    assert train.in_order(("color", "flip")) == train.in_order(("flip", "color", "flip")) == ("flip", "color")
+    assert train.in_order(("wind", "flip")) == ("flip", "wind")
+    assert train.not_negative("0") == 0 and train.not_negative("5e-3") == 5e-3 and train.seed("3") == 3
+    for kind, texts in ((train.not_negative, ("-1", "nan", "inf", "x")), (train.seed, ("-1", "1.5", "", str(2**32)))):
+        for text in texts:
+            with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a"):
+                kind(text)
+
+
+def test_times_of_other_azimuths_lie_elsewhere():
+    def folder(stage: str, *azimuths: str) -> str:
+        return Experiment(Path("exp"), "single", Azimuths(*azimuths)).timing(stage, "car").parent.name
+
+    assert folder("train") == folder("solve_poses") == "Timings_single"
+    assert folder("train", "TFFT") == folder("train", "TFFT", "seen") == "Timings_single_azum_TFFT"
+    assert {folder("solve_poses", "TFFT", tested) for tested in ("seen", "unseen")} == {
+        "Timings_single_azum_TFFT_seen", "Timings_single_azum_TFFT_unseen",
+    }  # fmt: skip
 
 
 def test_decoded_crops_on_disk_serve_the_next_training(noise_pictures, tmp_path):

@@ -9,12 +9,15 @@ import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from nemo import cli
@@ -25,10 +28,10 @@ from nemo.dataset import SAMPLE_FIELDS, Sample, TrainingImages, batches, make_lo
 from nemo.devices import Placement
 from nemo.distributed import Group, share
 from nemo.files import atomic_path, write_text
-from nemo.inference import Model, read_batches
+from nemo.inference import Model, in_halves, read_batches
 from nemo.journal import Journal, similarity_picture
 from nemo.layout import PreparedSet
-from nemo.meshes import Mesh
+from nemo.meshes import Mesh, same_meshes
 from nemo.metrics import Accuracy, accuracy, pose_errors
 from nemo.pose import choose_camera, solve
 from nemo.records import load_annotation
@@ -37,7 +40,7 @@ from nemo.settings import SolveConfig, TrainConfig
 
 REFERENCE_EPOCHS_BETWEEN_SAVES = 200  # the reference writes after 200, 400, ... epochs, numbered 199, 399, ...
 SECONDS_BETWEEN_STATES = 20.0  # at least; and 20 times what writing one takes
-STATE_KEYS = ("config", "images", "epoch", "iteration", "network", "optimiser", "banks", "gradients", "log")
+STATE_KEYS = ("config", "images", "meshes", "epoch", "iteration", "network", "optimiser", "banks", "gradients", "log")
 WARM_UP = 0.05  # of all epochs, with the cosine schedule
 MOST_NON_FINITE = 10  # batches in a row without a finite loss, then training stops
 VALIDATION_BATCH = 8  # images
@@ -100,12 +103,18 @@ class Validation:
         for mesh, names, images in read_batches(self.prepared, trained.category, share(batches, group.rank, group.size), model, 0):
             if unreadable := [image for image in images if isinstance(image, str)]:
                 raise ValueError(unreadable[0])
-            features = model.features(torch.stack(images))
-            poses = solve(model.mesh(mesh), features, *model.banks(mesh), config, camera, distance, renderer)
+            features, rest = model.features(torch.stack(images)), (*model.banks(mesh), config, camera, distance, renderer)
+            solve_part = partial(_solve_part, model.mesh(mesh), features, rest)
             truth = [load_annotation(self.prepared.annotation(trained.category, name)) for name in names]
-            found = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=1)
+            found = np.concatenate(in_halves(solve_part, len(features), "score volumes"))
             errors += pose_errors(found, [(a.azimuth, a.elevation, a.theta) for a in truth]).tolist()
         return accuracy([error for part in group.collect(errors) for error in part])
+
+
+def _solve_part(mesh: Mesh, features: Tensor, rest: Sequence, part: slice) -> NDArray[np.float64]:
+    """(azimuth, elevation, theta) of a part of a batch [B, 3]."""
+    poses = solve(mesh, features[part], *rest)
+    return np.stack([poses.azimuth, poses.elevation, poses.theta], axis=1)
 
 
 @dataclass
@@ -162,7 +171,8 @@ class Trainer:
             self.network.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         # a CAD model that no training image shows keeps its random bank, as in the reference
-        self.loaders = [make_loader(d, self.group, self.workers, device.type == "cuda") if len(d) else None for d in self.datasets]
+        workers = self.workers and max(1, self.workers // max(1, sum(1 for d in self.datasets if len(d))))  # all loaders keep theirs
+        self.loaders = [make_loader(d, self.group, workers, device.type == "cuda") if len(d) else None for d in self.datasets]
 
     def _parallel(self) -> nn.Module:
         """The network as the devices and processes need it; all share its parameters. Batch norm stays per replica."""
@@ -251,8 +261,11 @@ class Trainer:
                 counts = loader.batch_sampler.counts(number)
                 try:
                     self.step(mesh, batch, counts, rate, report)
-                except torch.cuda.OutOfMemoryError as error:
-                    raise ValueError(self.out_of_memory(mesh, batch)) from error
+                    fits = True
+                except torch.cuda.OutOfMemoryError:
+                    fits = False
+                if not fits:  # told after the exception is gone, which keeps what the failed step had computed
+                    raise ValueError(self.out_of_memory(mesh, batch))
                 bar.set_postfix_str(
                     f"epoch {self.epoch + 1}/{self.config.total_epochs} loss {report.means()[0]:.3f} rate {rate:.1e}", refresh=False
                 )
@@ -291,7 +304,7 @@ class Trainer:
         if self.group.first and not self.epoch:
             self.path("saved_model", "_best.pth").unlink(missing_ok=True)  # of a training that this one replaces
         log_folder = self.folder / "tensorboard" / self.config.category if self.tensorboard and self.group.first else None
-        journal = Journal(log_folder, self.epoch)
+        journal = Journal(log_folder, self.epoch + 1 if self.epoch else 0)
         due = monotonic() + SECONDS_BETWEEN_STATES
         with tqdm(total=images * self.config.total_epochs, initial=images * self.epoch, unit=" images", desc=self.config.category,
                   mininterval=1.0 if sys.stderr.isatty() else 30.0, file=sys.stderr, disable=not self.group.first) as bar:  # fmt: skip
@@ -404,10 +417,17 @@ class Trainer:
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
+                "torchvision": version("torchvision"),
                 "numpy": np.__version__,
                 "cuda": torch.version.cuda if self.devices.network[0].type == "cuda" else None,
             },
-            "devices": {"placement": self.devices.sentence, "processes": self.group.size},
+            "devices": {
+                "placement": self.devices.sentence,
+                "processes": self.group.size,
+                "parallel": "ddp" if self.group.size > 1 else "dp",
+                "compile": self.compiled,
+                "deterministic": torch.are_deterministic_algorithms_enabled(),
+            },
             "figures": {
                 "epochs": self.epoch,
                 "iterations": self.iteration,
@@ -425,6 +445,7 @@ class Trainer:
         gradients = [p.grad for p in self.network.parameters()]
         state = {
             "config": asdict(self.config), "data": self.data, "images": [len(d) for d in self.datasets], "epoch": self.epoch,
+            "meshes": [(torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)) for mesh in self.meshes],
             "iteration": self.iteration, "network": self.network.state_dict(), "optimiser": self.optimiser.state_dict(),
             "banks": [bank.state() for bank in self.banks], "gradients": gradients, "best": self.best, "log": self.log,
         }  # fmt: skip
@@ -454,9 +475,13 @@ class Trainer:
             raise ValueError(f"{self.state_path} lacks {lacking[0]}; delete it, or set RESUME=false to start again")
         stored = asdict(TrainConfig()) | state["config"]
         differing = [k for k, v in asdict(self.config).items() if _plain(stored[k]) != _plain(v)]
-        if differing or state["images"] != [len(d) for d in self.datasets] or state.get("data", "") != self.data:
+        if state["images"] != [len(d) for d in self.datasets] or state.get("data", "") != self.data:
+            differing = differing or ["training data"]
+        elif not same_meshes([Mesh(*(part.numpy() for part in mesh)) for mesh in state["meshes"]], self.meshes):
+            differing = differing or ["cuboids"]
+        if differing:
             raise ValueError(
-                f"{self.state_path} is of an unfinished training with other {', '.join(differing) or 'training data'}; "
+                f"{self.state_path} is of an unfinished training with other {', '.join(differing)}; "
                 "set RESUME=false to start again, or SAVED_NETWORK_PATH to another folder"
             )
         return state
