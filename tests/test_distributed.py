@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,10 @@ from nemo.distributed import Group, process_group, share
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh
 from nemo.records import VertexAnnotation, save_annotation
-from nemo.settings import TrainConfig
+from nemo.settings import CATEGORIES, TrainConfig
 from nemo.training import Trainer, check_combination
 
+SMALL_HW = (128, 336)  # of the crops that the processes train on: a quarter of a car's pixels
 IMAGES = (7, 5)  # of two meshes; batches of 4: 4, 3 and 4, 1, of which two processes get 2 + 2, 1 + 2 and 2 + 2, 0 + 1
 CONFIG = TrainConfig(
     mesh_d="multi", backbone="resnet18fpn", pretrained="none", image_scale=0.5, batch_size=4, total_epochs=2, accumulate=3,
@@ -43,18 +45,18 @@ def names_of(mesh: int) -> list[str]:
     return [f"mesh{mesh}_{i}" for i in range(IMAGES[mesh])]
 
 
-def write_prepared(root: Path) -> None:
+def write_prepared(root: Path, crop_hw: tuple[int, int] = CATEGORIES["car"].crop_hw) -> None:
     """Noise pictures with vertices at random; the first one shows none."""
-    random, prepared = np.random.default_rng(0), PreparedSet(root)
+    random, prepared, (height, width) = np.random.default_rng(0), PreparedSet(root), crop_hw
     for mesh, model in enumerate(meshes()):
         for i, name in enumerate(names_of(mesh)):
             image = prepared.image("car", name)
             image.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (32, 84, 3), np.uint8)).resize((672, 256)).save(image)
+            Image.fromarray(random.integers(0, 256, (32, 84, 3), np.uint8)).resize((width, height)).save(image)
             vertices = len(model.vertices)
             save_annotation(prepared.vertex_annotation("multi", "car", name), VertexAnnotation(
-                name=name, box=np.zeros(6), box_ori=np.array([60, 280, 40, 340, 300, 400]), box_obj=np.array([0, 1, 0, 1, 256, 672]),
-                cropped_kp_list=random.uniform([0, 0], [255, 671], (vertices, 2)), visible=(random.random(vertices) < 0.4) & (i > 0),
+                name=name, box=np.zeros(6), box_ori=np.array([60, 280, 40, 340, 300, 400]), box_obj=np.array([0, 1, 0, 1, height, width]),
+                cropped_kp_list=random.uniform(0, [height - 1, width - 1], (vertices, 2)), visible=(random.random(vertices) < 0.4) & (i > 0),
                 azimuth=0.7, elevation=0.2, theta=0.1, distance=6.0, focal=1.0, viewport=3000.0, principal=np.array([188.0, 170.0]),
                 height=300, width=400, cad_index=mesh + 1, bbox=np.array([40.0, 60.0, 340.0, 280.0]), geometry="exact",
                 crop_scale=1.2, crop_offset=np.zeros(2), kp_weights=np.ones(vertices),
@@ -89,6 +91,7 @@ def outcome(trainer: Trainer) -> dict:
 
 def program(root: Path, out: Path) -> None:
     """What every process runs: without optimiser steps, with them, and the second epoch resumed."""
+    CATEGORIES["car"] = replace(CATEGORIES["car"], crop_hw=SMALL_HW)
     with process_group(cuda=False) if "RANK" in os.environ else nullcontext(Group()) as group:
         folder, found = out / f"files of rank {group.rank}", {}
         training.SECONDS_BETWEEN_STATES = 0.0
@@ -119,8 +122,10 @@ def start(processes: int, root: Path, out: Path) -> list[dict]:
 def runs(tmp_path_factory):
     """Outcomes of one process, and of each of two; and the folder of the two."""
     root, out = tmp_path_factory.mktemp("prepared"), tmp_path_factory.mktemp("runs")
-    write_prepared(root)
-    return start(1, root, out / "one")[0], start(2, root, out / "two"), out / "two"
+    write_prepared(root, SMALL_HW)
+    with ThreadPoolExecutor() as pool:
+        one, two = pool.map(start, (1, 2), (root, root), (out / "one", out / "two"))
+    return one[0], two, out / "two"
 
 
 def largest_difference(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
