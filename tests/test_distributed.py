@@ -56,7 +56,8 @@ def write_prepared(root: Path, crop_hw: tuple[int, int] = CATEGORIES["car"].crop
             vertices = len(model.vertices)
             save_annotation(prepared.vertex_annotation("multi", "car", name), VertexAnnotation(
                 name=name, box=np.zeros(6), box_ori=np.array([60, 280, 40, 340, 300, 400]), box_obj=np.array([0, 1, 0, 1, height, width]),
-                cropped_kp_list=random.uniform(0, [height - 1, width - 1], (vertices, 2)), visible=(random.random(vertices) < 0.4) & (i > 0),
+                cropped_kp_list=random.uniform(0, [height - 1, width - 1], (vertices, 2)),
+                visible=(random.random(vertices) < 0.4) & (i > 0),
                 azimuth=0.7, elevation=0.2, theta=0.1, distance=6.0, focal=1.0, viewport=3000.0, principal=np.array([188.0, 170.0]),
                 height=300, width=400, cad_index=mesh + 1, bbox=np.array([40.0, 60.0, 340.0, 280.0]), geometry="exact",
                 crop_scale=1.2, crop_offset=np.zeros(2), kp_weights=np.ones(vertices),
