@@ -13,12 +13,13 @@ import solve_poses
 from nemo import inference, pose
 from nemo.backbone import FeatureNet
 from nemo.meshes import CuboidGrid, cuboid_mesh
-from nemo.records import FeatureSet, load_poses
+from nemo.records import FeatureSet, load_poses, record_seconds
 from nemo.settings import SolveConfig, TrainConfig
 
 MESH = cuboid_mesh(CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (3, 6, 4)))
 NAMES = [f"n{i:02d}" for i in range(11)]
 MAP_HW = (32, 84)
+CONFIG = replace(SolveConfig(), total_epochs=3)
 
 
 def make_run(folder, maps, **options) -> inference.Run:
@@ -30,8 +31,8 @@ def make_run(folder, maps, **options) -> inference.Run:
         mesh=lambda number: MESH, banks=lambda number: (bank, clutter[0]),
     )  # fmt: skip
     prepared = SimpleNamespace(fingerprint=lambda subset: "d")
-    config = replace(SolveConfig(), total_epochs=3)
     stored = FeatureSet(maps, {}, {}, {1: NAMES}, {})
+    config = options.pop("config", CONFIG)
     return inference.Run(model, prepared, "", config, "numba", folder / "car.npz", {1: NAMES}, 4, stored_features=stored, **options)
 
 
@@ -111,6 +112,63 @@ def test_shares_of_several_processes_are_disjoint_and_merged(maps, tmp_path):
     solve_all(tmp_path / "alone", maps)
     assert (tmp_path / "shared/car.npz").read_bytes() == (tmp_path / "alone/car.npz").read_bytes()
     assert [p.name for p in sorted((tmp_path / "shared").iterdir())] == ["car.csv", "car.npz"]
+
+
+def test_a_merge_leaves_alone_what_it_did_not_use(maps, tmp_path, capsys):
+    for rank in range(2):
+        solve_all(tmp_path, maps, shard=(rank, 2))
+    shares = sorted(tmp_path.glob("*.partial-*"))
+    longer = make_run(tmp_path, maps, config=replace(CONFIG, total_epochs=4))
+    longer.collect()
+    assert not longer.rows and f"note: {shares[0]} is of other settings and is not used" in capsys.readouterr().err
+    longer.execute(lambda images: None)
+    assert sorted(tmp_path.glob("*.partial-*")) == shares and len(load_poses(tmp_path / "car.npz")) == len(NAMES)
+    with pytest.raises(ValueError, match="car.partial-0-of-2.npz was solved with PRECISION=auto, this run has PRECISION=bfloat16: set"):
+        make_run(tmp_path, maps, config=replace(CONFIG, precision="bfloat16")).collect()
+
+
+def test_a_share_counts_its_own_images_only(maps, tmp_path, monkeypatch):
+    solve_all(tmp_path, maps, shard=(0, 2))
+    other = make_run(tmp_path, maps, shard=(1, 2))
+    other.collect()
+    assert not other.rows and other.used == [tmp_path / "car.partial-0-of-2.npz"]
+
+    def merged_meanwhile(path):
+        path.unlink()
+        raise ValueError("cannot be read")
+
+    monkeypatch.setattr(inference, "load_poses", merged_meanwhile)
+    again = make_run(tmp_path, maps, shard=(1, 2))
+    again.collect()
+    assert not again.used
+
+
+def test_of_several_meshes_one_without_a_finite_loss_is_never_the_best(maps, tmp_path, monkeypatch):
+    found = {1: [np.nan, 0.2, 0.3, np.nan], 2: [0.5, 0.1, np.nan, np.nan]}
+    run = make_run(tmp_path, maps)
+    run.model.checkpoint.memory = [0, 0]
+    columns = {key: np.zeros(4) for key in run.columns if key not in ("mesh", "loss")}
+    monkeypatch.setattr(run, "_in_parts", lambda number, *others: columns | {"loss": np.array(found[number])})
+    rows = run._rows(inference.ANY_MESH, torch.zeros(4, 8, *MAP_HW))
+    assert [row["mesh"] for row in rows] == [2, 2, 1, 1] and [row["loss"] for row in rows[:3]] == [0.5, 0.1, 0.3]
+
+
+def test_features_go_into_renderers_with_automatic_differentiation():
+    torch.manual_seed(0)
+    model = inference.Model(SimpleNamespace(config=TrainConfig(category="car")), FeatureNet("resnet18fpn").eval(), torch.device("cpu"))
+    features = model.features(torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8))
+    scale = torch.ones((), requires_grad=True)
+    (features * scale).sum().backward()  # keeps the features for the backward pass
+    assert not features.requires_grad and scale.grad.isfinite()
+
+
+def test_times_of_poses_that_are_gone_are_forgotten(tmp_path):
+    alone, share = tmp_path / "solve_poses_car.json", tmp_path / "solve_poses_car_share1of2.json"
+    for settings, shares_too, left in (("a", False, [alone, share]), ("a", True, [alone]), ("b", False, [])):
+        for path in (alone, share):
+            record_seconds(path, 1.0, 1, "images", settings="a")
+        solve_poses.forget_times(alone, settings, shares_too)
+        assert sorted(tmp_path.iterdir()) == left
 
 
 def test_torchrun_says_which_share_and_which_gpu():

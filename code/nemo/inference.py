@@ -51,7 +51,7 @@ class Model:
         config = self.checkpoint.config
         return map_size(config.category, config.image_scale)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: renderers with automatic differentiation keep what is made here for their backward pass
     def features(self, images: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> unit feature maps [B, C, H/8, W/8], float32; in halves where the GPU's memory is too small."""
 
@@ -213,10 +213,12 @@ class Run:
     def __post_init__(self) -> None:
         data = self.prepared.fingerprint(self.category + self.level)
         self.wanted = {name for group in self.names.values() for name in group}
+        self.mine = {name for _, names in self.batches() for name in names}
         self.settings = run_config(self.model, self.config, self.level, data) | {"renderer": self.renderer}
         self.columns = (*POSE_COLUMNS, "principal_xy") if self.config.six_d else POSE_COLUMNS
         self.rows: dict[str, dict] = {}
         self.failures: list[str] = []
+        self.used: list[Path] = []
 
     def finished(self) -> PoseSet | None:
         """The result of an earlier run with the same settings and images, if there is one."""
@@ -226,14 +228,38 @@ class Run:
         return poses if poses.config == self.settings and set(poses.names.tolist()) == self.wanted else None
 
     def collect(self) -> None:
-        """Take up the poses that killed or parallel runs left behind."""
-        for path in [self.target, *sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz"))]:
-            if path.is_file() and (poses := load_poses(path)).config == self.settings:
+        """Take up the poses that killed or parallel runs left behind, and tell of those that have other settings.
+
+        Raises ValueError when another share differs in nothing but the precision, which PRECISION=auto chooses by the
+        machine: the shares would be solved again instead of merged.
+        """
+        partials = sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz"))
+        for path in [*([self.target] if self.target.is_file() else []), *partials]:
+            try:
+                poses = load_poses(path)
+            except (FileNotFoundError, ValueError):
+                if path.is_file():
+                    raise
+                continue  # another run has just merged it
+            if poses.config == self.settings:
                 self._keep(poses)
+                self.used += [path] if path != self.target else []
+            elif path != self.target:
+                self._tell_of_other(path, poses.config)
+
+    def _tell_of_other(self, path: Path, found: dict) -> None:
+        precision, here = (config.get("solve", {}).get("precision") for config in (found, self.settings))
+        alike = found | {"solve": found.get("solve", {}) | {"precision": here}} == self.settings
+        if alike and path != self.partial:
+            raise ValueError(
+                f"{path} was solved with PRECISION={precision}, this run has PRECISION={here}: set PRECISION={precision} to use "
+                "it, or delete it to solve its images again"
+            )
+        print(f"note: {path} is of other settings and is not used", file=sys.stderr)
 
     def _keep(self, poses: PoseSet) -> None:
         for i, name in enumerate(poses.names.tolist()):
-            if name in self.wanted:
+            if name in self.mine:
                 self.rows[name] = {key: getattr(poses, key)[i] for key in self.columns}
 
     def pose_set(self) -> PoseSet:
@@ -252,7 +278,11 @@ class Run:
                 number += 1
 
     def execute(self, advance: Callable[[int], None]) -> PoseSet | None:
-        """Solve what is missing; returns the poses when all shards are done, None when others are still to come."""
+        """Solve what is missing; returns the poses when all shards are done, None when others are still to come.
+
+        What an image gives may depend in the last digit on the others of its batch, so batches are solved whole: one with an
+        image that cannot be read is solved again by every later run.
+        """
         saved = monotonic()
         todo = [(mesh, names) for mesh, names in self.batches() if not all(name in self.rows for name in names)]
         done = sum(len(names) for _, names in self.batches()) - sum(len(names) for _, names in todo)
@@ -270,8 +300,8 @@ class Run:
             raise ValueError(f"no test image of {self.category}{self.level} could be solved")
         poses = self.pose_set()
         save_poses(self.target, poses)
-        for path in self.target.parent.glob(f"{self.target.stem}.partial-*.npz"):
-            path.unlink()
+        for path in {*self.used, self.partial}:
+            path.unlink(missing_ok=True)
         return poses
 
     def _solved_batches(self, todo: Sequence[tuple[int, list[str]]]) -> Iterator[int]:
@@ -349,7 +379,7 @@ class Run:
         for number in [mesh] if mesh != ANY_MESH else range(1, len(self.model.checkpoint.memory) + 1):
             in_parts = self._in_parts(number, features, camera, distance)
             found = [dict(zip(columns, values, strict=True)) | {"mesh": number} for values in zip(*(in_parts[key] for key in columns))]
-            rows = [min(pair, key=lambda row: row["loss"]) for pair in zip(rows, found, strict=True)] if rows else found
+            rows = [min(pair, key=_finite_loss) for pair in zip(rows, found, strict=True)] if rows else found
         return rows
 
     def _in_parts(self, number: int, features: Tensor, camera: MapCamera, distance: float) -> dict[str, NDArray]:
@@ -361,6 +391,10 @@ class Run:
 
         parts = in_halves(solve_part, len(features), "score volumes")
         return {key: np.concatenate([getattr(poses, key) for poses in parts]) for key in self.columns if key != "mesh"}
+
+
+def _finite_loss(row: dict) -> float:
+    return row["loss"] if np.isfinite(row["loss"]) else np.inf
 
 
 def read_batches(
