@@ -51,8 +51,15 @@ one_of SAVE_FEATURES true false
 one_of BASELINES true false
 one_of SIX_D true false
 one_of PRECISION auto float32 bfloat16
+one_of SOLVER paper best
+one_of RENDERER auto torch numba triton pytorch3d pytorch3d-features
+for setting in NUM_PICTURES NUM_FILMS; do
+    [[ "${!setting}" =~ ^[0-9]+$ ]] || fail "$setting is '${!setting}', it can be a whole number, 0 for none"
+done
 [[ "$SHARD" =~ ^([0-9]+/[1-9][0-9]*)?$ ]] && ((${SHARD%/*} + 0 < ${SHARD#*/} + (${#SHARD} == 0))) ||
     fail "SHARD is '$SHARD', it can be i/n with 0 <= i < n, or empty"
+[ -z "$SHARD" ] || [ "$SAVE_FEATURES" = false ] ||
+    fail "SHARD does not go with SAVE_FEATURES=true, since every share would write the same feature maps; leave one of them out"
 find_python
 
 tested="$PATH_CACHE_TESTING_SET"
@@ -88,7 +95,7 @@ if [ -n "$SHARD" ]; then
     echo "share $SHARD is done; when all shares are, run $(basename "$0") without SHARD to merge them"
     exit 0
 fi
-code solve_poses "${data[@]}" "${network[@]}" "${solver[@]}" --gpus "$GPUS"
+code solve_poses "${data[@]}" "${network[@]}" "${solver[@]}" --gpus "$GPUS" --shard 0/1 # everything, whatever RANK a cluster has set
 baselines=()
 [ "$BASELINES" != true ] || baselines=(--train "$PATH_CACHE_TRAINING_SET")
 code report_accuracy "${data[@]}" --clean "$PATH_CACHE_TESTING_SET" --prepared "$tested" ${baselines[@]+"${baselines[@]}"}

@@ -116,7 +116,7 @@ def with_truth(poses: PoseSet, path: Path, clean: Path) -> Solved:
 def overlay_mesh(solved: Solved, i: int, args: argparse.Namespace) -> tuple[Mesh, str]:
     """What to draw over image i and what to call it: the CAD model of its subtype, or the cuboid that was matched."""
     raw, category, number = RawPascal3D(args.raw), solved.poses.category, int(solved.poses.mesh[i])
-    index = solved.annotations[i].cad_index if solved.annotations else number
+    index = solved.annotations[i].cad_index if solved.annotations and not solved.poses.predicts_subtype else number
     path = raw.cad_folder(category) / f"{index:02d}.off"
     if args.overlay == "cad" and path.is_file():
         return read_off(path), f"CAD model {index:02d} in the predicted pose (the cuboid was matched)"
@@ -531,7 +531,8 @@ def main() -> None:
     parser.add_argument("--clean", type=Path, required=True, help="clean test set, whose annotations are the truth")
     parser.add_argument("--images", type=cli.positive, help=f"images of each category (default {NUM_PICTURES}; --landscape: all)")
     parser.add_argument("--select", choices=SELECTIONS, default="spread", help="evenly over the errors (default), or these")
-    parser.add_argument("--film", type=int, default=0, help="films of each category, of the images nearest to the median error (default 0)")
+    parser.add_argument("--film", type=cli.count_or_none, default=0,
+                        help="films of each category, of the images nearest to the median error (default 0)")  # fmt: skip
     parser.add_argument("--overlay", choices=OVERLAYS, default="cad", help="cad (default): the annotated one if --raw has it")
     parser.add_argument("--seed", type=int, default=0, help="of --select random (default 0)")
     others = parser.add_mutually_exclusive_group()

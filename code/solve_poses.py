@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import monotonic
 
 import torch
@@ -16,7 +18,7 @@ from nemo.devices import decoding_workers, gpus_of
 from nemo.files import lock, remove_parts
 from nemo.inference import PRECISIONS, Run, load_model, names_by_mesh, resolve_precision
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
-from nemo.records import load_features, record_seconds
+from nemo.records import load_features, load_seconds, record_seconds
 from nemo.rendering import RENDERERS, resolve_renderer
 from nemo.settings import SolveConfig
 
@@ -82,10 +84,21 @@ def solve_locked(args: argparse.Namespace, category: str, config: SolveConfig, d
         for name in (run.partial.name, *((target.name, target.with_suffix(".csv").name) if of == 1 else ())):
             remove_parts(target.parent, name)
         solved, before, failed = solve_category(run)
+        alone, settings = experiment.timing("solve_poses", target.stem), hashlib.sha256(cli.as_json(run.settings).encode()).hexdigest()[:16]
+        if of == 1:
+            forget_times(alone, settings, shares_too=not before)
         if solved > before:  # parallel runs of one category have a time each
-            timing = experiment.timing("solve_poses", target.stem + (f"_share{number + 1}of{of}" if of > 1 else ""))
-            record_seconds(timing, monotonic() - started, solved - before, "images", resumed=before > 0)
+            timing = alone.with_stem(f"{alone.stem}_share{number + 1}of{of}") if of > 1 else alone
+            record_seconds(timing, monotonic() - started, solved - before, "images", before > 0, settings)
         return solved, before, failed
+
+
+def forget_times(alone: Path, settings: str, shares_too: bool) -> None:
+    """Delete the times of runs whose poses are no longer there: those of other settings and, if none was used, of shares."""
+    for path in [alone, *alone.parent.glob(f"{alone.stem}_share*.json")]:
+        noted = load_seconds(path)["settings"] if path.is_file() and load_seconds(path) else ""
+        if noted not in ("", settings) or (shares_too and path != alone):
+            path.unlink()
 
 
 def main() -> None:
@@ -107,6 +120,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
     cli.add_network(parser)
     args = parser.parse_args()
+    by_torchrun = args.shard is None
     args.shard = shard_here(args.shard, os.environ)
     device = device_here(gpus_of(args.gpus), os.environ)
     renderer = resolve_renderer(args.renderer, device)
@@ -120,6 +134,8 @@ def main() -> None:
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
           f"({known:,} of them from earlier runs, {failed} failed) by {renderer} on {device}, "
           f"in {args.exp}/Poses_{args.mesh_d}{args.azimuths.result_suffix}")  # fmt: skip
+    if by_torchrun and args.shard[0] == 0 < args.shard[1] - 1:
+        print(f"this was 1 share of {args.shard[1]}; when all are done, run ./InferenceNeMo.sh with the same settings to merge them")
 
 
 if __name__ == "__main__":

@@ -128,11 +128,13 @@ class Gallery:
         return drawing.as_jpeg(np.concatenate([crop, gap, overlay]), CARD_WIDTH)
 
     def mesh(self, row: Row, i: int) -> Mesh:
-        """The CAD model of the annotated subtype, or the cuboid where there is none."""
-        annotation = load_annotation(PreparedSet(self.args.clean).annotation(row.category, row.names[i]))
-        path = self.raw.cad_folder(row.category) / f"{annotation.cad_index:02d}.off"
+        """The CAD model of the subtype, annotated or predicted, or the cuboid where there is none."""
+        index = number = int(row.poses.mesh[i])
+        if not row.poses.predicts_subtype:
+            index = load_annotation(PreparedSet(self.args.clean).annotation(row.category, row.names[i])).cad_index
+        path = self.raw.cad_folder(row.category) / f"{index:02d}.off"
         if not path.is_file():
-            path = self.raw.cuboids(self.args.mesh_d, row.category)[int(row.poses.mesh[i]) - 1]
+            path = self.raw.cuboids(self.args.mesh_d, row.category)[number - 1]
         if path not in self.meshes:
             self.meshes[path] = read_off(path)
         return self.meshes[path]
@@ -158,7 +160,8 @@ def timings_of(paths: Sequence[Path]) -> list[Timing]:
     parts = []
     for path in paths:
         stage = next(stage for stage in STAGES if path.stem.startswith(f"{stage}_"))
-        parts.append(Timing(stage, path.stem.removeprefix(f"{stage}_"), **load_seconds(path)))
+        noted = load_seconds(path)
+        parts.append(Timing(stage, path.stem.removeprefix(f"{stage}_"), *(noted[key] for key in Timing._fields[2:])))
     return parts
 
 
@@ -201,7 +204,8 @@ def write_page(args: argparse.Namespace, target: Path, levels: Sequence[str], ma
         print(f"report: {sentence}", file=sys.stderr)
     subject = ", ".join(args.categories) if len(args.categories) < 5 else cli.count(len(args.categories), "category")
     timings = timings_of(timing_files(Experiment(args.exp, args.mesh_d, args.azimuths)))
-    title = f"NeMo, {args.mesh_d} cuboid: {subject}"
+    protocol = f", trained on the azimuths {args.azimuths.pattern}, tested on {args.azimuths.tested} ones" if args.azimuths.pattern else ""
+    title = f"NeMo, {args.mesh_d} cuboid: {subject}{protocol}"
     html = report_page.page(title, [report for report, _ in found], cards, timings, left_out, "" if left_out else mark)
     write_text(target, html)
     size_mb = target.stat().st_size / 1e6

@@ -9,7 +9,8 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import replace
+from argparse import Namespace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ import write_report
 from nemo import report_page
 from nemo.layout import Experiment, PreparedSet
 from nemo.meshes import write_off
-from nemo.records import PoseSet, load_seconds, record_seconds, save_annotation, save_poses
+from nemo.records import PoseSet, load_poses, load_seconds, record_seconds, save_annotation, save_poses
 from nemo.report_page import Card, LevelReport, Timing
-from nemo.settings import FULL_TEST_IMAGES
+from nemo.settings import FULL_TEST_IMAGES, Azimuths
 
 CONFIG = {
     "solve": {"solver": "paper", "total_epochs": 300}, "mesh_d": "single", "backbone": "resnet18fpn", "recipe": "fixed", "image_scale": 0.5,
@@ -129,7 +130,9 @@ def test_a_time_is_replaced_by_a_new_run_and_grows_with_a_resumed_one(tmp_path):
     path = tmp_path / "Timings_single" / "solve_poses_car.json"
     record_seconds(path, 10.0, 5, "images")
     record_seconds(path, 2.5, 3, "images", resumed=True)
-    assert load_seconds(path) == {"seconds": 12.5, "items": 8, "unit": "images", "resumed": True}
+    assert load_seconds(path) == {"seconds": 12.5, "items": 8, "unit": "images", "resumed": True, "settings": ""}
+    record_seconds(path, 3.0, 1, "images", resumed=True, settings="others")
+    assert load_seconds(path)["seconds"] == 3.0
     record_seconds(path, 4.0, 8, "images")
     assert load_seconds(path)["seconds"] == 4.0
     path.write_text("{")
@@ -213,6 +216,37 @@ def test_results_of_different_settings_are_called_mixed(results, monkeypatch):
     save_poses(experiment.poses("chair"), PoseSet("chair", "", names, zeros, zeros, zeros, zeros + 5, zeros, whole, whole + 1, other))
     html = write(results, monkeypatch, "--categories", "car chair")
     assert "MIXED: car and chair were solved with different recipe" in html
+
+
+def test_a_choice_of_azimuths_has_a_page_and_times_of_its_own(results, monkeypatch):
+    whole, azimuths = write(results, monkeypatch), Azimuths("TFFTTFFT", "unseen")
+    for prepared in (PreparedSet(results / "clean", azimuths.test_pattern), PreparedSet(results / "occluded", azimuths.test_pattern)):
+        for subset in ("car", "carFGL1_BGL1"):
+            path = prepared.mesh_list("single", subset, 1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("n0.JPEG\nn1.JPEG\n")
+    poses = load_poses(Experiment(results / "exp", "single").poses("car"))
+    few = {field.name: getattr(poses, field.name) for field in fields(poses) if isinstance(getattr(poses, field.name), np.ndarray)}
+    experiment = Experiment(results / "exp", "single", azimuths)
+    save_poses(experiment.poses("car"), replace(poses, **{key: column[:2] for key, column in few.items()}))
+    record_seconds(experiment.timing("solve_poses", "car"), 7.25, 2, "images")
+    record_seconds(experiment.timing("train", "car"), 3605.0, 2, "epochs")
+    write(results, monkeypatch, "--azimuths", "TFFTTFFT")
+    html = (results / "exp/Report_single_azum_TFFTTFFT_unseen/index.html").read_text()
+    assert "trained on the azimuths TFFTTFFT, tested on unseen ones" in html and html.count("<article") == 2
+    assert "7.2 s" in html and "1 h 00 min" in html and "1 min 05 s" not in html
+    assert write(results, monkeypatch) == whole
+
+
+def test_a_predicted_subtype_is_drawn_with_its_own_cad_model(results, tmp_path):
+    poses = load_poses(Experiment(results / "exp", "single").poses("car"))
+    for number, size in ((1, 1.0), (2, 2.0)):
+        write_off(tmp_path / f"raw/CAD/car/{number:02d}.off", replace(CUBOID, vertices=size * CUBOID.vertices))
+    gallery = write_report.Gallery(Namespace(raw=results / "raw", clean=results / "clean", mesh_d="multi"))
+    for subtype, size in (("annotated", 1.0), ("predicted", 2.0)):
+        config = poses.config | {"mesh_d": "multi", "solve": poses.config["solve"] | {"subtype": subtype}}
+        row = Namespace(category="car", names=poses.names.tolist(), poses=replace(poses, mesh=poses.mesh + 1, config=config))
+        np.testing.assert_allclose(gallery.mesh(row, 0).vertices, size * CUBOID.vertices, atol=1e-5)
 
 
 def test_without_poses_the_next_command_is_told(results, monkeypatch):

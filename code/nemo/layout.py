@@ -192,8 +192,8 @@ class Experiment:
 
     @property
     def report_page(self) -> Path:
-        """The page of all levels."""
-        return self.root / f"Report_{self.mesh_d}" / "index.html"
+        """The page of all levels, one for each choice of azimuths."""
+        return self._folder("Report") / "index.html"
 
     def timing(self, stage: str, subset: str) -> Path:
         """How long a stage took for a category, a level, or a category at a level. A network serves all AZIMUTH_TEST."""

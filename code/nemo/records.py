@@ -201,6 +201,11 @@ class PoseSet:
         """Azimuth, elevation and theta [B, 3] in radians."""
         return np.stack([self.azimuth, self.elevation, self.theta], axis=-1)
 
+    @property
+    def predicts_subtype(self) -> bool:
+        """Whether `mesh` was found by the solver among one cuboid per CAD model, rather than annotated."""
+        return self.config.get("mesh_d") == "multi" and self.config.get("solve", {}).get("subtype") == "predicted"
+
     def rows(self) -> Iterator[dict[str, object]]:
         """One mapping per image, angles in degrees."""
         for i in range(len(self)):
@@ -312,16 +317,17 @@ def load_features(path: Path) -> FeatureSet:
     )
 
 
-def record_seconds(path: Path, seconds: float, items: int, unit: str, resumed: bool = False) -> None:
+def record_seconds(path: Path, seconds: float, items: int, unit: str, resumed: bool = False, settings: str = "") -> None:
     """Note how long a stage took, beside the results and no part of them. `items` of `unit` were worked on.
 
     Called only when there was work, so that a finished stage keeps its time. resumed: the run went on with an earlier
-    one, whose noted time and items are added.
+    one, whose noted time and items are added. settings: a digest of what the results depend on; the time of a run with
+    others is not added.
     """
     path = Path(path)
-    if resumed and path.is_file() and (earlier := load_seconds(path)):
+    if resumed and path.is_file() and (earlier := load_seconds(path)) and earlier["settings"] == settings:
         seconds, items = seconds + earlier["seconds"], items + earlier["items"]
-    content = {"seconds": round(seconds, 2), "items": items, "unit": unit, "resumed": resumed}
+    content = {"seconds": round(seconds, 2), "items": items, "unit": unit, "resumed": resumed, "settings": settings}
     write_text(path, json.dumps(content, sort_keys=True) + "\n")
 
 
@@ -330,7 +336,7 @@ def load_seconds(path: Path) -> dict:
     try:
         found = json.loads(Path(path).read_text())
         kinds = {"seconds": float, "items": int, "unit": str, "resumed": bool}
-        return {key: kind(found[key]) for key, kind in kinds.items()}
+        return {key: kind(found[key]) for key, kind in kinds.items()} | {"settings": str(found.get("settings", ""))}
     except (ValueError, KeyError, TypeError):
         return {}
 

@@ -344,8 +344,8 @@ def timing_table(timings: Sequence[Timing]) -> str:
         rate = f"{t.items / t.seconds:.2f} {t.unit}/s" if t.seconds > 0 else ""
         lines.append([t.stage, t.subset, duration(t.seconds), f"{t.items:,} {t.unit}" + (" (resumed)" if t.resumed else ""), rate])
     return (f"<table class=stages>{bars}</table><details><summary>by category and level</summary>{table(lines)}</details>"
-            "<p class=small>Time on the clock, sums over categories and levels. A stopped run that was taken up again counts from the last "
-            "time it was started.</p>")  # fmt: skip
+            "<p class=small>Time on the clock, sums over categories, levels and the shares of parallel runs. A run that is killed notes no "
+            "time: what is resumed counts from there on.</p>")  # fmt: skip
 
 
 def duration(seconds: float) -> str:
