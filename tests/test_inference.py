@@ -127,6 +127,16 @@ def test_a_merge_leaves_alone_what_it_did_not_use(maps, tmp_path, capsys):
         make_run(tmp_path, maps, config=replace(CONFIG, precision="bfloat16")).collect()
 
 
+def test_the_start_grid_is_rendered_once_and_gives_the_same_bytes(maps, tmp_path, monkeypatch):
+    made, solve, starts_of = [], inference.solve, inference.starts_of
+    monkeypatch.setattr(inference, "starts_of", lambda *arguments: made.append(starts_of(*arguments)) or made[-1])
+    solve_all(tmp_path / "once", maps)
+    assert len(made) == 1
+    monkeypatch.setattr(inference, "solve", lambda *arguments: solve(*arguments[:-1]))
+    solve_all(tmp_path / "always", maps)
+    assert (tmp_path / "once/car.npz").read_bytes() == (tmp_path / "always/car.npz").read_bytes()
+
+
 def test_a_share_counts_its_own_images_only(maps, tmp_path, monkeypatch):
     solve_all(tmp_path, maps, shard=(0, 2))
     other = make_run(tmp_path, maps, shard=(1, 2))

@@ -23,7 +23,7 @@ from nemo.checkpoints import Checkpoint, load_checkpoint
 from nemo.dataset import TestImages, map_size, normalise
 from nemo.layout import PreparedSet, numbered_meshes, read_list
 from nemo.meshes import Mesh, published_cuboid, read_off
-from nemo.pose import Poses, choose_camera, solve
+from nemo.pose import Poses, Starts, choose_camera, solve, starts_of
 from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
 from nemo.rendering import MapCamera
 from nemo.settings import SolveConfig
@@ -219,6 +219,7 @@ class Run:
         self.rows: dict[str, dict] = {}
         self.failures: list[str] = []
         self.used: list[Path] = []
+        self.starts: dict[int, Starts] = {}  # of each mesh
 
     def finished(self) -> PoseSet | None:
         """The result of an earlier run with the same settings and images, if there is one."""
@@ -384,10 +385,12 @@ class Run:
 
     def _in_parts(self, number: int, features: Tensor, camera: MapCamera, distance: float) -> dict[str, NDArray]:
         """The columns of the poses with mesh `number`; solved in halves where a GPU's memory is too small for all."""
-        bank, clutter = self.model.banks(number)
+        mesh, (bank, clutter) = self.model.mesh(number), self.model.banks(number)
+        if number not in self.starts:
+            self.starts[number] = starts_of(mesh, self.config, camera, distance, self.renderer, features.device)
 
         def solve_part(part: slice) -> Poses:
-            return solve(self.model.mesh(number), features[part], bank, clutter, self.config, camera, distance, self.renderer)
+            return solve(mesh, features[part], bank, clutter, self.config, camera, distance, self.renderer, self.starts[number])
 
         parts = in_halves(solve_part, len(features), "score volumes")
         return {key: np.concatenate([getattr(poses, key) for poses in parts]) for key in self.columns if key != "mesh"}

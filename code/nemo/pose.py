@@ -169,6 +169,12 @@ def make_starts(scene: Scene, config: SolveConfig, distance: float, renderer: st
     return Starts(torch.cat(placed), table, shifts_rc, len(views))
 
 
+def starts_of(mesh: Mesh, config: SolveConfig, camera: MapCamera, start_distance: float, renderer: str, device: torch.device) -> Starts:
+    """The start grid of `solve`, for several calls with the same arguments. device: of the features."""
+    device = torch.device("cpu") if renderer == "numba" else device
+    return make_starts(rendering.make_scene(mesh, camera), config, start_distance, renderer, device)
+
+
 def memory_budget(device: torch.device) -> int:
     """Bytes that score volumes may take on a device: a quarter of what is free, on the CPU no more than `MEMORY_BUDGET`."""
     if device.type == "cuda":
@@ -193,6 +199,7 @@ def solve(
     camera: MapCamera,
     start_distance: float,
     renderer: str | None = None,
+    starts: Starts | None = None,
     *,
     plan: Plan | None = None,
     trace: bool = False,
@@ -203,8 +210,9 @@ def solve(
     features [B, C, H, W]: unit feature maps, of any float type; scores are computed in float32 on their device.
     bank [V, C]: unit vertex features. clutter [C]: unit clutter feature, used if config.clutter. config: the solver and
     its settings. camera, start_distance (CAD units, of the start grid): see `choose_camera`. renderer: see
-    `rendering.resolve_renderer`, default config.renderer. plan: in place of the solver's own. trace: also return every
-    iterate. budget_bytes: for the score volumes held at a time, by default `memory_budget`.
+    `rendering.resolve_renderer`, default config.renderer. starts: what `starts_of` makes of the same arguments, to make it
+    once only. plan: in place of the solver's own. trace: also return every iterate. budget_bytes: for the score volumes
+    held at a time, by default `memory_budget`.
 
     Returns `Poses` in the order of the images; an image's result does not depend on the others in the call.
     Raises ValueError when shapes do not fit together, or the solver or the renderer does not exist.
@@ -217,7 +225,7 @@ def solve(
     renderer = rendering.resolve_renderer(renderer or config.renderer, features.device)
     device = torch.device("cpu") if renderer == "numba" else features.device
     scene = rendering.make_scene(mesh, camera)
-    starts = make_starts(scene, config, start_distance, renderer, device)
+    starts = starts or starts_of(mesh, config, camera, start_distance, renderer, features.device)
     bank, clutter = bank.to(device, torch.float32), clutter.to(device, torch.float32) if config.clutter else None
     budget_bytes = memory_budget(device) if budget_bytes is None else budget_bytes
     parts = []
