@@ -25,6 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from nemo import cli, confidence
+from nemo.checkpoints import Checkpoint
 from nemo.confidence import Calibration
 from nemo.dataset import change_colour, paste_patches, read_crop
 from nemo.devices import first_device, gpus_of
@@ -48,6 +49,7 @@ from nemo.photographs import (
 from nemo.records import load_annotation, save_npz
 from nemo.rendering import RENDERERS
 from nemo.settings import PhotographConfig, SolveConfig
+from nemo.training import hold_out
 
 POSES, TABLE, SETTINGS, FAILURES, REFERENCE = "poses.jsonl", "poses.csv", "settings.json", "failures.txt", "final_pred.npz"
 COLUMNS = ("photo", "object", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "focal_px", "principal_x", "principal_y",
@@ -314,18 +316,36 @@ class Predictor:
         tqdm.write(f"skipped: {message}", file=sys.stderr)
 
     def _predict(self, batch: Sequence[tuple[Job, Photograph]]) -> None:
+        """Look at photographs; where that fails, at each of them alone, and report those that still fail."""
+        try:
+            found = self._records(batch)
+        except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:  # a disk that refuses to write stops the run
+            if len(batch) == 1:
+                reason = (str(error).splitlines() or ["not enough memory"])[0]
+                self._fail(f"{batch[0][0].path}: no pose could be found ({reason})")
+                return
+            for one in batch:
+                self._predict([one])
+            return
+        for records in found:
+            self.results.add(records)
+
+    def _records(self, batch: Sequence[tuple[Job, Photograph]]) -> list[list[dict]]:
+        """The objects of each photograph, drawn."""
         if self.args.unlabelled:
             poses = [[pose] for pose in self.finder.find_as_reference([photograph for _, photograph in batch])]
         else:
             items = [(photograph, box) for job, photograph in batch for box in _boxes_of(job)]
             found = iter(self.finder.find_all(items))
             poses = [[next(found) for _ in _boxes_of(job)] for job, _ in batch]
+        everything = []
         for (job, photograph), mine in zip(batch, poses, strict=True):
             pictures = self._draw(job, photograph, mine)
             records = [record_of(job, k, photograph, pose, pictures[k]) for k, pose in enumerate(mine)]
             if self.args.unlabelled:
                 records[0]["crop_middle_xy"] = list(self.finder.reference_framing(photograph).centre_xy)
-            self.results.add(records)
+            everything.append(records)
+        return everything
 
     def _draw(self, job: Job, photograph: Photograph, poses: Sequence[PhotographPose]) -> list[list[str]]:
         """Write the pictures of a photograph; returns, for each object, the files that show it."""
@@ -402,6 +422,8 @@ def sentence(record: dict) -> str:
 
 # ---- calibration of the confidence ----
 
+HELD_OUT, OTHERS, TRAINED, UNKNOWN = "held out from training", "of a set not trained on", "trained on", "perhaps trained on"
+
 
 def calibration_file(args: argparse.Namespace) -> Path:
     """The calibration that the user names, or the one beside the checkpoint."""
@@ -433,6 +455,18 @@ def calibration_items(
         yield (Photograph(pixels, pixels.shape[:2]), box if i % 2 else None), truth
 
 
+def calibration_names(names: list[str], checkpoint: Checkpoint, data: str) -> tuple[list[str], str]:
+    """Which images of a prepared set (fingerprint `data`) to use, and what they are to the network: where it was trained on this
+    set, those that VALIDATE_EVERY held out, or else all."""
+    if not data or not checkpoint.data:
+        return names, UNKNOWN
+    if data != checkpoint.data:
+        return names, OTHERS
+    if not checkpoint.config.validate_every:
+        return names, TRAINED
+    return hold_out([names], checkpoint.config.validation_share, checkpoint.config.seed)[1][0], HELD_OUT
+
+
 def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
     """Fit a map from evidence to confidence on images of a prepared set, and write it beside the checkpoint."""
     prepared = PreparedSet(cli.require_folder(args.calibrate, "prepared set", "run PrepareData.sh first"))
@@ -442,10 +476,10 @@ def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
     names = sorted({name for path in lists for name in read_list(path)})
     if not names:
         raise ValueError(f"{prepared.root} has no prepared image of {category} for {mesh_d} cuboids; run PrepareData.sh first")
-    order = np.random.default_rng(args.seed).permutation(len(names))[: args.calibration_images]
     data = prepared.fingerprint(category)
-    unseen = checkpoint.data and data and checkpoint.data != data
-    patches = args.calibration_patches == "true" or (args.calibration_patches == "auto" and not unseen)
+    names, used = calibration_names(names, checkpoint, data)
+    order = np.random.default_rng(args.seed).permutation(len(names))[: args.calibration_images]
+    patches = args.calibration_patches == "true" or (args.calibration_patches == "auto" and used in (TRAINED, UNKNOWN))
     items = calibration_items(prepared, finder.model, [names[i] for i in order], patches, args.seed)
     evidence, errors = [], []
     with tqdm(total=len(order), desc="calibration", unit=" images", file=sys.stderr,
@@ -457,12 +491,13 @@ def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
             errors.append(pose_errors([[p.azimuth, p.elevation, p.theta] for p in poses], np.stack([truth for _, truth in batch])))
             bar.update(len(batch))
     right = np.concatenate(errors) < THRESHOLDS["pi/6"]
-    source = {"fingerprint": data, "patches": patches, "seed": args.seed}
+    source = {"fingerprint": data, "images": used, "patches": patches, "seed": args.seed}
     made = confidence.calibrate(evidence, right, EVIDENCE, finder.depends_on(), source, args.seed)
     confidence.save_calibration(calibration_file(args), made)
     how = ", with patches of others pasted over them," if patches else ""
-    print(f"confidence calibrated on {cli.count(made.images, 'image')}{how} ({100 * made.right:.1f}% right within pi/6): cross-validated "
-          f"Brier score {made.brier:.3f}, calibration error {made.calibration_error:.3f}; in {calibration_file(args)}")  # fmt: skip
+    print(f"confidence calibrated on {cli.count(made.images, 'image')} {used}{how} ({100 * made.right:.1f}% right within pi/6): "
+          f"cross-validated Brier score {made.brier:.3f}, calibration error {made.calibration_error:.3f}; "
+          f"in {calibration_file(args)}")  # fmt: skip
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 import predict
 from nemo import cameras, cli, confidence, photographs
 from nemo.backbone import FeatureNet
-from nemo.checkpoints import Checkpoint, save_checkpoint
+from nemo.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from nemo.drawing import Pose, camera_of_pose
 from nemo.inference import Model
 from nemo.layout import PreparedSet
@@ -26,6 +26,7 @@ from nemo.photographs import Framing, Photograph, PhotographPose, PoseFinder, fr
 from nemo.records import Annotation, save_annotation
 from nemo.rendering import MapCamera, make_scene, rasterise_poses
 from nemo.settings import FIXED_RECIPE, PhotographConfig, TrainConfig
+from nemo.training import hold_out
 
 MESH = cuboid_mesh(CuboidGrid(np.array([-0.18, -0.45, -0.15]), np.array([0.18, 0.45, 0.15]), (6, 14, 5)))
 TRUTH = Pose(np.radians(130.0), np.radians(12.0), np.radians(4.0), 5.0)
@@ -303,12 +304,21 @@ def test_calibration_on_a_prepared_set_tells_right_from_wrong(colour_finder, tmp
     args = Namespace(calibrate=root.root, calibration_images=100, calibration_patches="auto", batch_size=8, seed=0, confidence=file)
     finder = PoseFinder(colour_finder.model, replace(colour_finder.config, picture_zooms=(1.0,), search_zooms=(), picture_rounds=2))
     predict.calibrate(args, finder)
-    assert "calibrated on 24 images (66.7% right within pi/6)" in capsys.readouterr().out
+    assert "calibrated on 24 images of a set not trained on (66.7% right within pi/6)" in capsys.readouterr().out
     image, box = planted(TRUTH, 1500.0, (310.0, 200.0), (400, 640))
     assert not colour_finder.use_calibration(file) and colour_finder.calibration is None, "made with other settings"
     assert finder.use_calibration(file)
     noise = np.random.default_rng(5).integers(60, 160, image.shape).astype(np.uint8)
     assert finder.find(image, box).confidence > 0.8 > 0.4 > finder.find(noise, box).confidence
+
+
+def test_a_calibration_uses_what_training_held_out(checkpoint):
+    names, loaded = [f"n{i:02d}" for i in range(20)], replace(load_checkpoint(checkpoint), data="d")
+    validated = replace(loaded, config=replace(loaded.config, validate_every=5, validation_share=0.2))
+    held = hold_out([names[:7], names[7:]], 0.2, validated.config.seed)[1]
+    assert predict.calibration_names(names, validated, "d") == (sorted(sum(held, [])), predict.HELD_OUT) and len(sum(held, [])) == 4
+    for network, data, used in ((loaded, "d", predict.TRAINED), (validated, "e", predict.OTHERS), (validated, "", predict.UNKNOWN)):
+        assert predict.calibration_names(names, network, data) == (names, used)
 
 
 # ---- the program ----
@@ -386,6 +396,25 @@ def test_a_folder_gives_poses_pictures_and_a_count_and_goes_on_after_a_kill(run,
 
     status, _, messages = run(*arguments, "--solver", "paper")
     assert status == 1 and "holds results of other settings (photograph, solve)" in messages
+
+
+def test_a_photograph_that_fails_does_not_stop_the_others(run, folder, tmp_path, monkeypatch):
+    find_all, asked = PoseFinder.find_all, []
+
+    def sometimes(finder, items):
+        asked.append(len(items))
+        if any(photograph.size_hw == (120, 200) for photograph, _ in items):
+            raise RuntimeError("out of luck\nat length")
+        return find_all(finder, items)
+
+    monkeypatch.setattr(PoseFinder, "find_all", sometimes)
+    Image.fromarray(gradient(100, 180)).save(folder / "three.jpg")
+    (tmp_path / "boxes.csv").write_text("below/two.png,10,10,150,80\none.jpg,20,30,150,100\nthree.jpg,20,30,9000,100\n")
+    status, printed, messages = run(folder, "--boxes", tmp_path / "boxes.csv", "--overlays", "false", "--out", tmp_path / "r")
+    assert status == 0 and "1 pose of 1 photograph (0 of them from earlier runs, 3 could not be used" in printed and asked == [2, 1, 1]
+    assert "one.jpg: no pose could be found (out of luck)" in messages
+    assert "box 20 30 9000 100 is more than 4 times as large as the picture of 180 x 100 pixels" in messages
+    assert [record["photo"] for record in lines_of(tmp_path / "r")] == ["below/two.png"]
 
 
 def test_a_single_photograph_is_told_in_a_sentence_and_filmed(run, folder, tmp_path):

@@ -28,7 +28,7 @@ class Calibration:
     names: of the numbers of the evidence. mean, deviation: to standardise them. weights: of the standardised evidence,
     the constant last. of: everything that the evidence depends on, as JSON values. images: poses that it was fitted to
     and checked on, of which the share `right` was right. brier, calibration_error: cross-validated, see `brier_score`
-    and `calibration_error`. data: the prepared set, and whether the network was trained on it.
+    and `calibration_error`. data: the prepared set, and whether the network was trained on what was used.
     """
 
     names: tuple[str, ...]

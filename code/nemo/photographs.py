@@ -25,14 +25,15 @@ from torch import Tensor
 from nemo import boxes, cameras, settings
 from nemo.confidence import load_calibration
 from nemo.drawing import Pose, camera_of_pose, draw_mesh, film_steps, pose_of_iterate
-from nemo.inference import Model, load_model
+from nemo.inference import Model, in_halves, load_model
 from nemo.meshes import Mesh
-from nemo.pose import choose_camera, solve, start_poses
+from nemo.pose import Poses, Starts, choose_camera, solve, start_poses, starts_of
 from nemo.rendering import MapCamera, make_scene, rasterise_poses, resolve_renderer
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 
 PICTURE_SUFFIXES = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"))
 SMALLEST_SIDE = 16  # pixels; a picture or a box with less shows nothing of an object
+LARGEST_BOX = 4  # sides of the picture; an object that reaches farther out of it cannot be told
 MOST_PIXELS = 179_000_000  # decoded, 3 bytes each; Pillow refuses more by itself
 READING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, IndexError, Image.DecompressionBombError)
 
@@ -152,6 +153,8 @@ def check_box(box_xyxy: ArrayLike, size_hw: tuple[int, int]) -> NDArray[np.float
         raise ValueError(f"box {text} lies outside the picture of {size_hw[1]} x {size_hw[0]} pixels")
     if min(box[2:] - box[:2]) < 2:
         raise ValueError(f"box {text} is less than 2 pixels wide or high")
+    if max(box[2:] - box[:2]) > LARGEST_BOX * max(size_hw):
+        raise ValueError(f"box {text} is more than {LARGEST_BOX} times as large as the picture of {size_hw[1]} x {size_hw[0]} pixels")
     return box
 
 
@@ -324,6 +327,7 @@ class PoseFinder:
         self.solve_config = replace(solve_config or SolveConfig(solver=self.config.solver), six_d=False)
         self.camera, self.start_distance = choose_camera(self.solve_config, trained.category, model.map_hw, trained.image_scale)
         self.outlines = usual_outlines(model.mesh(1))
+        self.starts: dict[tuple[int, SolveConfig], Starts] = {}  # of each mesh in each search
 
     def find(self, image: ArrayLike, box: ArrayLike | None = None) -> PhotographPose:
         """The pose of the object in an image (see `photograph_of`), in a box (x0, y0, x1, y1) or all of the picture."""
@@ -394,14 +398,21 @@ class PoseFinder:
         features = self._features(photographs, framings)
         found, views = [], _view_rotations(config)
         for mesh in range(1, len(self.model.checkpoint.memory) + 1):
-            poses = solve(self.model.mesh(mesh), features, *self.model.banks(mesh), config, self.camera, self.start_distance, self.renderer)
-            view_losses = poses.start_losses.reshape(len(poses), -1, len(views)).min(1)
-            every_view, number = np.broadcast_to(views, (len(poses), *views.shape)), np.full(len(poses), mesh)
-            angles = poses.azimuth, poses.elevation, poses.theta
-            found.append(_Found(*angles, poses.distance, poses.loss, poses.principal_xy * self.cell, number, view_losses, every_view))
+            parts = in_halves(lambda part, mesh=mesh: self._solve_with(mesh, features[part], config), len(features), "score volumes")
+            columns = ("azimuth", "elevation", "theta", "distance", "loss", "principal_xy", "start_losses")
+            *pose, principal_xy, start_losses = (np.concatenate([getattr(part, key) for part in parts]) for key in columns)
+            view_losses = start_losses.reshape(len(features), -1, len(views)).min(1)
+            every_view, number = np.broadcast_to(views, (len(features), *views.shape)), np.full(len(features), mesh)
+            found.append(_Found(*pose, principal_xy * self.cell, number, view_losses, every_view))
         best = np.argmin([f.loss for f in found], 0)
         take = np.arange(len(best))
         return _Found(*(np.stack([getattr(f, field.name) for f in found])[best, take] for field in fields(_Found)))
+
+    def _solve_with(self, mesh: int, features: Tensor, config: SolveConfig) -> Poses:
+        arguments = config, self.camera, self.start_distance, self.renderer
+        if (mesh, config) not in self.starts:
+            self.starts[mesh, config] = starts_of(self.model.mesh(mesh), *arguments, features.device)
+        return solve(self.model.mesh(mesh), features, *self.model.banks(mesh), *arguments, self.starts[mesh, config])
 
     def _features(self, photographs: Sequence[Photograph], framings: Sequence[Framing]) -> Tensor:
         scale = self.model.checkpoint.config.image_scale
