@@ -4,8 +4,9 @@
     python benchmarks/render_and_compare.py --checkpoint exp/NeMo_single/saved_model_car_last.pth --prepared data/PASCAL3D_NeMo
 
 Random unit features of 128 channels. "step" is one evaluation with its gradient and one optimiser update, per image.
-"solve" is a whole image: score volume, 144 starts, 300 steps, the last loss; slow methods are extrapolated from a few
-steps and marked ~. "paper's loop" renders the 128 feature channels of one image at a time and differentiates through
+"solve" is a whole image: score volume, 144 starts, 300 steps, the last loss. The pictures of the starts are the same for
+all images of a mesh, are rendered once, and are not counted. Slow methods are extrapolated from a few steps, without
+score volume and starts, and marked ~. "paper's loop" renders the 128 feature channels of one image at a time and differentiates through
 them, as the published code does; with PyTorch3D's rasteriser where it is installed, else with the plain one.
 "floor" is the arithmetic alone at the rate that this device multiplies matrices in the same run: 2 V C P flop for the
 score volume, 6 for every covered cell of a start, 150 for every covered cell of a step.
@@ -113,7 +114,7 @@ def compiled(problem: Problem, renderer: str, device: str) -> tuple[float, float
 
 
 def one_by_one(problem: Problem, renderer: str, target_of: str, device: str) -> tuple[float, float]:
-    """Seconds of a step, and of a solved image as 144 starts scored from their pictures and 301 steps."""
+    """Seconds of a step, and of a solved image as 301 steps: its score volume and starts, which are cheap beside them, left out."""
     target = rendering.make_target(problem.features[:1], problem.bank, problem.clutter, target_of)
     poses = pose.start_poses(SolveConfig(), problem.distance)[40:41]
     poses = torch.as_tensor(np.append(poses, [problem.scene.camera.principal_xy], 1), device=device)
