@@ -402,8 +402,8 @@ def test_cuda_kernel_compiles(cuboid):
     assert (kernels.NEAR.value, kernels.TINY.value) == (kernels_numba.NEAR, kernels_numba.TINY)
     assert kernels.ADAM_EPSILON.value == kernels_numba.ADAM_EPSILON
     integers = ["face_count", "nx", "ny", "nz", "pixels", "vertex_count", "width", "steps", "evaluations", "candidates"]
-    floats = ["lx", "ly", "lz", "hx", "hy", "hz", "focal", "beta1", "beta2", "local_scale", "principal_scale"]
-    doubles = ["poses", "first", "second", "best_loss", "best_poses", "path", "schedule"]
+    floats = ["lx", "ly", "lz", "hx", "hy", "hz", "focal"]
+    doubles = ["poses", "first", "second", "best_loss", "best_poses", "path", "schedule", "constants"]
     types = (
         dict.fromkeys(integers, "i32")
         | dict.fromkeys(floats, "fp32")

@@ -226,11 +226,16 @@ def _adam(g, first, second, beta1, beta2, rate, correct2):
 @triton.jit
 def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, hz, nx, ny, nz, focal,
                     pixels, vertex_count, width, poses, first, second, loss, best_loss, best_poses, path, schedule, steps,
-                    evaluations, beta1, beta2, local_scale, principal_scale, candidates,
+                    evaluations, constants, candidates,
                     CLUTTER: tl.constexpr, CUBOID: tl.constexpr, LOCAL: tl.constexpr, TRACE: tl.constexpr,
                     BLOCK: tl.constexpr):
-    """The optimiser of one candidate pose of one image. schedule [steps, 2]: rate / (1 - beta1^n), sqrt(1 - beta2^n)."""
+    """The optimiser of one candidate pose of one image. schedule [steps, 2]: rate / (1 - beta1^n), sqrt(1 - beta2^n).
+
+    constants [5]: beta1, beta2, local_scale, principal_scale, focal, in float64, which an argument would not be.
+    """
     n = tl.program_id(0)
+    beta1, beta2 = tl.load(constants), tl.load(constants + 1)
+    local_scale, principal_scale, focal64 = tl.load(constants + 2), tl.load(constants + 3), tl.load(constants + 4)
     image = (n // candidates).to(tl.int64)
     scores += image * pixels * vertex_count
     clutter += image * pixels
@@ -277,7 +282,7 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
         g2 = gz - (g_fz - fz * along) / distance
         g3 = g_theta
         # dO/dd = t R^T q and dd/dprincipal = -1 / focal; the third column of the rotation's gradient is t q
-        g4, g5 = -(xx * gxz + yx * gyz + zx * gzz) / focal, -(xy * gxz + yy * gyz + zy * gzz) / focal
+        g4, g5 = -(xx * gxz + yx * gyz + zx * gzz) / focal64, -(xy * gxz + yy * gyz + zy * gzz) / focal64
         if LOCAL:
             sideways, up = (g0 * rx + g1 * ry) * distance, (g0 * ux + g1 * uy + g2 * uz) * distance
             g3 = -(g0 * fx + g1 * fy + g2 * fz) * distance
@@ -343,11 +348,12 @@ def advance(
     count = done + 1 + np.arange(len(rates))
     schedule = np.stack([rates / (1 - beta1**count), np.sqrt(1 - beta2**count)], 1)
     schedule = torch.as_tensor(schedule).to(scores.device, non_blocking=True)
-    candidates = state[0].shape[1]
+    constants = torch.tensor([beta1, beta2, local_scale, principal_scale, focal], dtype=torch.float64)
+    constants, candidates = constants.to(scores.device, non_blocking=True), state[0].shape[1]
     with torch.cuda.device_of(scores):
         _advance_kernel[(len(scores) * candidates,)](
             scores, scores if clutter is None else clutter, *_scene_arguments(shape, focal, width, scores), *state, path,
-            schedule, len(rates), len(rates) + finish, beta1, beta2, local_scale, principal_scale, candidates,
+            schedule, len(rates), len(rates) + finish, constants, candidates,
             CLUTTER=clutter is not None, CUBOID=bool(shape[-1]), LOCAL=local_scale > 0, TRACE=path.shape[2] > 0, BLOCK=BLOCK,
             num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
