@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
 import predict
@@ -485,6 +486,7 @@ Image.fromarray(finder.draw(photo, pose)).save("overlay.png")
 
 
 def test_the_ten_lines_of_the_readme(checkpoint, tmp_path, monkeypatch, capsys):
+    assert f"```python\n{TEN_LINES.strip()}\n```" in (ROOT / "README.md").read_text()
     monkeypatch.chdir(tmp_path)
     Path("saved_model_car_last.pth").symlink_to(checkpoint)
     Image.fromarray(gradient(120, 200)).save("photo.jpg")
