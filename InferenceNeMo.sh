@@ -74,7 +74,8 @@ solver=(--subtype "$SUBTYPE" --solver "$SOLVER" --six-d "$SIX_D" --renderer "$RE
 if [ "$SAVE_FEATURES" = true ]; then
     code extract_features "${data[@]}" "${network[@]}" --gpus "$GPUS" --batch-size "$BATCH_SIZE" --workers "$WORKERS"
 fi
-gpu_list=($(code list_gpus --gpus "$GPUS"))
+gpu_list=()
+[ -z "$GPUS" ] || gpu_list=($(code list_gpus --gpus "$GPUS"))
 shard="${SHARD%/*}" shards="${SHARD#*/}"
 if [ "${#gpu_list[@]}" -gt 1 ]; then # every GPU takes a share of the images; the run below merges them
     jobs=()

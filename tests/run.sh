@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the environment if needed and run the tests: ./tests/run.sh [--all] [pytest arguments]
-# Without --all the tests marked slow are left out.
+# Without --all the tests marked slow are left out. Two processes share the files of tests; -n 0 runs them in one.
 set -euo pipefail
 ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 source "$ROOT/code/common.sh"
@@ -14,4 +14,5 @@ if [ "${1-}" = --all ]; then
 fi
 make_environment
 cd "$ROOT"
-exec "$PYTHON" -m pytest -c .pytest.ini --rootdir "$ROOT" ${selection[@]+"${selection[@]}"} "$@"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # of each of the two processes
+exec "$PYTHON" -m pytest -c .pytest.ini --rootdir "$ROOT" -n 2 --dist loadfile ${selection[@]+"${selection[@]}"} "$@"
