@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from nemo import cli, drawing, plots
 from nemo.dataset import read_crop
 from nemo.devices import first_device, gpus_of
 from nemo.drawing import Pose, camera_of
-from nemo.files import write_text
+from nemo.files import csv_text, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.meshes import Mesh, read_off
@@ -316,13 +315,6 @@ def draw_pictures(args: argparse.Namespace, present: list[str]) -> None:
 
 
 # ---- the other drawings ----
-
-
-def csv_text(lines: Sequence[Sequence[object]]) -> str:
-    """Lines as CSV text."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
 
 
 def draw_landscapes(args: argparse.Namespace, present: list[str]) -> None:

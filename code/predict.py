@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from nemo import cli, confidence
@@ -30,7 +29,7 @@ from nemo.confidence import Calibration
 from nemo.dataset import change_colour, paste_patches, read_crop
 from nemo.devices import first_device, gpus_of
 from nemo.drawing import save_film
-from nemo.files import atomic_path, write_text
+from nemo.files import csv_text, write_jpeg, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import PreparedSet, read_list
 from nemo.meshes import Mesh, read_off
@@ -52,6 +51,7 @@ from nemo.settings import PhotographConfig, SolveConfig
 from nemo.training import hold_out
 
 POSES, TABLE, SETTINGS, FAILURES, REFERENCE = "poses.jsonl", "poses.csv", "settings.json", "failures.txt", "final_pred.npz"
+OVERLAY_QUALITY = 90  # of JPEG
 COLUMNS = ("photo", "object", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "focal_px", "principal_x", "principal_y",
            "pascal3d_distance", "mesh", "score", "confidence")  # fmt: skip
 
@@ -206,13 +206,11 @@ class Results:
                 record["confidence"] = None if calibration is None else float(calibration.confidence(list(record["evidence"].values())))
         self._write_lines()
         everything = [record for name in sorted(self.records) for record in self.records[name]]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        lines: list[Sequence[object]] = [COLUMNS]
         for record in everything:
             flat = record | dict(zip(("principal_x", "principal_y"), record["principal_xy"], strict=True))
-            writer.writerow([_rounded(flat[column]) for column in COLUMNS])
-        write_text(self.folder / TABLE, text.getvalue())
+            lines.append([_rounded(flat[column]) for column in COLUMNS])
+        write_text(self.folder / TABLE, csv_text(lines))
         if failures:
             write_text(self.folder / FAILURES, "".join(f"{line}\n" for line in failures))
         else:
@@ -353,9 +351,7 @@ class Predictor:
         if self.args.overlays:
             name = f"overlays/{job.name}.jpg"
             drawn = [(self.drawn or self.finder.model.mesh(pose.mesh), pose) for pose in poses]
-            picture = Image.fromarray(overlay(photograph, drawn, self.finder.config.overlay_side))
-            with atomic_path(self.results.folder / name) as temporary:
-                picture.save(temporary, "JPEG", quality=90)
+            write_jpeg(self.results.folder / name, overlay(photograph, drawn, self.finder.config.overlay_side), OVERLAY_QUALITY)
             files = [[name] for _ in poses]
         if self.args.film:
             for k, pose in enumerate(poses):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import io
 import json
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +18,7 @@ from PIL import Image
 
 from nemo import cli
 from nemo.boxes import CropGeometry, crop_geometry, crop_image
-from nemo.files import lock, read_picture, read_text, remove_parts, write_bytes, write_text
+from nemo.files import lock, read_picture, read_text, remove_parts, write_jpeg, write_text
 from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
 from nemo.pascal3d import Record, Split, UnusableRecord, read_record, read_split, record_rules
 from nemo.records import Annotation, load_npz, save_annotation
@@ -79,9 +78,7 @@ def prepare_image(job: Job, name: str) -> Outcome:
         crop, annotation = cropped(job, name)
     except UnusableRecord as error:
         return Outcome(name, error.reason)
-    jpeg = io.BytesIO()
-    Image.fromarray(crop).save(jpeg, "JPEG", quality=JPEG_QUALITY[job.geometry])
-    write_bytes(image_path, jpeg.getvalue())
+    write_jpeg(image_path, crop, JPEG_QUALITY[job.geometry])
     save_annotation(annotation_path, annotation)
     return Outcome(name, "new", annotation.cad_index, annotation.objects or 1)
 

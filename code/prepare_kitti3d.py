@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nemo import cli
 from nemo.boxes import crop_geometry, crop_image
-from nemo.files import atomic_path, lock, read_picture, remove_parts, write_text
+from nemo.files import lock, read_picture, remove_parts, write_jpeg, write_text
 from nemo.kitti import OCCLUSION_NAMES, KittiObject, project_point, read_labels, read_projection, viewpoint
 from nemo.layout import PreparedSet
 from nemo.records import Annotation, save_annotation
@@ -90,8 +89,7 @@ def crop_object(job: Job, name: str, found: KittiObject, image: NDArray, project
     at = found.distance * NORMALISED_DISTANCE / job.reference_distance  # the distance that PASCAL3D+'s crops have this scale at
     geometry = crop_geometry(job.geometry, image.shape[:2], category_settings(job.category).crop_hw, found.bbox_xyxy, principal, at)
     azimuth, elevation = viewpoint(found)
-    with atomic_path(target) as temporary:
-        Image.fromarray(crop_image(image, geometry)).save(temporary, "JPEG", quality=JPEG_QUALITY)
+    write_jpeg(target, crop_image(image, geometry), JPEG_QUALITY)
     save_annotation(
         annotation,
         Annotation(

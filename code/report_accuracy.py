@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from pathlib import Path
 
 from nemo import cli
-from nemo.files import write_text
+from nemo.files import csv_text, write_text
 from nemo.layout import Experiment, PreparedSet
 from nemo.settings import MESH_DIMENSIONS
 from nemo.tables import (
@@ -53,10 +51,9 @@ def main() -> None:
     if args.train is not None:
         lines += baseline_rows(rows, clean, PreparedSet(args.train, args.azimuths.pattern))
     folder = experiment.accuracy_folder(args.level)
-    text, partial = io.StringIO(), [note for note in notes if note.startswith("PARTIAL")]
+    partial = [note for note in notes if note.startswith("PARTIAL")]
     rows_of_csv = [[cell.strip() for cell in line] for line in lines] + [note.split(": ", 1) for note in partial]
-    csv.writer(text, lineterminator="\n").writerows(rows_of_csv)
-    write_text(folder / "table.csv", text.getvalue())
+    write_text(folder / "table.csv", csv_text(rows_of_csv))
     title = f"{'PARTIAL: ' if partial else ''}Accuracy, {args.mesh_d} cuboid, {args.level or 'unoccluded'}"
     write_text(folder / "table.md", markdown(lines, title, notes))
     write_text(folder / "missing.csv", missing_list(rows))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
+import io
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
@@ -88,6 +90,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` as a whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_jpeg(path: Path, image: NDArray[np.uint8], quality: int) -> None:
+    """Write uint8 [H, W, 3] or [H, W] as JPEG, as a whole or not at all."""
+    encoded = io.BytesIO()  # an encoder that writes by itself swallows the error of a full disk
+    Image.fromarray(image).save(encoded, "JPEG", quality=quality)
+    write_bytes(path, encoded.getvalue())
+
+
+def csv_text(lines: Iterable[Sequence[object]]) -> str:
+    """Lines as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from nemo.files import atomic_path, write_bytes, write_text
+from nemo.files import atomic_path, write_jpeg, write_text
 from nemo.layout import RawOccluded
 from nemo.settings import BACKGROUND_RATIO, FOREGROUND_RATIO
 
@@ -94,10 +93,8 @@ def occlude(
 
 
 def write_image(path: Path, image: NDArray) -> None:
-    """Write uint8 [H, W, 3] as JPEG, whole or not at all."""
-    jpeg = io.BytesIO()
-    Image.fromarray(image).save(jpeg, "JPEG", quality=JPEG_QUALITY)
-    write_bytes(path, jpeg.getvalue())
+    """Write an occluded picture, uint8 [H, W, 3]."""
+    write_jpeg(path, image, JPEG_QUALITY)
 
 
 def write_occluded(

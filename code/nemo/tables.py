@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nemo import cli
+from nemo.files import csv_text
 from nemo.layout import Experiment, PreparedSet
 from nemo.metrics import (
     LABELS,
@@ -175,17 +174,13 @@ def markdown(lines: list[list[str]], title: str, notes: list[str]) -> str:
 
 def error_list(rows: list[Row]) -> str:
     """CSV text with the error of every image."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["category", "name", "error_deg"])
-    for row in rows:
-        writer.writerows([row.category, name, f"{np.rad2deg(error):.3f}"] for name, error in zip(row.names, row.errors, strict=True))
-    return text.getvalue()
+    errors = ((row.category, name, f"{np.rad2deg(error):.3f}") for row in rows for name, error in zip(row.names, row.errors, strict=True))
+    return csv_text([("category", "name", "error_deg"), *errors])
 
 
 def missing_list(rows: list[Row]) -> str:
     """CSV text with the test images that have no pose."""
-    return "category,name\n" + "".join(f"{row.category},{name}\n" for row in rows for name in row.missing_names)
+    return csv_text([("category", "name"), *((row.category, name) for row in rows for name in row.missing_names)])
 
 
 def notes_of(rows: list[Row], absent: list[str], level: str, azimuths: Azimuths = ALL_AZIMUTHS) -> list[str]:
