@@ -64,8 +64,8 @@ find_python
 
 tested="$PATH_CACHE_TESTING_SET"
 [ -z "$OCC_LEVEL" ] || tested="$PATH_CACHE_TESTING_SET_OCC"
-data=(--mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --level "$OCC_LEVEL" --exp "$EXPROOT"
-    --azimuths "${AZIMUTH_SELECTION:+$AZIMUTH_SELECTION:$AZIMUTH_TEST}")
+results=(--mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --exp "$EXPROOT" --azimuths "${AZIMUTH_SELECTION:+$AZIMUTH_SELECTION:$AZIMUTH_TEST}")
+data=("${results[@]}" --level "$OCC_LEVEL")
 network=(--raw "$PATH_PASCAL3DP" --prepared "$tested" --save-dir "$SAVED_NETWORK_PATH" --load-file-name "$LOAD_FILE_NAME")
 solver=(--subtype "$SUBTYPE" --solver "$SOLVER" --six-d "$SIX_D" --renderer "$RENDERER" --total-epochs "$TOTAL_EPOCHS"
     --learning-rate "$LEARNING_RATE" --precision "$PRECISION" --batch-size "$BATCH_SIZE" --seed "$SEED" --workers "$WORKERS"
@@ -104,5 +104,4 @@ if [ "$NUM_PICTURES" != 0 ]; then
     code draw_results "${data[@]}" "${network[@]}" --clean "$PATH_CACHE_TESTING_SET" --images "$NUM_PICTURES" --film "$NUM_FILMS" \
         --gpus "$GPUS"
 fi
-code write_report --exp "$EXPROOT" --mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --raw "$PATH_PASCAL3DP" \
-    --azimuths "${AZIMUTH_SELECTION:+$AZIMUTH_SELECTION:$AZIMUTH_TEST}" --clean "$PATH_CACHE_TESTING_SET" --occluded "$PATH_CACHE_TESTING_SET_OCC"
+code write_report "${results[@]}" --raw "$PATH_PASCAL3DP" --clean "$PATH_CACHE_TESTING_SET" --occluded "$PATH_CACHE_TESTING_SET_OCC"

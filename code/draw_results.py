@@ -27,9 +27,10 @@ import torch
 from numpy.typing import NDArray
 
 from nemo import cli, drawing, plots
+from nemo.cameras import in_degrees
 from nemo.dataset import read_crop
 from nemo.devices import first_device, gpus_of
-from nemo.drawing import Pose, camera_of
+from nemo.drawing import Pose, camera_of, short_angles
 from nemo.files import csv_text, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
@@ -134,21 +135,10 @@ def read_image(path: Path, config: dict) -> NDArray[np.uint8]:
     return crop
 
 
-def in_degrees(angles: Sequence[float]) -> list[float]:
-    """Azimuth in [0, 360), elevation and theta in [-180, 180)."""
-    azimuth, elevation, theta = np.rad2deg(angles).tolist()
-    return [azimuth % 360, (elevation + 180) % 360 - 180, (theta + 180) % 360 - 180]
-
-
 def degrees(angles: Sequence[float]) -> str:
     """`azimuth 92.3°, elevation 6.8°, theta -0.3°`."""
-    named = zip(drawing.SCAN_NAMES, in_degrees(angles), strict=True)
+    named = zip(drawing.SCAN_NAMES, in_degrees(angles).tolist(), strict=True)
     return ", ".join(f"{name} {round(value, 1) + 0.0:.1f}°" for name, value in named)
-
-
-def short(angles: Sequence[float]) -> str:
-    """`92°, 7°, 0°`."""
-    return ", ".join(f"{round(value)}°" for value in in_degrees(angles))
 
 
 @dataclass(frozen=True)
@@ -210,7 +200,7 @@ def draw_image(solved: Solved, i: int, args: argparse.Namespace) -> Row:
 
     small = [Panel("input", crop), Panel("predicted pose", drawing.shrink(overlay, factor)),
              Panel(OCCLUDER_TITLE, drawing.shrink(occluders, factor))]  # fmt: skip
-    return Row(heading, f"azimuth, elevation, theta: {short(pose[:3])}; annotated {short(truth)}", small, file_name, scans)
+    return Row(heading, f"azimuth, elevation, theta: {short_angles(pose[:3])}; annotated {short_angles(truth)}", small, file_name, scans)
 
 
 def remark_of(solved: Solved, i: int) -> str:
@@ -267,7 +257,7 @@ def moment_of(
     labels = drawing.occluder_map(match.scene, match.target.scores[0].numpy(), match.target.clutter[0].numpy(), pose)
     offsets = [drawing.near_turn(a, b) - b for a, b in zip(pose[:3], final[:3], strict=True)]
     error = float(np.rad2deg(pose_errors([pose[:3]], [truth])[0]))
-    caption = f"{label}:  loss {loss:.3f},  error {error:.1f}°,  azimuth, elevation, theta {short(pose[:3])}"
+    caption = f"{label}:  loss {loss:.3f},  error {error:.1f}°,  azimuth, elevation, theta {short_angles(pose[:3])}"
     return plots.Moment(caption, overlay, drawing.colour_occluder_map(crop, labels), offsets, loss)
 
 
@@ -409,7 +399,7 @@ def draw_pose_file(args: argparse.Namespace) -> None:
     for i in cli.progress(chosen, args.poses.name):
         crop, overlay = pose_over_image(solved, i, args)
         error = f"    error {np.rad2deg(solved.errors[i]):.1f}°" if annotated else ""
-        told = short(solved.pose(i)[:3]) + (f"; annotated {short(solved.truth(i))}" if annotated else "")
+        told = short_angles(solved.pose(i)[:3]) + (f"; annotated {short_angles(solved.truth(i))}" if annotated else "")
         panels = [Panel("input", crop), Panel("saved pose: azimuth, elevation, theta", overlay)]
         rows.append(Row(f"{poses.category}{poses.level}  {poses.names[i]}{error}", told, panels))
     target = Experiment(args.exp, args.mesh_d, args.azimuths).report_folder(args.level) / f"poses_{args.poses.stem}.png"

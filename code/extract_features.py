@@ -8,7 +8,6 @@ import sys
 from time import monotonic
 
 import torch
-from tqdm import tqdm
 
 from nemo import cli
 from nemo.devices import decoding_workers, first_device, gpus_of
@@ -27,7 +26,7 @@ def extract(
     subset = model.checkpoint.config.category + level
     todo = [(mesh, group[i : i + batch_size]) for mesh, group in names.items() for i in range(0, len(group), batch_size)]
     maps, failures = {}, []
-    with tqdm(total=sum(map(len, names.values())), desc=f"{subset} features", unit=" images", file=sys.stderr) as bar:
+    with cli.progress_bar(f"{subset} features", sum(map(len, names.values()))) as bar:
         for _, batch, images in read_batches(prepared, subset, todo, model, workers):
             readable = {name: image for name, image in zip(batch, images, strict=True) if not isinstance(image, str)}
             failures += [image for image in images if isinstance(image, str)]

@@ -13,7 +13,7 @@ import numpy as np
 from nemo import cli
 from nemo.files import lock, write_text
 from nemo.layout import RawPascal3D
-from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, write_off
+from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, same_meshes, write_off
 from nemo.settings import EXACT_MINIMUM_THICKNESS, MESH_DIMENSIONS, CuboidConfig
 
 
@@ -39,7 +39,7 @@ def make_cuboids(raw: RawPascal3D, category: str, mesh_d: str, config: CuboidCon
             if overwrite:
                 target.unlink()  # so that a kill on the way leaves none that the record below does not tell the truth about
                 continue
-            if not _same(read_off(target), meshes.pop(target)):
+            if not same_meshes([read_off(target)], [meshes.pop(target)]):
                 if record.is_file():
                     raise ValueError(f"{target} was made from other CAD models or with other settings; set OVERWRITE=true to make it "
                                      "again, and what was annotated and trained with it, or use another PATH_PASCAL3DP")  # fmt: skip
@@ -56,12 +56,6 @@ def _cuboid_around(cads: list[Path], config: CuboidConfig) -> Mesh:
         return cuboid_mesh(cuboid_grid(points, config.number_vertices, config.minimum_thickness))
     except ValueError as error:
         raise ValueError(f"{cads[0]}: {error}") from error
-
-
-def _same(a: Mesh, b: Mesh) -> bool:
-    """Equal up to the digits that a file keeps, and to the last bit of float32 in which NumPy versions differ."""
-    same_vertices = a.vertices.shape == b.vertices.shape and np.allclose(a.vertices, b.vertices, rtol=0, atol=1e-7)
-    return same_vertices and np.array_equal(a.faces, b.faces)
 
 
 def thickness(text: str) -> float:

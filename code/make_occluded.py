@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from nemo import cli
 from nemo.cameras import points_in_camera, project
@@ -56,12 +56,14 @@ class Job:
             return None
 
 
-def silhouette(record: Record, mesh: Mesh) -> NDArray[np.uint8]:
-    """Object mask [H, W] (255 or 0): the CAD model at the annotated pose."""
-    pose = record.azimuth, record.elevation, record.theta, record.distance
-    pixels = project(mesh.vertices, *pose, record.principal_xy, record.focal * record.viewport)
+def silhouette(
+    found: Record | Annotation, mesh: Mesh, principal_xy: NDArray, size_hw: tuple[int, int], scale: float = 1.0, offset_xy: ArrayLike = 0.0
+) -> NDArray[np.uint8]:
+    """Object mask [H, W] (255 or 0): the CAD model at the annotated pose, in a picture enlarged by `scale` and then moved."""
+    pose = found.azimuth, found.elevation, found.theta, found.distance
+    pixels = project(mesh.vertices, *pose, principal_xy, found.focal * found.viewport)
     depth = -points_in_camera(mesh.vertices, *pose)[:, 2]
-    face_of, _, _ = rasterize(pixels, depth, mesh.faces, *record.image_hw)
+    face_of, _, _ = rasterize(pixels * scale + offset_xy, depth, mesh.faces, *size_hw)
     return np.where(face_of >= 0, 255, 0).astype(np.uint8)
 
 
@@ -92,7 +94,7 @@ def occlude_image(job: Job, name: str) -> str:
         return "no readable image or annotation"
     if not 1 <= record.cad_index <= len(job.meshes):
         return "no such CAD model"
-    mask = silhouette(record, job.meshes[record.cad_index - 1])
+    mask = silhouette(record, job.meshes[record.cad_index - 1], record.principal_xy, record.image_hw)
     result = job.occluded_image(name, image, mask)
     if result is None:
         return "level not reached"
@@ -114,7 +116,8 @@ def occlude_prepared(job: Job, name: str) -> str:
         image = read_picture(clean.image(job.category, name), "RGB")
     except (FileNotFoundError, ValueError):
         return "no readable image or annotation"
-    result = job.occluded_image(name, image, crop_silhouette(annotation, job.meshes[annotation.cad_index - 1]))
+    mesh, placed = job.meshes[annotation.cad_index - 1], (annotation.crop_scale, annotation.crop_offset[::-1])
+    result = job.occluded_image(name, image, silhouette(annotation, mesh, annotation.principal, annotation.crop_hw, *placed))
     if result is None:
         return "level not reached"
     covered = mask_in_original(result.occluder_mask, annotation)
@@ -127,15 +130,6 @@ def occlude_prepared(job: Job, name: str) -> str:
                 cropped_kp_list=np.where(hidden[:, None], 0.0, annotation.cropped_kp_list)),
     )  # fmt: skip
     return "new"
-
-
-def crop_silhouette(annotation: Annotation, mesh: Mesh) -> NDArray[np.uint8]:
-    """Object mask [H, W] (255 or 0) in the crop: the CAD model at the annotated pose."""
-    pose = annotation.azimuth, annotation.elevation, annotation.theta, annotation.distance
-    pixels = project(mesh.vertices, *pose, annotation.principal, annotation.focal * annotation.viewport)
-    depth = -points_in_camera(mesh.vertices, *pose)[:, 2]
-    face_of, _, _ = rasterize(pixels * annotation.crop_scale + annotation.crop_offset[::-1], depth, mesh.faces, *annotation.crop_hw)
-    return np.where(face_of >= 0, 255, 0).astype(np.uint8)
 
 
 def mask_in_original(mask: NDArray[np.bool_], annotation: Annotation) -> NDArray[np.bool_]:

@@ -291,8 +291,7 @@ class Predictor:
         done = len(jobs) - len(todo)
         self.results.forget(todo)
         threads = min(8, os.cpu_count() or 1)
-        with tqdm(total=len(jobs), initial=done, desc="photographs", unit=" images", file=sys.stderr,
-                  mininterval=0.5 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
+        with cli.progress_bar("photographs", len(jobs), initial=done) as bar:
             batch: list[tuple[Job, Photograph]] = []
             for job, photograph in read_ahead(todo, self.finder.config, threads, self.args.batch_size):
                 if isinstance(photograph, str):
@@ -478,8 +477,7 @@ def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
     patches = args.calibration_patches == "true" or (args.calibration_patches == "auto" and used in (TRAINED, UNKNOWN))
     items = calibration_items(prepared, finder.model, [names[i] for i in order], patches, args.seed)
     evidence, errors = [], []
-    with tqdm(total=len(order), desc="calibration", unit=" images", file=sys.stderr,
-              mininterval=0.5 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
+    with cli.progress_bar("calibration", len(order)) as bar:
         for first in range(0, len(order), args.batch_size):
             batch = [next(items) for _ in range(min(args.batch_size, len(order) - first))]
             poses = finder.find_all([item for item, _ in batch])

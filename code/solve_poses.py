@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 
 import torch
-from tqdm import tqdm
 
 from nemo import cli
 from nemo.devices import decoding_workers, gpus_of
@@ -69,8 +67,7 @@ def solve_category(run: Run) -> tuple[int, int, int]:
         return total, total, 0
     run.collect()
     before = len(run.rows)
-    with tqdm(total=total, desc=f"{run.category}{run.level} poses", unit=" images", file=sys.stderr,
-              mininterval=0.5 if sys.stderr.isatty() else 30.0) as bar:  # fmt: skip
+    with cli.progress_bar(f"{run.category}{run.level} poses", total) as bar:
         run.execute(bar.update)
     return len(run.rows), before, len(run.failures)
 
@@ -96,7 +93,7 @@ def solve_locked(args: argparse.Namespace, category: str, config: SolveConfig, d
 def forget_times(alone: Path, settings: str, shares_too: bool) -> None:
     """Delete the times of runs whose poses are no longer there: those of other settings and, if none was used, of shares."""
     for path in [alone, *alone.parent.glob(f"{alone.stem}_share*.json")]:
-        noted = load_seconds(path)["settings"] if path.is_file() and load_seconds(path) else ""
+        noted = load_seconds(path).get("settings", "") if path.is_file() else ""
         if noted not in ("", settings) or (shares_too and path != alone):
             path.unlink()
 

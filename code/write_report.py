@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nemo import cli, drawing, report_page
 from nemo.dataset import read_crop
-from nemo.drawing import Pose
+from nemo.drawing import Pose, short_angles
 from nemo.files import write_text
 from nemo.layout import Experiment, PreparedSet, RawPascal3D
 from nemo.meshes import Mesh, read_off
@@ -112,7 +112,7 @@ class Gallery:
                 except (OSError, ValueError) as reason:
                     self.missing.append(f"{row.category}{level} {row.names[i]}: {reason}")
                     continue
-                told = [", ".join(f"{round(v)}°" for v in in_degrees(angles[i])) for angles in (row.poses.angles, row.truth)]
+                told = [short_angles(angles[i]) for angles in (row.poses.angles, row.truth)]
                 error = float(np.rad2deg(row.errors[i]))
                 cards.append(Card(row.category, level, row.names[i], error, place, rank, len(finite), *told, jpeg))
         return cards
@@ -138,12 +138,6 @@ class Gallery:
         if path not in self.meshes:
             self.meshes[path] = read_off(path)
         return self.meshes[path]
-
-
-def in_degrees(angles: NDArray) -> list[float]:
-    """Azimuth in [0, 360), elevation and theta in [-180, 180)."""
-    azimuth, elevation, theta = np.rad2deg(angles).tolist()
-    return [azimuth % 360, (elevation + 180) % 360 - 180, (theta + 180) % 360 - 180]
 
 
 # ---- the page ----

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -77,6 +78,15 @@ def sample_raw(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("sample data")
     run_code("make_sample_data", "--out", root, "--categories", "car chair", "--train-images", 10, "--val-images", 6, "--seed", 3)
     return root
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny problems: PyTorch's threads would only wait for each other, for long on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 class Trap:

@@ -21,14 +21,7 @@ BEST = SolveConfig(solver="best")
 GRID = CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (5, 10, 4))
 SMALL_HW = (12, 20)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny problems: PyTorch's threads would only wait for each other, for long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def golden_problem(data):

@@ -32,13 +32,7 @@ from nemo.training import hold_out
 MESH = cuboid_mesh(CuboidGrid(np.array([-0.18, -0.45, -0.15]), np.array([0.18, 0.45, 0.15]), (6, 14, 5)))
 TRUTH = Pose(np.radians(130.0), np.radians(12.0), np.radians(4.0), 5.0)
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- pictures of all kinds ----

@@ -20,14 +20,7 @@ GRID = CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (3,
 INTERPRETED = bool(os.environ.get("TRITON_INTERPRET"))  # the CUDA kernel on the CPU, in a process of its own
 FAST = ["numba", "triton"] if INTERPRETED or torch.cuda.is_available() else ["numba"]
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny problems: PyTorch's threads would only wait for each other, for long on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def octahedron() -> Mesh:

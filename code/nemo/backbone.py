@@ -15,13 +15,17 @@ from nemo.settings import FEATURE_CHANNELS, FEATURE_STRIDE
 BACKBONES = ("resnetext", "resnet18fpn")
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device is a GPU with bfloat16 in hardware."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+
+
 def half_precision(device: torch.device) -> torch.autocast:
     """bfloat16 where the GPU has it in hardware, else nothing.
 
     Entered inside `forward`: DataParallel's threads do not inherit the type of an autocast around them.
     """
-    able = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 
 def _double_convolution(channels: tuple[int, int, int]) -> nn.Sequential:

@@ -103,6 +103,12 @@ def spherical_from_centre(centre_object: ArrayLike) -> tuple[NDArray, NDArray, N
     return azimuth, elevation, distance
 
 
+def in_degrees(angles: ArrayLike) -> NDArray[np.float64]:
+    """Azimuth, elevation and theta [..., 3] in radians -> degrees, azimuth in [0, 360), the others in [-180, 180)."""
+    degrees = np.rad2deg(np.asarray(angles, np.float64))
+    return np.mod(degrees + [0, 180, 180], 360) - [0, 180, 180]
+
+
 def geodesic_distance(rotation_a: ArrayLike, rotation_b: ArrayLike) -> NDArray:
     """Angle in [0, pi] between rotations [..., 3, 3], accurate at both ends; NaN where an entry is not finite.
 

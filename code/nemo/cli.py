@@ -39,17 +39,17 @@ def run_main(main: Callable[[], None]) -> None:
 
 
 def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
-    """A tqdm bar on stderr; quiet lines instead of a moving bar where stderr is a file."""
+    """What is iterated over, with a bar as `progress_bar` makes it."""
+    return progress_bar(description, total, iterable=iterable)
+
+
+def progress_bar(description: str, total: int | None, **options: object) -> tqdm:
+    """A tqdm bar on stderr, in images, moved by its `update`; quiet lines where stderr is a file. options: of tqdm."""
     interactive = sys.stderr.isatty()
     return tqdm(
-        iterable,
-        desc=description,
-        total=total,
-        mininterval=0.5 if interactive else 30.0,
-        dynamic_ncols=interactive,
-        file=sys.stderr,
-        unit=" images",
-    )
+        desc=description, total=total, mininterval=0.5 if interactive else 30.0, dynamic_ncols=interactive, file=sys.stderr,
+        unit=" images", **options,
+    )  # fmt: skip
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:

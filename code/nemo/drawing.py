@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nemo import rendering
-from nemo.cameras import cam_from_object_rotation, camera_centre, geodesic_distance, spherical_from_centre
+from nemo.cameras import cam_from_object_rotation, camera_centre, geodesic_distance, in_degrees, spherical_from_centre
 from nemo.files import atomic_path
 from nemo.kernels_numba import rasterize
 from nemo.meshes import Mesh
@@ -127,6 +127,11 @@ def _mesh_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> tuple[NDArray, NDA
     if rendering.find_cuboid(mesh) is not None:  # two triangles in a row make a cell
         line = np.maximum(line, 0.35 * _thicken(_differs(np.where(seen, face // 2, -1)), camera.map_hw[1] // 1300))
     return colour * shade[face][..., None], seen, np.where(seen, line, 0.0)
+
+
+def short_angles(angles: Sequence[float]) -> str:
+    """Azimuth, elevation and theta in radians as `92°, 7°, 0°`."""
+    return ", ".join(f"{round(value)}°" for value in in_degrees(angles).tolist())
 
 
 def normals_to_camera(corners: NDArray) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from nemo.backbone import FeatureNet
+from nemo.backbone import FeatureNet, has_bfloat16
 from nemo.checkpoints import Checkpoint, load_checkpoint
 from nemo.dataset import TestImages, map_size, normalise
 from nemo.layout import PreparedSet, numbered_meshes, read_list
@@ -107,8 +107,7 @@ def resolve_precision(name: str, solver: str, device: torch.device) -> str:
         raise ValueError(f"PRECISION must be one of {', '.join(PRECISIONS)}, found {name!r}")
     if name != "auto":
         return name
-    able = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    return "bfloat16" if able and solver != "paper" else "float32"
+    return "bfloat16" if has_bfloat16(device) and solver != "paper" else "float32"
 
 
 def load_model(

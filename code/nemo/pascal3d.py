@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from nemo.files import plain_name
+from nemo.files import plain_name, read_text
 from nemo.layout import RawPascal3D, read_list
 from nemo.settings import category as category_settings
 
@@ -301,11 +301,7 @@ def read_split(raw: RawPascal3D, category: str, split: str) -> Split:
     image sets of VOC 2012. Raises ValueError when a name is not a plain file name.
     """
     parts = [_imagenet_split(raw, category, split) if part == "imagenet" else _voc_split(raw, category, split) for part in raw.parts]
-    together = Split({subtype: names for part in parts for subtype, names in part.subtypes.items()}, " + ".join(p.source for p in parts))
-    for name in together.names:
-        if not name or Path(name).name != name:
-            raise ValueError(f"{together.source} of {category} names {name!r}, which is not a file name")
-    return together
+    return Split({subtype: names for part in parts for subtype, names in part.subtypes.items()}, " + ".join(p.source for p in parts))
 
 
 def _imagenet_split(raw: RawPascal3D, category: str, split: str) -> Split:
@@ -327,8 +323,8 @@ def _voc_split(raw: RawPascal3D, category: str, split: str) -> Split:
     path = raw.voc_image_set(category, split)
     if not path.is_file():
         raise FileNotFoundError(f"no PASCAL VOC split for {category}: {path} is not there; leave pascal out of TRAIN_PARTS and TEST_PARTS")
-    lines = [line.split() for line in path.read_text().splitlines() if line.strip()]
-    return Split({"pascal": [line[0] for line in lines if line[1:] != ["-1"]]}, f"PASCAL/{path.name}")
+    lines = [line.split() for line in read_text(path).splitlines() if line.strip()]
+    return Split({"pascal": [plain_name(line[0], path) for line in lines if line[1:] != ["-1"]]}, f"PASCAL/{path.name}")
 
 
 def record_rules(setting: str, split: Split) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nemo.files import atomic_path, plain_name, write_text
+from nemo.files import atomic_path, csv_text, plain_name, write_text
 
 MAX_UNPACKED_BYTES = 2**28  # of a compressed npz file; an occluder mask of 12 megapixels has 2**24
 
@@ -238,13 +237,10 @@ def save_poses(path: Path, poses: PoseSet, with_csv: bool = True) -> None:
         arrays["principal_xy"] = poses.principal_xy
     save_npz(path, {**header, **arrays})
     if with_csv:
-        text = io.StringIO()
         columns = ["name", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "loss", "start", "mesh"]
         columns += [] if poses.principal_xy is None else ["principal_x", "principal_y"]
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(poses.rows())
-        write_text(Path(path).with_suffix(".csv"), text.getvalue())
+        lines = [[row[column] for column in columns] for row in poses.rows()]
+        write_text(Path(path).with_suffix(".csv"), csv_text([columns, *lines]))
 
 
 def load_poses(path: Path) -> PoseSet:

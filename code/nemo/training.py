@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -27,13 +24,13 @@ from nemo.checkpoints import Checkpoint, load_torch_file, save_checkpoint
 from nemo.dataset import SAMPLE_FIELDS, Sample, TrainingImages, batches, make_loader, normalise
 from nemo.devices import Placement
 from nemo.distributed import Group, share
-from nemo.files import atomic_path, write_text
+from nemo.files import atomic_path, csv_text, write_text
 from nemo.inference import Model, in_halves, read_batches
 from nemo.journal import Journal, similarity_picture
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh, same_meshes
 from nemo.metrics import Accuracy, accuracy, pose_errors
-from nemo.pose import choose_camera, solve
+from nemo.pose import Starts, choose_camera, solve, starts_of
 from nemo.records import load_annotation
 from nemo.rendering import resolve_renderer
 from nemo.settings import SolveConfig, TrainConfig
@@ -100,10 +97,13 @@ class Validation:
             for i in range(0, len(names), VALIDATION_BATCH)
         ]
         errors: list[float] = []
+        starts: dict[int, Starts] = {}  # of each mesh
         for mesh, names, images in read_batches(self.prepared, trained.category, share(batches, group.rank, group.size), model, 0):
             if unreadable := [image for image in images if isinstance(image, str)]:
                 raise ValueError(unreadable[0])
-            features, rest = model.features(torch.stack(images)), (*model.banks(mesh), config, camera, distance, renderer)
+            if mesh not in starts:
+                starts[mesh] = starts_of(model.mesh(mesh), config, camera, distance, renderer, model.device)
+            features, rest = model.features(torch.stack(images)), (*model.banks(mesh), config, camera, distance, renderer, starts[mesh])
             solve_part = partial(_solve_part, model.mesh(mesh), features, rest)
             truth = [load_annotation(self.prepared.annotation(trained.category, name)) for name in names]
             found = np.concatenate(in_halves(solve_part, len(features), "score volumes"))
@@ -306,8 +306,8 @@ class Trainer:
         log_folder = self.folder / "tensorboard" / self.config.category if self.tensorboard and self.group.first else None
         journal = Journal(log_folder, self.epoch + 1 if self.epoch else 0)
         due = monotonic() + SECONDS_BETWEEN_STATES
-        with tqdm(total=images * self.config.total_epochs, initial=images * self.epoch, unit=" images", desc=self.config.category,
-                  mininterval=1.0 if sys.stderr.isatty() else 30.0, file=sys.stderr, disable=not self.group.first) as bar:  # fmt: skip
+        total, done = images * self.config.total_epochs, images * self.epoch
+        with cli.progress_bar(self.config.category, total, initial=done, disable=not self.group.first) as bar:
             while self.epoch < self.config.total_epochs:
                 started = monotonic()
                 report, rate = self.run_epoch(bar)
@@ -398,11 +398,9 @@ class Trainer:
 
     def write_log(self) -> None:
         """Loss per epoch as csv beside the checkpoint."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.log[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.log)
-        write_text(self.path("training_log", ".csv"), text.getvalue())
+        columns = list(self.log[0])
+        lines = [[row[column] for column in columns] for row in self.log]
+        write_text(self.path("training_log", ".csv"), csv_text([columns, *lines]))
 
     def summary(self) -> dict:
         """What was trained, on what, with what, and the figures it ended with; the same for the same training."""
