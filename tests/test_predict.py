@@ -97,9 +97,11 @@ def test_unusable_files_are_told_apart_in_one_sentence(tmp_path):
     (tmp_path / "torn.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:700])
     (tmp_path / "text.jpg").write_text("not a picture")
     (tmp_path / "empty.png").touch()
+    (tmp_path / "script.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 60\n%%EndComments\nshowpage\n")
     Image.new("RGB", (5, 300)).save(tmp_path / "tiny.png")
     Image.new("1", (14000, 14000)).save(tmp_path / "huge.png")
     for name, reason in (("torn.jpg", "broken"), ("text.jpg", "not a picture"), ("empty.png", "not a picture"),
+                         ("script.jpg", "not a picture of the kinds BMP, GIF, JPEG"),
                          ("tiny.png", "5 x 300 pixels, a pose needs at least 16"), ("huge.png", "make it smaller")):  # fmt: skip
         with pytest.raises(ValueError, match=reason) as caught:
             read_photograph(tmp_path / name)

@@ -32,6 +32,7 @@ from nemo.rendering import MapCamera, make_scene, rasterise_poses, resolve_rende
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 
 PICTURE_SUFFIXES = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"))
+PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")  # others can start programs (EPS)
 SMALLEST_SIDE = 16  # pixels; a picture or a box with less shows nothing of an object
 LARGEST_BOX = 4  # sides of the picture; an object that reaches farther out of it cannot be told
 MOST_PIXELS = 179_000_000  # decoded, 3 bytes each; Pillow refuses more by itself
@@ -54,7 +55,7 @@ class Photograph:
 
 
 def read_photograph(path: Path, boxes_xyxy: Sequence[ArrayLike] = (), wanted_side: int = 1344) -> Photograph:
-    """Read a picture file of any kind that Pillow knows, upright and as RGB.
+    """Read a picture file of `PICTURE_FORMATS`, whatever its name ends in, upright and as RGB.
 
     boxes_xyxy: what will be looked at (nothing: the whole picture). wanted_side: pixels that the longer side of the
     smallest box is left with at least; what is larger is reduced by a power of two, for JPEG while it is decoded.
@@ -64,12 +65,12 @@ def read_photograph(path: Path, boxes_xyxy: Sequence[ArrayLike] = (), wanted_sid
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes near the limit, which is checked here
-            with Image.open(path) as image:
+            with Image.open(path, formats=PICTURE_FORMATS) as image:
                 return _upright_rgb(image, boxes_xyxy, wanted_side)
     except FileNotFoundError:
         raise FileNotFoundError(f"photograph not found: {path}") from None
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{path}: not a picture that can be read here (JPEG, PNG, TIFF, WebP and others can)") from None
+        raise ValueError(f"{path}: not a picture of the kinds {', '.join(PICTURE_FORMATS)}") from None
     except Image.DecompressionBombError:
         raise ValueError(f"{path}: more than {MOST_PIXELS:,} pixels; make it smaller first") from None
     except READING_ERRORS as error:
