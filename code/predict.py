@@ -47,7 +47,7 @@ from nemo.photographs import (
 )
 from nemo.records import load_annotation, save_npz
 from nemo.rendering import RENDERERS
-from nemo.settings import PhotographConfig, SolveConfig
+from nemo.settings import FOREGROUND_RATIO, PhotographConfig, SolveConfig
 from nemo.training import hold_out
 
 POSES, TABLE, SETTINGS, FAILURES, REFERENCE = "poses.jsonl", "poses.csv", "settings.json", "failures.txt", "final_pred.npz"
@@ -417,6 +417,7 @@ def sentence(record: dict) -> str:
 
 # ---- calibration of the confidence ----
 
+CALIBRATION_NOISE = 30.0  # grey levels of 255, at most
 HELD_OUT, OTHERS, TRAINED, UNKNOWN = "held out from training", "of a set not trained on", "trained on", "perhaps trained on"
 
 
@@ -428,26 +429,42 @@ def calibration_file(args: argparse.Namespace) -> Path:
 def calibration_items(
     prepared: PreparedSet, model: Model, names: Sequence[str], disturb: bool, seed: int
 ) -> Iterator[tuple[tuple[Photograph, np.ndarray | None], np.ndarray]]:
-    """Prepared crops as photographs, each in a box that is a little off or, every other one, as a whole picture, and their
-    true angles [3]. disturb: with other colours and patches of other crops over the object: a network knows the pictures that
-    it was trained on too well for its confidence in them to mean anything for others."""
+    """Prepared crops as photographs, with the boxes to look in, and their true angles [3]: every other one in a box that is
+    a little off, the others as whole pictures with more or less around the object. disturb: with other colours, noise, and
+    patches of other crops over as much of the object as at the occlusion levels 0, 1 and 2 in turn: a network knows the
+    pictures that it was trained on too well for its confidence in them to mean anything for others."""
     category = model.checkpoint.config.category
     paths = [prepared.image(category, name) for name in names]
     for i, (name, path) in enumerate(zip(names, paths, strict=True)):
         random = np.random.default_rng([seed, i])
         annotation = load_annotation(prepared.annotation(category, name))
         row0, row1, col0, col1 = annotation.box_obj[:4]
-        pixels = read_crop(path, 1)
+        box, pixels = np.array([col0, row0, col1, row1]), read_crop(path, 1)
+        sides = np.tile(box[2:] - box[:2], 2)
         if disturb:
-            other = read_crop(paths[int(random.integers(len(paths)))], 1)
-            image, donor = (torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in (pixels, other))
-            inside = np.stack([random.uniform(row0, row1, 64), random.uniform(col0, col1, 64)], 1)
-            for _ in range(int(random.integers(4))):
-                image, _ = paste_patches(image, donor, inside, random)
-            pixels = change_colour(image, random).permute(1, 2, 0).numpy()
-        box = np.array([col0, row0, col1, row1]) + random.uniform(-0.06, 0.06, 4) * np.tile([col1 - col0, row1 - row0], 2)
+            covered = random.uniform(*((0.0, 0.0), FOREGROUND_RATIO[1], FOREGROUND_RATIO[2])[i // 2 % 3])
+            pixels = disturbed(pixels, read_crop(paths[int(random.integers(len(paths)))], 1), box, covered, random)
         truth = np.array([annotation.azimuth, annotation.elevation, annotation.theta])
-        yield (Photograph(pixels, pixels.shape[:2]), box if i % 2 else None), truth
+        if i % 2:
+            yield (Photograph(pixels, pixels.shape[:2]), box + random.uniform(-0.06, 0.06, 4) * sides), truth
+        else:
+            window = box + random.uniform(0.02, 0.4, 4) * sides * [-1, -1, 1, 1]
+            left, top, right, bottom = np.clip(window, 0, np.tile(pixels.shape[1::-1], 2)).astype(int)
+            pixels = np.ascontiguousarray(pixels[top:bottom, left:right])
+            yield (Photograph(pixels, pixels.shape[:2]), None), truth
+
+
+def disturbed(pixels: np.ndarray, other: np.ndarray, box: np.ndarray, covered: float, random: np.random.Generator) -> np.ndarray:
+    """A crop [H, W, 3] with other colours, noise, and patches of another crop over a share `covered` of its object's box."""
+    noisy = pixels + random.standard_normal(pixels.shape) * random.uniform(0, CALIBRATION_NOISE)
+    image, donor = (torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in (np.clip(noisy, 0, 255).astype(np.uint8), other))
+    x0, y0, x1, y1 = box.astype(int)
+    inside = np.stack([random.uniform(y0, y1, 64), random.uniform(x0, x1, 64)], 1)
+    hidden = torch.zeros(pixels.shape[:2], dtype=torch.bool)
+    while float(hidden[y0:y1, x0:x1].float().mean()) < covered:
+        image, more = paste_patches(image, donor, inside, random)
+        hidden |= more
+    return change_colour(image, random).permute(1, 2, 0).numpy()
 
 
 def calibration_names(names: list[str], checkpoint: Checkpoint, data: str) -> tuple[list[str], str]:

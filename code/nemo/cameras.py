@@ -49,6 +49,19 @@ def cam_from_object_rotation(azimuth: ArrayLike, elevation: ArrayLike, theta: Ar
     return rotation_z(theta) @ upright
 
 
+def angles_of_rotation(rotation: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+    """Azimuth in [0, 2 pi), elevation and theta [...] of rotations [..., 3, 3] as `cam_from_object_rotation` makes them."""
+    rotation = np.asarray(rotation, np.float64)
+    azimuth, elevation, _ = spherical_from_centre(rotation[..., 2, :])  # where the camera is, seen from the object
+    return azimuth, elevation, np.arctan2(-rotation[..., 0, 2], rotation[..., 1, 2])
+
+
+def mean_rotation(rotation: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
+    """The rotation [3, 3] nearest to the weighted sum of rotations [K, 3, 3] (the chordal mean)."""
+    u, _, vt = np.linalg.svd(np.tensordot(weight, rotation, 1))
+    return u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
+
+
 def extrinsic_matrix(azimuth: ArrayLike, elevation: ArrayLike, distance: ArrayLike) -> NDArray:
     """[R | -R C] with a last row of 0 0 0 1 [..., 4, 4], without theta (the reference's transformation matrix)."""
     rotation = cam_from_object_rotation(azimuth, elevation, 0.0)

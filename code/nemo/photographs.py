@@ -24,11 +24,11 @@ from torch import Tensor
 
 from nemo import boxes, cameras, settings
 from nemo.confidence import load_calibration
-from nemo.drawing import Pose, camera_of_pose, draw_mesh, film_steps, pose_of_iterate
+from nemo.drawing import BACKGROUND, OBJECT, Pose, draw_mesh, film_steps, occluder_map, pose_of_iterate
 from nemo.inference import Model, in_halves, load_model
 from nemo.meshes import Mesh
 from nemo.pose import Poses, Starts, choose_camera, solve, start_poses, starts_of
-from nemo.rendering import MapCamera, make_scene, rasterise_poses, resolve_renderer
+from nemo.rendering import MapCamera, make_scene, resolve_renderer
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 
 PICTURE_SUFFIXES = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"))
@@ -280,15 +280,19 @@ class PhotographPose:
         return intrinsic @ cam_from_object @ np.column_stack([np.eye(3), -centre])
 
 
-EVIDENCE = ("similarity", "margin", "agreement")
+EVIDENCE = ("similarity", "seen", "margin", "agreement")
 REFERENCE_THETAS, REFERENCE_FACTORS = (0.0, 0.0, 1), (0.88, 1.14, 3)  # starts of its route: distances 4.4, 5 and 5.7 of 5
 RIVAL = math.radians(60.0)  # a start whose rotation is further than this from the pose is another answer
+VOTES_WITHIN = math.radians(40.0)  # answers vote for those nearer than this, the more the nearer
+AGREES_WITHIN = math.radians(30.0)  # of the answer with the most votes; nearer ones enter the mean
+SCORE_WEIGHT = 8.0  # a vote weighs exp(this times its score)
 
 
 @dataclass(frozen=True)
 class _Found:
     """What the solver says about K crops, arrays [K]. principal_xy [K, 2] in crop pixels, view_losses [K, N] of every view
-    of the start grid where it fits best, views [K, N, 3, 3] their rotations."""
+    of the start grid where it fits best, views [K, N, 3, 3] their rotations, coverage: share of the crop's cells that see
+    the mesh (at least one cell), seen: share of those that the mesh explains better than the clutter."""
 
     azimuth: NDArray
     elevation: NDArray
@@ -299,11 +303,17 @@ class _Found:
     mesh: NDArray
     view_losses: NDArray
     views: NDArray
+    coverage: NDArray
+    seen: NDArray
 
     @property
     def rotation(self) -> NDArray[np.float64]:
         """[K, 3, 3]."""
         return cameras.cam_from_object_rotation(self.azimuth, self.elevation, self.theta)
+
+    def and_also(self, other: _Found) -> _Found:
+        """These crops and then others."""
+        return _Found(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(_Found)))
 
 
 class PoseFinder:
@@ -326,6 +336,7 @@ class PoseFinder:
         self.crop_hw = settings.category(trained.category).crop_hw
         self.cell = FEATURE_STRIDE / trained.image_scale  # crop pixels
         self.solve_config = replace(solve_config or SolveConfig(solver=self.config.solver), six_d=False)
+        self.place_config = replace(self.solve_config, six_d=True, distance_factors=(1.0, 1.0, 1), shifts=self.config.picture_places)
         self.camera, self.start_distance = choose_camera(self.solve_config, trained.category, model.map_hw, trained.image_scale)
         self.outlines = usual_outlines(model.mesh(1))
         self.starts: dict[tuple[int, SolveConfig], Starts] = {}  # of each mesh in each search
@@ -338,8 +349,9 @@ class PoseFinder:
     def find_all(self, items: Sequence[tuple[Photograph, NDArray | None]]) -> list[PhotographPose]:
         """Poses of several objects at a time: photographs and the boxes that they are in, None for the whole picture.
 
-        Each object is searched in crops of several sizes, and then again in crops around what was found there. Without a
-        box its place and distance are searched, too. The best answer of the last round counts.
+        Each object is searched in crops of several sizes, and then again in crops around what was found in each of them;
+        without a box its place in the first crops is searched for that, too. All answers vote, since how well a mesh
+        explains a crop hardly tells which of several crops is the right one.
         """
         poses: dict[int, PhotographPose] = {}
         for boxed in (True, False):
@@ -349,32 +361,16 @@ class PoseFinder:
         return [poses[i] for i in range(len(items))]
 
     def _find_alike(self, items: Sequence[tuple[Photograph, NDArray | None]], boxed: bool) -> list[PhotographPose]:
-        config = self.config
-        kinds = [(zoom, False) for zoom in (config.box_zooms if boxed else config.picture_zooms)]
-        kinds += [] if boxed else [(zoom, True) for zoom in config.search_zooms]
-        photographs, search = [p for p, _ in items for _ in kinds], [box for _, box in items for _ in kinds]
-        used = [replace(f, scale=f.scale * zoom) for f in (self._first_framing(*item) for item in items) for zoom, _ in kinds]
-        searched = np.array([searches for _ in items for _, searches in kinds])
-        rounds: list[_Found] = []
-        for number in range(config.box_rounds if boxed else config.picture_rounds):
-            if rounds:
-                used = [self._follow(rounds[-1], k, framing, search[k]) for k, framing in enumerate(used)]
-            rounds.append(self._solve_round(number, photographs, used, searched))
-        handicap = np.where(searched, config.search_handicap, 0.0)
-        return [self._choose(rounds, range(i, i + len(kinds)), used, handicap) for i in range(0, len(used), len(kinds))]
-
-    def _solve_round(self, number: int, photographs: Sequence[Photograph], framings: Sequence[Framing], searched: NDArray) -> _Found:
-        """Solve crops. Where the object's place is searched [K], that is: from a grid of places and distances in the first
-        round, from the middle of the crop in the second, and no longer after that."""
-        near = replace(self.solve_config, six_d=True, distance_factors=(1.0, 1.0, 1), shifts=(0.0, 0.0, 1))
-        searching = [replace(self.solve_config, six_d=True), near, self.solve_config][min(number, 2)]
-        parts, order = [], []
-        for config, mine in ((self.solve_config, np.flatnonzero(~searched)), (searching, np.flatnonzero(searched))):
-            if len(mine):
-                parts.append(self.solve([photographs[k] for k in mine], [framings[k] for k in mine], config))
-                order += mine.tolist()
-        back = np.argsort(order)
-        return _Found(*(np.concatenate([getattr(part, field.name) for part in parts])[back] for field in fields(_Found)))
+        zooms = self.config.box_zooms if boxed else self.config.picture_zooms
+        photographs, boxes_of = [p for p, _ in items for _ in zooms], [box for _, box in items for _ in zooms]
+        used = [replace(f, scale=f.scale * zoom) for f in (self._first_framing(*item) for item in items) for zoom in zooms]
+        features = self._features(photographs, used)
+        found = self._solve(features, self.solve_config)
+        located = found if boxed else self._solve(features, self.place_config)
+        used += [self._follow(located, k, framing, boxes_of[k]) for k, framing in enumerate(used)]
+        found = found.and_also(self.solve(photographs, used[len(photographs) :], self.solve_config))
+        return [self._agree(found, used, np.arange(i, len(used), len(photographs))[:, None] + np.arange(len(zooms)))
+                for i in range(0, len(photographs), len(zooms))]  # fmt: skip
 
     def _first_framing(self, photograph: Photograph, box: NDArray | None) -> Framing:
         """The crop that the search begins with, before zooming."""
@@ -387,8 +383,8 @@ class PoseFinder:
         starts at three distances without theta, and the object's place optimised."""
         config = replace(self.solve_config, six_d=True, thetas=REFERENCE_THETAS, distance_factors=REFERENCE_FACTORS, shifts=(0.0, 0.0, 1))
         used = [self.reference_framing(photograph) for photograph in photographs]
-        found = [self.solve(photographs, used, config)]
-        return [self._choose(found, range(k, k + 1), used, np.zeros(len(used))) for k in range(len(used))]
+        found = self.solve(photographs, used, config)
+        return [self._agree(found, used, np.array([[k]])) for k in range(len(used))]
 
     def reference_framing(self, photograph: Photograph) -> Framing:
         """The crop of `find_as_reference`."""
@@ -396,7 +392,9 @@ class PoseFinder:
 
     def solve(self, photographs: Sequence[Photograph], framings: Sequence[Framing], config: SolveConfig) -> _Found:
         """Solve crops of photographs, each with the mesh of the category that explains it best."""
-        features = self._features(photographs, framings)
+        return self._solve(self._features(photographs, framings), config)
+
+    def _solve(self, features: Tensor, config: SolveConfig) -> _Found:
         found, views = [], _view_rotations(config)
         for mesh in range(1, len(self.model.checkpoint.memory) + 1):
             parts = in_halves(lambda part, mesh=mesh: self._solve_with(mesh, features[part], config), len(features), "score volumes")
@@ -404,7 +402,8 @@ class PoseFinder:
             *pose, principal_xy, start_losses = (np.concatenate([getattr(part, key) for part in parts]) for key in columns)
             view_losses = start_losses.reshape(len(features), -1, len(views)).min(1)
             every_view, number = np.broadcast_to(views, (len(features), *views.shape)), np.full(len(features), mesh)
-            found.append(_Found(*pose, principal_xy * self.cell, number, view_losses, every_view))
+            columns = *pose, principal_xy * self.cell, number, view_losses, every_view
+            found.append(_Found(*columns, *self._cells_seen(mesh, features, _Found(*columns, number, number))))
         best = np.argmin([f.loss for f in found], 0)
         take = np.arange(len(best))
         return _Found(*(np.stack([getattr(f, field.name) for f in found])[best, take] for field in fields(_Found)))
@@ -431,38 +430,47 @@ class PoseFinder:
         centre = framing.to_photograph(found.principal_xy[k], self.crop_hw)
         return Framing(framing.scale * float(trained_size), (float(centre[0]), float(centre[1])))
 
-    def _choose(self, rounds: Sequence[_Found], mine: range, framings: Sequence[Framing], handicap: NDArray) -> PhotographPose:
-        """The best of the last round's answers about one object, by loss plus handicap [K]."""
-        last = rounds[-1]
-        best = min(mine, key=lambda k: last.loss[k] + handicap[k])
-        x, y = framings[best].to_photograph(last.principal_xy[best], self.crop_hw).tolist()
-        evidence = tuple(float(value) for value in self._evidence(rounds, mine, best))
+    def _agree(self, found: _Found, framings: Sequence[Framing], mine: NDArray) -> PhotographPose:
+        """What the answers [rounds, zooms] about one object agree on: the mean rotation of those near the one with most votes;
+        place, size and score are those of the one among them that explains its crop best, of the last round if it has one."""
+        rounds, mine = np.repeat(np.arange(len(mine)), mine.shape[1]), mine.ravel()
+        rotation, weight = found.rotation[mine], np.exp(SCORE_WEIGHT * (1 - found.loss[mine]))
+        apart = cameras.geodesic_distance(rotation[:, None], rotation[None])
+        elected = int((np.maximum(1 - apart / VOTES_WITHIN, 0) @ weight).argmax())
+        agreeing = apart[elected] <= AGREES_WITHIN
+        mean = cameras.mean_rotation(rotation[agreeing], weight[agreeing])
+        azimuth, elevation, theta = (float(angle) for angle in cameras.angles_of_rotation(mean))
+        best = min(np.flatnonzero(agreeing), key=lambda i: (-rounds[i], found.loss[mine[i]]))
+        off = np.minimum(cameras.geodesic_distance(rotation, mean), np.pi / 2) / (np.pi / 2)
+        best, agreement = mine[best], 1 - float(weight @ off / weight.sum())
+        x, y = framings[best].to_photograph(found.principal_xy[best], self.crop_hw).tolist()
+        evidence = *self._evidence(found, best), agreement
         return PhotographPose(
-            float(last.azimuth[best]), float(last.elevation[best]), float(last.theta[best]), float(last.distance[best]),
-            self.camera.focal * self.cell / framings[best].scale, (x, y), 1 - float(last.loss[best]), int(last.mesh[best]), evidence,
+            azimuth, elevation, theta, float(found.distance[best]), self.camera.focal * self.cell / framings[best].scale, (x, y),
+            1 - float(found.loss[best]), int(found.mesh[best]), evidence,
             None if self.calibration is None else float(self.calibration.confidence(evidence)),
         )  # fmt: skip
 
-    def _evidence(self, rounds: Sequence[_Found], mine: range, best: int) -> tuple[float, ...]:
-        """`EVIDENCE` of an answer: what the object has before the clutter per cell of it, how much worse the best view
-        from elsewhere explains the crop, and how near the answers of other crops and rounds are."""
-        last = rounds[-1]
-        rotation, score = last.rotation[best], max(1 - float(last.loss[best]), 0.0)
-        losses = last.view_losses[best]
-        far = cameras.geodesic_distance(last.views[best], rotation) > RIVAL
+    def _evidence(self, found: _Found, best: int) -> tuple[float, ...]:
+        """`EVIDENCE` of an answer but the agreement of all: what the object has before the clutter per cell of it, in how many
+        of them it is before the clutter, and how much worse the best view from elsewhere explains the crop."""
+        losses = found.view_losses[best]
+        far = cameras.geodesic_distance(found.views[best], found.rotation[best]) > RIVAL
         margin = (losses[far].min() - losses[~far].min()) / max(1 - float(losses.min()), 1e-6)
-        others = [found.rotation[k] for found in rounds for k in mine if found is not last or k != best] or [rotation]
-        agreement = 1 - np.minimum(cameras.geodesic_distance(np.stack(others), rotation), np.pi / 2).mean() / (np.pi / 2)
-        return score / self._coverage(last, best), float(margin), float(agreement)
+        score = max(1 - float(found.loss[best]), 0.0)
+        return score / float(found.coverage[best]), float(found.seen[best]), float(margin)
 
-    def _coverage(self, found: _Found, k: int) -> float:
-        """Share of the crop's cells that see the mesh, at least one cell."""
-        camera = replace(self.camera, principal_xy=tuple((found.principal_xy[k] / self.cell).tolist()))
-        scene = make_scene(self.model.mesh(int(found.mesh[k])), camera)
-        pose = Pose(float(found.azimuth[k]), float(found.elevation[k]), float(found.theta[k]), float(found.distance[k]))
-        centre, rotation = camera_of_pose(pose)
-        face, _, _ = rasterise_poses(scene, centre[None], rotation[None])
-        return max(float((face >= 0).mean()), 1 / camera.pixels)
+    def _cells_seen(self, number: int, features: Tensor, found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`_Found.coverage` and `_Found.seen` of poses found with mesh `number`."""
+        mesh, (bank, clutter) = self.model.mesh(number), self.model.banks(number)
+        coverage, seen = np.empty(len(features)), np.empty(len(features))
+        for k, crop in enumerate(features.flatten(2)):
+            camera = replace(self.camera, principal_xy=tuple((found.principal_xy[k] / self.cell).tolist()))
+            pose = Pose(float(found.azimuth[k]), float(found.elevation[k]), float(found.theta[k]), float(found.distance[k]))
+            labels = occluder_map(make_scene(mesh, camera), (crop.T @ bank.T).cpu().numpy(), (clutter @ crop).cpu().numpy(), pose)
+            cells = max(int((labels != BACKGROUND).sum()), 1)
+            coverage[k], seen[k] = cells / camera.pixels, (labels == OBJECT).sum() / cells
+        return coverage, seen
 
     def draw(self, image: ArrayLike, pose: PhotographPose, mesh: Mesh | None = None) -> NDArray[np.uint8]:
         """The mesh over an image (see `photograph_of`) in a pose found in it, RGB [h, w, 3]. mesh: in place of the cuboid."""

@@ -267,13 +267,10 @@ class PhotographConfig:
     solver: str = "best"  # its camera is the one that crops are made with
     box_fill: float = 0.92  # side of an object's box by that of its mesh's outline: cuboids are larger than what they enclose
     box_drop: float = 0.06  # a box's middle lies below that of the outline, which is empty above a bonnet; in outline heights
-    picture_fill: float = 1.2  # the same for a whole picture, of which an object takes a part
+    picture_fill: float = 1.0  # the same for a whole picture
     box_zooms: tuple[float, ...] = (0.9, 1.1)  # crops that the search begins with, by the scale that the box suggests
-    picture_zooms: tuple[float, ...] = (0.7, 1.0, 1.4)
-    search_zooms: tuple[float, ...] = (0.8, 1.25)  # of a picture's crops in which the object's place is searched besides
-    search_handicap: float = 0.05  # loss by which these have to be better: the loss hardly tells small shifts of a pose apart
-    box_rounds: int = 2  # crop and solve; every round but the first crops where the one before found the object
-    picture_rounds: int = 3
+    picture_zooms: tuple[float, ...] = (0.85, 1.0, 1.2, 1.42)  # of a whole picture, of which an object takes a part
+    picture_places: tuple[float, float, int] = (-0.2, 0.2, 5)  # where it is looked for in these, see `SolveConfig.shifts`
     reference_width: float = 435.0  # of the reference's unlabelled photographs, to which a picture is resized, pixels
     reference_shift: float = 30.0  # and how far below its middle they are cropped, pixels
     wanted_side: int = 1344  # pixels that the longer side of a box keeps when large pictures are reduced; twice a car's crop
