@@ -336,7 +336,8 @@ class PoseFinder:
         self.crop_hw = settings.category(trained.category).crop_hw
         self.cell = FEATURE_STRIDE / trained.image_scale  # crop pixels
         self.solve_config = replace(solve_config or SolveConfig(solver=self.config.solver), six_d=False)
-        self.place_config = replace(self.solve_config, six_d=True, distance_factors=(1.0, 1.0, 1), shifts=self.config.picture_places)
+        places, distances = self.config.picture_places, self.config.picture_distances
+        self.place_config = replace(self.solve_config, six_d=True, distance_factors=distances, shifts=places)
         self.camera, self.start_distance = choose_camera(self.solve_config, trained.category, model.map_hw, trained.image_scale)
         self.outlines = usual_outlines(model.mesh(1))
         self.starts: dict[tuple[int, SolveConfig], Starts] = {}  # of each mesh in each search

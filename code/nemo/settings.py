@@ -262,7 +262,7 @@ class SolveConfig:
 
 @dataclass(frozen=True)
 class PhotographConfig:
-    """How the pose of an object in anybody's photograph is found. Measured on the training pictures of RealCars."""
+    """How the pose of an object in anybody's photograph is found. Chosen on training photographs of RealCars, disturbed."""
 
     solver: str = "best"  # its camera is the one that crops are made with
     box_fill: float = 0.92  # side of an object's box by that of its mesh's outline: cuboids are larger than what they enclose
@@ -271,6 +271,7 @@ class PhotographConfig:
     box_zooms: tuple[float, ...] = (0.9, 1.1)  # crops that the search begins with, by the scale that the box suggests
     picture_zooms: tuple[float, ...] = (0.85, 1.0, 1.2, 1.42)  # of a whole picture, of which an object takes a part
     picture_places: tuple[float, float, int] = (-0.2, 0.2, 5)  # where it is looked for in these, see `SolveConfig.shifts`
+    picture_distances: tuple[float, float, int] = (1.0, 2.0, 2)  # and how far away, see `SolveConfig.distance_factors`
     reference_width: float = 435.0  # of the reference's unlabelled photographs, to which a picture is resized, pixels
     reference_shift: float = 30.0  # and how far below its middle they are cropped, pixels
     wanted_side: int = 1344  # pixels that the longer side of a box keeps when large pictures are reduced; twice a car's crop
