@@ -167,6 +167,16 @@ def test_the_box_of_a_known_view_gives_back_scale_and_place():
     np.testing.assert_allclose(framing.centre_xy, [400, 300], atol=1e-6)
 
 
+def test_angles_come_back_from_their_rotation_and_from_the_mean_of_such():
+    random = np.random.default_rng(3)
+    angles = random.uniform([0, -1.5, -3.1], [2 * np.pi, 1.5, 3.1], (50, 3))
+    rotation = cameras.cam_from_object_rotation(*angles.T)
+    np.testing.assert_allclose(np.stack(cameras.angles_of_rotation(rotation), 1), angles, atol=1e-9)
+    around = cameras.cam_from_object_rotation(*(angles[0] + [[0.2, 0, 0], [-0.2, 0, 0], [2.0, 0, 0]]).T)
+    np.testing.assert_allclose(cameras.mean_rotation(around, [1, 1, 0]), rotation[0], atol=1e-9)
+    assert np.linalg.det(cameras.mean_rotation(rotation, random.random(50))) == pytest.approx(1)
+
+
 # ---- planted poses ----
 
 
@@ -219,11 +229,29 @@ def test_a_planted_pose_is_found_in_its_box_and_in_the_whole_picture(colour_find
         assert pose.confidence is None and len(pose.evidence) == len(EVIDENCE) and 0 < pose.score < 1
 
 
-def test_the_place_of_an_object_at_the_side_is_found_without_a_box(colour_finder):
-    image, _ = planted(TRUTH, 1500.0, (420.0, 220.0), (400, 640))
+@pytest.mark.parametrize("focal, principal_xy", [(1500.0, (420.0, 220.0)), (2000.0, (230.0, 180.0)), (2700.0, (320.0, 215.0))])
+def test_an_object_of_any_size_and_place_is_found_without_a_box(colour_finder, focal, principal_xy):
+    image, _ = planted(TRUTH, focal, principal_xy, (400, 640))
     pose = colour_finder.find(image)
     assert degrees_off(pose, TRUTH) < 6
-    np.testing.assert_allclose(pose.principal_xy, (420, 220), atol=15)
+    np.testing.assert_allclose(pose.principal_xy, principal_xy, atol=15)
+    assert pose.focal_px / pose.distance == pytest.approx(focal / 5, rel=0.12)
+
+
+def test_a_crop_that_fits_best_but_stands_alone_is_outvoted(colour_finder):
+    """Five answers: three within 8 degrees, one of them placed by the last round, and two far off with the lowest losses."""
+    azimuth = np.radians([130.0, 30.0, 126.0, 250.0, 134.0])
+    loss, place = np.array([0.5, 0.4, 0.52, 0.45, 0.51]), np.tile([336.0, 128.0], (5, 1)) + np.arange(5)[:, None]
+    views = np.tile(cameras.cam_from_object_rotation(np.radians([130.0, 300.0]), 0.2, 0.0), (5, 1, 1, 1))
+    found = photographs._Found(
+        azimuth, np.full(5, 0.2), np.zeros(5), np.full(5, 5.0), loss, place, np.ones(5, int),
+        np.tile([0.5, 0.6], (5, 1)), views, np.full(5, 0.4), np.full(5, 0.9))  # fmt: skip
+    used = [Framing(2.0, (100.0 * k, 50.0)) for k in range(5)]
+    pose = colour_finder._agree(found, used, np.arange(5)[:, None])
+    assert degrees_off(pose, TRUTH._replace(elevation=0.2, theta=0.0)) < 1
+    assert pose.principal_xy == (402.0, 52.0) and pose.score == pytest.approx(0.49), "of the last answer that agrees"
+    similarity, seen, margin, agreement = pose.evidence
+    assert (similarity, seen, margin) == pytest.approx((0.49 / 0.4, 0.9, 0.2)) and 0.4 < agreement < 0.7
 
 
 def test_several_objects_at_a_time_are_what_they_are_alone(colour_finder):
@@ -317,6 +345,15 @@ def test_calibration_on_a_prepared_set_tells_right_from_wrong(colour_finder, tmp
     assert finder.use_calibration(file)
     noise = np.random.default_rng(5).integers(60, 160, image.shape).astype(np.uint8)
     assert finder.find(image, box).confidence > 0.8 > 0.4 > finder.find(noise, box).confidence
+
+
+@pytest.mark.parametrize("covered", [0.0, 0.5])
+def test_a_calibration_hides_as_much_of_an_object_as_the_occlusion_levels(covered, monkeypatch):
+    monkeypatch.setattr(predict, "CALIBRATION_NOISE", 0.0)
+    monkeypatch.setattr(predict, "change_colour", lambda image, random: image)
+    crop, other, box = np.full((256, 672, 3), 90, np.uint8), np.full((256, 672, 3), 200, np.uint8), np.array([100.0, 60, 500, 200])
+    hidden = (predict.disturbed(crop, other, box, covered, np.random.default_rng(0)) == 200)[60:200, 100:500].mean()
+    assert covered <= hidden <= covered + 0.45 and (covered > 0 or hidden == 0)
 
 
 def test_a_calibration_uses_what_training_held_out(checkpoint):

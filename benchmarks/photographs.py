@@ -1,0 +1,144 @@
+"""How well poses are found in whole photographs: accuracy, time and confidence of every route, on the same photographs.
+
+    python benchmarks/photographs.py --checkpoint exp/NeMo_single/saved_model_car_last.pth --raw data/PASCAL3D+_release1.1 \
+        --out photographs                                                        # the photographs of the test split
+    ... --occluded data/OccludedPASCAL3D --levels "" FGL1_BGL1 FGL2_BGL2         # and their occluded twins
+
+Routes: `crop`: cut as a prepared image is, by the annotated distance and principal point; `box`: predict.py with the
+annotated box; `whole`: predict.py without a box; `unlabelled`: predict.py --unlabelled, the reference's single crop.
+Confidence (Brier score, calibration error, and how many of the poses given with more than 0.8 are right) takes the
+calibration beside the checkpoint, which predict.py --calibrate makes; without one those columns stay empty. "ms" is all of
+a photograph but reading its file, on one core, of photographs taken eight at a time.
+--out gets the table (table.md) and all poses and confidences (poses_<route>_<level>.npz), from which it can be made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nemo import cli
+from nemo.boxes import object_scale
+from nemo.confidence import brier_score, calibration_error
+from nemo.files import write_text
+from nemo.inference import load_model
+from nemo.layout import RawOccluded, RawPascal3D
+from nemo.metrics import THRESHOLDS, accuracy, pose_errors
+from nemo.pascal3d import Record, UnusableRecord, read_record, read_split
+from nemo.photographs import Framing, Photograph, PoseFinder, calibration_path, read_photograph
+from nemo.records import save_npz
+from nemo.settings import PhotographConfig
+
+ROUTES = ("crop", "box", "whole", "unlabelled")
+SURE = 0.8  # a confidence above this counts as sure
+HEADING = ["level", "route", "pi/6", "pi/18", "median", "ms", "Brier", "calibration error", f"sure ones right (confidence > {SURE})"]
+
+
+def records_of(raw: RawPascal3D, category: str, split: str, images: int | None) -> list[Record]:
+    """Annotations of the photographs of a split, by name; those that cannot be used are left out."""
+    names, records = sorted(read_split(raw, category, split).names), []
+    if images is not None and images < len(names):
+        names = [names[i] for i in np.sort(np.random.default_rng(0).permutation(len(names))[:images])]
+    for name in names:
+        try:
+            records.append(read_record(raw.annotation(category, name), category))
+        except UnusableRecord as error:
+            print(f"skipped: {error}", file=sys.stderr)
+    if not records:
+        raise ValueError(f"{raw.root} has no usable annotation of {category} in its {split} split")
+    return records
+
+
+def solve_route(route: str, finder: PoseFinder, photographs: list[Photograph], records: list[Record]) -> list[tuple]:
+    """(azimuth, elevation, theta, confidence or nan) of each photograph by one route."""
+    if route == "crop":
+        framings = [Framing(object_scale(r.distance, r.bbox_xyxy), tuple(r.principal_xy)) for r in records]
+        found = finder.solve(photographs, framings, finder.solve_config)
+        return [(*angles, np.nan) for angles in zip(found.azimuth, found.elevation, found.theta, strict=True)]
+    if route == "unlabelled":
+        poses = finder.find_as_reference(photographs)
+    else:
+        poses = finder.find_all([(p, r.bbox_xyxy if route == "box" else None) for p, r in zip(photographs, records, strict=True)])
+    scored = finder.calibration is not None and route != "unlabelled"
+    return [(p.azimuth, p.elevation, p.theta, p.confidence if scored else np.nan) for p in poses]
+
+
+def measure(route: str, finder: PoseFinder, paths: list[Path], records: list[Record], batch: int = 8) -> dict[str, NDArray]:
+    """Poses, confidences, truth and seconds of all photographs by one route."""
+    rows, seconds = [], 0.0
+    for first in cli.progress(range(0, len(paths), batch), route):
+        photographs = [read_photograph(path) for path in paths[first : first + batch]]
+        begin = time.process_time()
+        rows += solve_route(route, finder, photographs, records[first : first + batch])
+        seconds += time.process_time() - begin
+    truth = np.array([(r.azimuth, r.elevation, r.theta) for r in records])
+    return {
+        "names": np.array([r.name for r in records]), "poses": np.array(rows)[:, :3], "confidence": np.array(rows)[:, 3],
+        "truth": truth, "seconds": np.array(seconds),
+    }  # fmt: skip
+
+
+def table_row(level: str, route: str, found: dict[str, NDArray]) -> list[str]:
+    """The numbers of a route at a level."""
+    errors = pose_errors(found["poses"], found["truth"])
+    reached, said, right = accuracy(errors), found["confidence"], errors < THRESHOLDS["pi/6"]
+    row = [level or "clean", route, *(f"{x:.1f}" for x in (reached.within_pi6, reached.within_pi18, reached.median_deg))]
+    row.append(f"{1e3 * float(found['seconds']) / len(errors):.0f}")
+    if np.isnan(said).any():
+        return [*row, "", "", ""]
+    sure = said > SURE
+    share = f"{100 * right[sure].mean():.0f} % of {sure.sum()}" if sure.any() else "none"
+    return [*row, f"{brier_score(said, right):.3f}", f"{calibration_error(said, right):.3f}", share]
+
+
+def main() -> None:
+    """Measure, save and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="what TrainNeMo.sh saved")
+    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, with the photographs and their annotations")
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="which photographs (default: val, those to test)")
+    parser.add_argument("--images", type=cli.positive, help="take so many of them, drawn by a fixed seed (default: all)")
+    parser.add_argument("--occluded", type=Path, help="OccludedPASCAL3D, for --levels")
+    parser.add_argument("--levels", nargs="+", type=cli.level, default=[""],
+                        help='occlusion levels, "" is the photographs as they are (default: those alone)')  # fmt: skip
+    parser.add_argument("--routes", nargs="*", choices=ROUTES, default=ROUTES, help="which routes (default: all)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the table and the poses")
+    args = parser.parse_args()
+    if any(args.levels) and args.occluded is None:
+        raise ValueError("--levels needs --occluded, the folder of the occluded photographs")
+    torch.set_num_threads(1)
+    model = load_model(args.checkpoint, None, args.checkpoint.parent)
+    finder, reference = (PoseFinder(model, replace(PhotographConfig(), solver=solver)) for solver in ("best", "paper"))
+    if not finder.use_calibration(calibration_path(args.checkpoint)):
+        print("note: no calibration for these settings, confidence is left out; see predict.py --calibrate", file=sys.stderr)
+    category, raw = model.checkpoint.config.category, RawPascal3D(args.raw)
+    records = records_of(raw, category, args.split, args.images)
+    lines = [HEADING]
+    for level in args.levels:
+        images = RawOccluded(args.occluded) if level else raw
+        paths = [images.image(category, level, r.name) if level else images.image(category, r.name) for r in records]
+        there = [path.is_file() for path in paths]
+        paths, mine = ([each for each, good in zip(all_, there, strict=True) if good] for all_ in (paths, records))
+        if not paths:
+            raise ValueError(f"{images.root} has none of the photographs of {category} at {level or 'all'}")
+        for route in args.routes:
+            found = measure(route, reference if route == "unlabelled" else finder, paths, mine)
+            save_npz(args.out / f"poses_{route}_{level or 'clean'}.npz", found)
+            lines.append(table_row(level, route, found))
+            print(f"{len(paths)} photographs:", ", ".join(f"{a} {b}" for a, b in zip(HEADING, lines[-1], strict=True) if b), flush=True)
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in [HEADING, ["---"] * len(HEADING), *lines[1:]])
+    write_text(args.out / "table.md", table + "\n")
+    print(f"\n{table}\n\nin {args.out}")
+
+
+if __name__ == "__main__":
+    cli.run_main(main)
