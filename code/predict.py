@@ -505,7 +505,7 @@ def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
     source = {"fingerprint": data, "images": used, "patches": patches, "seed": args.seed}
     made = confidence.calibrate(evidence, right, EVIDENCE, finder.depends_on(), source, args.seed)
     confidence.save_calibration(calibration_file(args), made)
-    how = ", with patches of others pasted over them," if patches else ""
+    how = ", disturbed and with patches of others over them," if patches else ""
     print(f"confidence calibrated on {cli.count(made.images, 'image')} {used}{how} ({100 * made.right:.1f}% right within pi/6): "
           f"cross-validated Brier score {made.brier:.3f}, calibration error {made.calibration_error:.3f}; "
           f"in {calibration_file(args)}")  # fmt: skip
@@ -537,7 +537,7 @@ def main() -> None:
     parser.add_argument("--calibrate", type=Path, metavar="PREPARED", help="make the calibration from a prepared set, and stop")
     parser.add_argument("--calibration-images", type=cli.positive, default=400, help="images for it, drawn by the seed (default: 400)")
     parser.add_argument("--calibration-patches", choices=("auto", "true", "false"), default="auto",
-                        help="cover parts of its images; auto: unless surely not trained on (default: auto)")  # fmt: skip
+                        help="disturb its images and cover parts; auto: unless surely not trained on (default: auto)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=solver.seed, help="of everything random (default: 0)")
     parser.add_argument("--unlabelled", action="store_true",
                         help=f"the reference's route for pictures without boxes; also writes {REFERENCE} with its keys")  # fmt: skip
