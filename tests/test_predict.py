@@ -245,13 +245,14 @@ def test_a_crop_that_fits_best_but_stands_alone_is_outvoted(colour_finder):
     views = np.tile(cameras.cam_from_object_rotation(np.radians([130.0, 300.0]), 0.2, 0.0), (5, 1, 1, 1))
     found = photographs._Found(
         azimuth, np.full(5, 0.2), np.zeros(5), np.full(5, 5.0), loss, place, np.ones(5, int),
-        np.tile([0.5, 0.6], (5, 1)), views, np.full(5, 0.4), np.full(5, 0.9))  # fmt: skip
+        np.tile([0.5, 0.6], (5, 1)), views)  # fmt: skip
     used = [Framing(2.0, (100.0 * k, 50.0)) for k in range(5)]
     pose = colour_finder._agree(found, used, np.arange(5)[:, None])
     assert degrees_off(pose, TRUTH._replace(elevation=0.2, theta=0.0)) < 1
     assert pose.principal_xy == (402.0, 52.0) and pose.score == pytest.approx(0.49), "of the last answer that agrees"
-    similarity, seen, margin, agreement = pose.evidence
-    assert (similarity, seen, margin) == pytest.approx((0.49 / 0.4, 0.9, 0.2)) and 0.4 < agreement < 0.7
+    similarity, margin, agreement = pose.evidence
+    share = colour_finder._coverage(found, 4)
+    assert 0.1 < share < 0.6 and (similarity, margin) == pytest.approx((0.49 / share, 0.2)) and 0.4 < agreement < 0.7
 
 
 def test_several_objects_at_a_time_are_what_they_are_alone(colour_finder):

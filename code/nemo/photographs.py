@@ -24,11 +24,11 @@ from torch import Tensor
 
 from nemo import boxes, cameras, settings
 from nemo.confidence import load_calibration
-from nemo.drawing import BACKGROUND, OBJECT, Pose, draw_mesh, film_steps, occluder_map, pose_of_iterate
+from nemo.drawing import Pose, camera_of_pose, draw_mesh, film_steps, pose_of_iterate
 from nemo.inference import Model, in_halves, load_model
 from nemo.meshes import Mesh
 from nemo.pose import Poses, Starts, choose_camera, solve, start_poses, starts_of
-from nemo.rendering import MapCamera, make_scene, resolve_renderer
+from nemo.rendering import MapCamera, make_scene, rasterise_poses, resolve_renderer
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 
 PICTURE_SUFFIXES = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"))
@@ -268,8 +268,7 @@ class PhotographPose:
     @property
     def angles_deg(self) -> tuple[float, float, float]:
         """Azimuth in [0, 360), elevation and theta in [-180, 180), degrees."""
-        azimuth, elevation, theta = np.degrees([self.azimuth, self.elevation, self.theta]).tolist()
-        return azimuth % 360, (elevation + 180) % 360 - 180, (theta + 180) % 360 - 180
+        return tuple(cameras.in_degrees([self.azimuth, self.elevation, self.theta]).tolist())
 
     @property
     def camera_matrix(self) -> NDArray[np.float64]:
@@ -280,7 +279,7 @@ class PhotographPose:
         return intrinsic @ cam_from_object @ np.column_stack([np.eye(3), -centre])
 
 
-EVIDENCE = ("similarity", "seen", "margin", "agreement")
+EVIDENCE = ("similarity", "margin", "agreement")
 REFERENCE_THETAS, REFERENCE_FACTORS = (0.0, 0.0, 1), (0.88, 1.14, 3)  # starts of its route: distances 4.4, 5 and 5.7 of 5
 RIVAL = math.radians(60.0)  # a start whose rotation is further than this from the pose is another answer
 VOTES_WITHIN = math.radians(40.0)  # answers vote for those nearer than this, the more the nearer
@@ -291,8 +290,7 @@ SCORE_WEIGHT = 8.0  # a vote weighs exp(this times its score)
 @dataclass(frozen=True)
 class _Found:
     """What the solver says about K crops, arrays [K]. principal_xy [K, 2] in crop pixels, view_losses [K, N] of every view
-    of the start grid where it fits best, views [K, N, 3, 3] their rotations, coverage: share of the crop's cells that see
-    the mesh (at least one cell), seen: share of those that the mesh explains better than the clutter."""
+    of the start grid where it fits best, views [K, N, 3, 3] their rotations."""
 
     azimuth: NDArray
     elevation: NDArray
@@ -303,8 +301,6 @@ class _Found:
     mesh: NDArray
     view_losses: NDArray
     views: NDArray
-    coverage: NDArray
-    seen: NDArray
 
     @property
     def rotation(self) -> NDArray[np.float64]:
@@ -403,8 +399,7 @@ class PoseFinder:
             *pose, principal_xy, start_losses = (np.concatenate([getattr(part, key) for part in parts]) for key in columns)
             view_losses = start_losses.reshape(len(features), -1, len(views)).min(1)
             every_view, number = np.broadcast_to(views, (len(features), *views.shape)), np.full(len(features), mesh)
-            columns = *pose, principal_xy * self.cell, number, view_losses, every_view
-            found.append(_Found(*columns, *self._cells_seen(mesh, features, _Found(*columns, number, number))))
+            found.append(_Found(*pose, principal_xy * self.cell, number, view_losses, every_view))
         best = np.argmin([f.loss for f in found], 0)
         take = np.arange(len(best))
         return _Found(*(np.stack([getattr(f, field.name) for f in found])[best, take] for field in fields(_Found)))
@@ -453,25 +448,22 @@ class PoseFinder:
         )  # fmt: skip
 
     def _evidence(self, found: _Found, best: int) -> tuple[float, ...]:
-        """`EVIDENCE` of an answer but the agreement of all: what the object has before the clutter per cell of it, in how many
-        of them it is before the clutter, and how much worse the best view from elsewhere explains the crop."""
+        """`EVIDENCE` of an answer but the agreement of all: what the object has before the clutter per cell of it, and how
+        much worse the best view from elsewhere explains the crop."""
         losses = found.view_losses[best]
         far = cameras.geodesic_distance(found.views[best], found.rotation[best]) > RIVAL
         margin = (losses[far].min() - losses[~far].min()) / max(1 - float(losses.min()), 1e-6)
         score = max(1 - float(found.loss[best]), 0.0)
-        return score / float(found.coverage[best]), float(found.seen[best]), float(margin)
+        return score / self._coverage(found, best), float(margin)
 
-    def _cells_seen(self, number: int, features: Tensor, found: _Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """`_Found.coverage` and `_Found.seen` of poses found with mesh `number`."""
-        mesh, (bank, clutter) = self.model.mesh(number), self.model.banks(number)
-        coverage, seen = np.empty(len(features)), np.empty(len(features))
-        for k, crop in enumerate(features.flatten(2)):
-            camera = replace(self.camera, principal_xy=tuple((found.principal_xy[k] / self.cell).tolist()))
-            pose = Pose(float(found.azimuth[k]), float(found.elevation[k]), float(found.theta[k]), float(found.distance[k]))
-            labels = occluder_map(make_scene(mesh, camera), (crop.T @ bank.T).cpu().numpy(), (clutter @ crop).cpu().numpy(), pose)
-            cells = max(int((labels != BACKGROUND).sum()), 1)
-            coverage[k], seen[k] = cells / camera.pixels, (labels == OBJECT).sum() / cells
-        return coverage, seen
+    def _coverage(self, found: _Found, k: int) -> float:
+        """Share of a crop's cells that see the mesh, at least one cell."""
+        camera = replace(self.camera, principal_xy=tuple((found.principal_xy[k] / self.cell).tolist()))
+        scene = make_scene(self.model.mesh(int(found.mesh[k])), camera)
+        pose = Pose(float(found.azimuth[k]), float(found.elevation[k]), float(found.theta[k]), float(found.distance[k]))
+        centre, rotation = camera_of_pose(pose)
+        face, _, _ = rasterise_poses(scene, centre[None], rotation[None])
+        return max(float((face >= 0).mean()), 1 / camera.pixels)
 
     def draw(self, image: ArrayLike, pose: PhotographPose, mesh: Mesh | None = None) -> NDArray[np.uint8]:
         """The mesh over an image (see `photograph_of`) in a pose found in it, RGB [h, w, 3]. mesh: in place of the cuboid."""
