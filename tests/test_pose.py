@@ -323,7 +323,7 @@ def test_shapes_that_do_not_fit_are_named():
         solve_small((problem[0], problem[1], problem[2][:99], problem[3]))
 
 
-def test_images_that_fit():
-    mesh, camera = cuboid_mesh(GRID), rendering.paper_camera(SMALL_HW)
-    one = 4 * 12 * 20 * len(mesh.vertices)
-    assert 50 <= pose.images_that_fit(mesh, camera, 16, 100 * one) <= 100
+def test_score_volumes_get_a_quarter_of_the_memory_that_is_free(monkeypatch):
+    for free, expected in ((None, pose.MEMORY_BUDGET), (400, 100), (1 << 50, pose.MEMORY_BUDGET)):
+        monkeypatch.setattr(pose, "free_memory", lambda free=free: free)
+        assert pose.memory_budget(torch.device("cpu")) == expected

@@ -8,7 +8,6 @@ stays where the camera has it unless `SolveConfig.six_d`. Frames as in `renderin
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from nemo import kernels_numba, rendering, settings
 from nemo.cameras import camera_centre, spherical_from_centre
 from nemo.meshes import Mesh
 from nemo.rendering import MapCamera, PictureTable, Scene, Target
+from nemo.resources import free_memory
 from nemo.settings import SolveConfig
 
 MEMORY_BUDGET = 2 << 30  # bytes of score volumes held at a time on the CPU, at most
@@ -179,15 +179,8 @@ def memory_budget(device: torch.device) -> int:
     """Bytes that score volumes may take on a device: a quarter of what is free, on the CPU no more than `MEMORY_BUDGET`."""
     if device.type == "cuda":
         return int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
-    meminfo = Path("/proc/meminfo")  # absent outside Linux
-    lines = meminfo.read_text().splitlines() if meminfo.is_file() else []
-    free = [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-    return min([MEMORY_BUDGET, *(int(FREE_SHARE * n) for n in free)])
-
-
-def images_that_fit(mesh: Mesh, camera: MapCamera, channels: int, budget_bytes: int = MEMORY_BUDGET) -> int:
-    """How many images `solve` can take at a time within a memory budget, at least one."""
-    return rendering.images_that_fit(rendering.make_scene(mesh, camera), channels, budget_bytes)
+    free = free_memory()
+    return MEMORY_BUDGET if free is None else min(MEMORY_BUDGET, int(FREE_SHARE * free))
 
 
 def solve(
