@@ -105,16 +105,66 @@ def test_start_poses_are_the_references(golden):
     np.testing.assert_allclose(starts[:, 3], data["grid_theta"], atol=1e-6)
 
 
+# Where a cell's centre lies so near to an edge between two triangles that the reference's float32 sees the other triangle:
+# file, image, step, cell (row, column), and a move of its ray, in cells, that crosses the edge.
+ON_AN_EDGE = [("solve", 1, 5, (28, 46), (-2e-5, 0.0)), ("solve_white", 1, 6, (25, 15), (0.0, -1.5e-4))]
+
+
+def away_from_the_reference(data, centre, theta, loss, images=slice(None)):
+    """Largest difference [B] of the first eight positions and angles, and of their losses, from the stored ones."""
+    position = np.abs(centre[:, :8] @ PT3D_FROM_OBJECT.T - data["campos_first20"][images, :8]).max((1, 2))
+    angle = np.abs(theta[:, :8] - data["theta_first20"][images, :8]).max(1)
+    return np.maximum(position, angle), np.abs(loss[:, :8] - data["loss_first20"][images, :8]).max(1)
+
+
 @pytest.mark.parametrize("name", ["solve", "solve_white"])
 def test_first_steps_reproduce_the_reference(golden, solved, name):
-    """Eight steps, to rounding; in a few images a cell on an edge of the mesh is rounded to its other side earlier."""
+    """Eight steps to the tolerance of golden/README.md, in all images but those of `ON_AN_EDGE`."""
     data, poses = golden_solution(golden, name, solved)
-    position = np.abs(poses.path[:, :8, :3] @ PT3D_FROM_OBJECT.T - data["campos_first20"][:, :8]).max((1, 2))
-    theta = np.abs(poses.path[:, :8, 3] - data["theta_first20"][:, :8]).max(1)
-    loss = np.abs(poses.path_losses[:, :8] - data["loss_first20"][:, :8]).max(1)
-    same = (position < 3e-5) & (theta < 3e-5) & (loss < 1.5e-6)
-    assert same.sum() >= len(same) - 1
-    assert position.max() < 1e-3 and loss.max() < 2e-4
+    pose_error, loss_error = away_from_the_reference(data, poses.path[..., :3], poses.path[..., 3], poses.path_losses)
+    exempt = [image for file, image, *_ in ON_AN_EDGE if file == name]
+    others = np.delete(np.arange(len(poses)), exempt)
+    assert pose_error[others].max() < 3e-5 and loss_error[others].max() < 1.3e-6
+    assert (pose_error[exempt] > 5e-5).all() and pose_error[exempt].max() < 1e-3 and loss_error[exempt].max() < 2e-4
+
+
+@pytest.mark.parametrize("name, image, step, cell_rc, nudge_xy", ON_AN_EDGE)
+def test_one_cell_on_an_edge_parts_two_images_from_the_reference(golden, monkeypatch, name, image, step, cell_rc, nudge_xy):
+    """They meet the tolerance, too, once that one cell's ray is moved across the edge in that one step.
+
+    In solve.npz the edge is 8.5e-6 cells from the cell's centre, where float32 coordinates are 3.8e-6 apart; in
+    solve_white.npz 7.4e-5 cells, and roundings before have moved the reference's picture by 1.4e-4. No implementation
+    meets the tolerance in these two without repeating the reference's roundings: a change of the start by a millionth
+    moves them by 4e-4 and 1e-4 in eight steps, and image 0 by 1e-5. golden/README.md's tolerance comes from six others.
+    """
+    data = golden(f"{name}.npz")
+    mesh, features, bank, clutter = golden_problem(data)
+    scene = rendering.make_scene(mesh, rendering.paper_camera(features.shape[2:]))
+    target = rendering.make_target(features[image : image + 1], bank, clutter, "torch")
+    cell = cell_rc[0] * features.shape[3] + cell_rc[1]
+    start = torch.as_tensor(pose.start_poses(PAPER, 5.0)[data["start_index"][image]])
+    plain_rays, calls = rendering.cam_rays, iter(range(8))
+
+    def rays(*arguments):
+        found = plain_rays(*arguments)
+        if next(calls) == step:
+            found[cell, :2] += torch.tensor(nudge_xy) / scene.camera.focal
+        return found
+
+    monkeypatch.setattr(rendering, "cam_rays", rays)
+    poses = start.clone()[None].requires_grad_()
+    optimiser = torch.optim.Adam([poses], lr=PAPER.learning_rate, betas=PAPER.adam_betas)
+    path = []
+    for _ in range(8):
+        optimiser.zero_grad()
+        rotation = rendering.look_at(poses[:, :3], poses[:, 3])
+        loss = rendering.differentiable_loss(scene, target, poses[:, :3], rotation, "torch")
+        path.append(np.append(poses.detach().numpy()[0], loss.item()))
+        loss.sum().backward()
+        optimiser.step()
+    path = np.array(path)[None]
+    errors = away_from_the_reference(data, path[..., :3], path[..., 3], path[..., 4], slice(image, image + 1))
+    assert errors[0] < 1.5e-5 and errors[1] < 4.5e-6
 
 
 @pytest.mark.parametrize("name", ["solve", "solve_white"])
