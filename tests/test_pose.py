@@ -236,7 +236,47 @@ def test_compiled_best_equals_the_plain_one(renderer):
     np.testing.assert_array_equal(fast.start, slow.start)
     np.testing.assert_allclose(fast.path, slow.path, atol=1e-4)
     np.testing.assert_allclose(fast.centre, slow.centre, atol=1e-4)
-    np.testing.assert_allclose(fast.loss, fast.path_losses.min(1), atol=1e-12)
+
+
+def test_paper_and_best_differ_in_when_they_stop():
+    assert (pose.make_plan(PAPER).patience, pose.make_plan(PAPER).averaging) == (0, 0)
+    assert pose.make_plan(BEST).patience > 0 and pose.make_plan(BEST).averaging > 0
+
+
+@pytest.mark.parametrize("renderer", [*FAST, "torch"])
+def test_an_image_stops_by_itself_and_returns_the_average_of_its_iterates(renderer):
+    """Against the same path without an end: when each image has to stop, and what the average of its iterates then is."""
+    problem, _ = planted_problem(6, noise=0.1, seed=2)
+    plan = replace(pose.make_plan(BEST, ((1, 12),)), rates=np.full(12, 0.15), patience=2)
+    found = solve_small(problem, BEST, plan=plan, renderer=renderer, trace=True)
+    free = solve_small(problem, BEST, plan=replace(plan, patience=0), trace=True)
+    for image in range(6):
+        losses, since, average = free.path_losses[image, :-1], 0, 0.0
+        for s, loss in enumerate(losses):
+            since = 0 if loss < losses[:s].min(initial=np.inf) else since + 1
+            if since == plan.patience:
+                break
+            following = np.arange(1, min(s + 2, len(losses)))  # iterates after the start, which has no share
+        weights = (1 - plan.averaging) ** np.arange(len(following))[::-1]
+        if s < len(losses) - 1:
+            average = (weights[:, None] * free.path[image, following]).sum(0) / weights.sum()
+            np.testing.assert_allclose(found.path[image, -1], average, atol=1e-4)
+        assert found.evaluations[image] == s + 2
+        np.testing.assert_allclose(found.path[image, : s + 1], free.path[image, : s + 1], atol=1e-4)
+        np.testing.assert_array_equal(found.path[image, s + 1 : -1], np.tile(found.path[image, s], (11 - s, 1)))
+    assert len(set(found.evaluations)) > 1 and found.evaluations.max() <= free.evaluations.min() == 13
+    np.testing.assert_allclose(found.loss, found.path_losses[:, -1], atol=1e-12)
+
+
+@pytest.mark.parametrize("renderer", FAST)
+def test_candidates_stop_by_themselves_in_every_stage(renderer):
+    problem, _ = planted_problem(3, noise=0.1, seed=2)
+    plan = replace(pose.make_plan(BEST, ((2, 4), (1, 6))), rates=np.full(10, 0.15), patience=2)
+    fast, slow = (solve_small(problem, BEST, plan=plan, renderer=name, trace=True) for name in (renderer, "torch"))
+    assert (fast.evaluations < plan.evaluations).all()
+    np.testing.assert_array_equal(fast.evaluations, slow.evaluations)
+    np.testing.assert_allclose(fast.path, slow.path, atol=1e-4)
+    np.testing.assert_allclose(fast.path_losses, slow.path_losses, atol=1e-5)
 
 
 def test_local_gradient_is_the_derivative_of_the_local_move():

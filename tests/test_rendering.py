@@ -394,16 +394,16 @@ def test_cuda_kernel_compiles(cuboid):
         pytest.skip("kernels are not compiled in the interpreter")
     assert (kernels.NEAR.value, kernels.TINY.value) == (kernels_numba.NEAR, kernels_numba.TINY)
     assert kernels.ADAM_EPSILON.value == kernels_numba.ADAM_EPSILON
-    integers = ["face_count", "nx", "ny", "nz", "pixels", "vertex_count", "width", "steps", "evaluations", "candidates"]
+    integers = ["face_count", "nx", "ny", "nz", "pixels", "vertex_count", "width", "steps", "rows", "patience", "candidates"]
     floats = ["lx", "ly", "lz", "hx", "hy", "hz", "focal"]
-    doubles = ["poses", "first", "second", "best_loss", "best_poses", "path", "schedule", "constants"]
+    doubles = ["poses", "first", "second", "best_loss", "best_poses", "average", "path", "schedule", "constants"]
     types = (
         dict.fromkeys(integers, "i32")
         | dict.fromkeys(floats, "fp32")
         | dict.fromkeys(doubles, "*fp64")
-        | {"faces": "*i32"}
+        | {"faces": "*i32", "since_best": "*i64", "evaluations": "*i64"}
     )
-    switches = {"CLUTTER": True, "CUBOID": cuboid, "LOCAL": True, "TRACE": True, "BLOCK": kernels.BLOCK}
+    switches = {"CLUTTER": True, "CUBOID": cuboid, "LOCAL": True, "AVERAGE": True, "TRACE": True, "BLOCK": kernels.BLOCK}
     for kernel, loss in ((kernels._compare_kernel, "*fp32"), (kernels._advance_kernel, "*fp64")):
         fixed = {name: value for name, value in switches.items() if name in kernel.arg_names}
         signature = (
