@@ -342,11 +342,20 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
     tl.store(evaluations + n, count)
 
 
+def _placed(values: NDArray, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An array on the device. From pinned memory: a copy from elsewhere waits for all that the device still has to do."""
+    values = torch.as_tensor(values, dtype=dtype)
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def place_mesh(vertices: NDArray, faces: NDArray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Vertices [V, 3] float32 and faces [F, 3] int32 as the kernels read them."""
+    return _placed(vertices, torch.float32, device), _placed(faces, torch.int32, device)
+
+
 def _scene_arguments(shape: tuple, focal: float, width: int, scores: Tensor) -> tuple:
-    """What both kernels take between the clutter and the poses. shape: `rendering.numba_shape`."""
+    """What both kernels take between the clutter and the poses. shape: `rendering.triton_shape`."""
     vertices, faces, low, high, samples, _ = shape
-    vertices = torch.as_tensor(vertices, dtype=torch.float32, device=scores.device)
-    faces = torch.as_tensor(faces, dtype=torch.int32, device=scores.device)
     box = (*low.tolist(), *high.tolist(), *samples.tolist())
     return vertices, faces, len(faces), *box, focal, scores.shape[1], scores.shape[2], width
 
@@ -382,9 +391,9 @@ def advance(
     count = done + 1 + np.arange(len(rates))
     shares = averaging / (1 - (1 - averaging) ** count) if averaging else np.zeros(len(rates))
     schedule = np.stack([rates / (1 - beta1**count), np.sqrt(1 - beta2**count), shares], 1)
-    schedule = torch.as_tensor(schedule).to(scores.device, non_blocking=True)
-    constants = torch.tensor([beta1, beta2, local_scale, principal_scale, focal], dtype=torch.float64)
-    constants, candidates = constants.to(scores.device, non_blocking=True), state[0].shape[1]
+    constants = np.array([beta1, beta2, local_scale, principal_scale, focal])
+    schedule, constants = (_placed(x, torch.float64, scores.device) for x in (schedule, constants))
+    candidates = state[0].shape[1]
     with torch.cuda.device_of(scores):
         _advance_kernel[(len(scores) * candidates,)](
             scores, scores if clutter is None else clutter, *_scene_arguments(shape, focal, width, scores), *state, path,

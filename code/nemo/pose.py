@@ -466,7 +466,7 @@ def _advance_triton(
     """As `_advance`, in one kernel on the GPU."""
     path = state.path.new_empty(*state.loss.shape, len(rates) + finish if trace else 0, 7)
     rendering.triton_kernels().advance(
-        rendering.numba_shape(scene), float(scene.camera.focal), scene.camera.map_hw[1],
+        rendering.triton_shape(scene, target.scores.device), float(scene.camera.focal), scene.camera.map_hw[1],
         *rendering.triton_target(target), state.arrays(), rates, done, *plan.betas, *_scales(scene, plan), plan.averaging,
         _patience(plan), finish, path,
     )  # fmt: skip
