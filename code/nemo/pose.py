@@ -113,8 +113,9 @@ class Plan:
 # triangle and has kinks between them. For the same reason the best iterate is a worse pose than an average: it sits in a
 # kink. Starts moved to the minimum of a parabola through the grid's losses did not help, nor did more candidates or steps.
 BEST_STAGES = ((4, 3), (2, 4), (1, 16))
-BEST_STAGES_6D = ((8, 5), (3, 10), (1, 24))
+BEST_STAGES_6D = ((8, 5), (3, 10), (1, 24))  # to their end, and then the best iterate: place and distance come out better
 BEST_RATES = (0.1, 0.03)  # radians, first and last step, geometric between them
+BEST_RATES_6D = (0.15, 0.01)
 BEST_AVERAGING = 0.25
 BEST_PATIENCE = 6
 BEST_BETAS = (0.7, 0.7)
@@ -136,9 +137,12 @@ def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] | None = 
         return Plan(((1, config.total_epochs),), rates, config.adam_betas, principal_scale=scale)
     if config.solver == "best":
         stages = stages or (BEST_STAGES_6D if config.six_d else BEST_STAGES)
-        rates = np.geomspace(*BEST_RATES, sum(steps for _, steps in stages))
-        local_scale = BEST_LOCAL_SCALE_6D if config.six_d else BEST_LOCAL_SCALE
-        return Plan(stages, rates, BEST_BETAS, local_scale, scale, BEST_SEPARATION, BEST_AVERAGING, patience=BEST_PATIENCE)
+        steps = sum(steps for _, steps in stages)
+        if config.six_d:
+            rates = np.geomspace(*BEST_RATES_6D, steps)
+            return Plan(stages, rates, BEST_BETAS, BEST_LOCAL_SCALE_6D, scale, BEST_SEPARATION, keep_best=True)
+        rates = np.geomspace(*BEST_RATES, steps)
+        return Plan(stages, rates, BEST_BETAS, BEST_LOCAL_SCALE, scale, BEST_SEPARATION, BEST_AVERAGING, patience=BEST_PATIENCE)
     raise ValueError(f"SOLVER must be paper or best, found {config.solver!r}")
 
 
