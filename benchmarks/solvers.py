@@ -8,8 +8,8 @@ Feature files are what SAVE_FEATURES=true leaves behind, one per occlusion level
 takes every second image, 1 the others: the solver `best` was chosen on half 0, so half 1 is the fair one.
 Each cell is pi/6, pi/18 in %, median error in degrees. "evaluations": renderings compared with an image, with gradient,
 after the 144 starts, on average over the sets. The starts are looked up in one table of pictures that all images share,
-without rendering, for every solver alike. "ms": starts and steps of one image, without the score volume, which does not
-depend on the solver.
+without rendering, for every solver alike. "ms": one core's time for starts and steps of one image, without the score
+volume, which does not depend on the solver.
 """
 
 from __future__ import annotations
@@ -137,16 +137,16 @@ def described(stages: tuple[tuple[int, int], ...]) -> str:
 
 
 def measure(problem: Problem, config: SolveConfig, plan: pose.Plan) -> tuple[list[float], float, float]:
-    """(pi/6, pi/18, median), seconds and evaluations per image."""
+    """(pi/6, pi/18, median), seconds of one core and evaluations per image."""
     camera, distance = problem.camera(config)
     scene = rendering.make_scene(problem.mesh, camera)
     starts = pose.make_starts(scene, config, distance, "numba", torch.device("cpu"))
     target = rendering.make_target(problem.features, problem.bank, problem.clutter, "numba")
     elapsed = []
     for _ in range(2):
-        begin = time.perf_counter()
+        begin = time.process_time()
         found = pose.solve_target(scene, target, starts, plan, "numba")
-        elapsed.append(time.perf_counter() - begin)
+        elapsed.append(time.process_time() - begin)
     angles = np.stack([found.azimuth, found.elevation, found.theta], 1)
     reached = accuracy(pose_errors(angles, problem.truth))
     numbers = [reached.within_pi6, reached.within_pi18, reached.median_deg]
