@@ -257,6 +257,10 @@ def test_look_at_is_the_pascal3d_rotation():
     rotation = rendering.look_at(torch.as_tensor(camera_centre(azimuth, elevation, 3.0)), torch.as_tensor(theta))
     expected = np.diag([1.0, -1, -1]) @ cam_from_object_rotation(azimuth, elevation, theta)
     np.testing.assert_allclose(rotation.mT, expected, atol=1e-12)
+    one = rendering.look_at(torch.as_tensor(camera_centre(azimuth[0], elevation[0], 3.0)), torch.as_tensor(theta[0]))
+    np.testing.assert_allclose(one.mT, expected[0], atol=1e-12)
+    upright = rendering.look_at(torch.tensor([0.0, 0.0, 3.0]), torch.tensor(0.0))
+    torch.testing.assert_close(upright, torch.tensor([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]]))
 
 
 def test_cameras():

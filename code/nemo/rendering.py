@@ -115,7 +115,7 @@ def look_at(centre: Tensor, theta: Tensor) -> Tensor:
     level = centre[..., :2].norm(dim=-1, keepdim=True)
     forward = -centre / distance
     sideways = torch.stack([-centre[..., 1], centre[..., 0], torch.zeros_like(centre[..., 0])], -1)
-    along_x = torch.eye(1, 3, dtype=centre.dtype, device=centre.device)  # made there: a copy would make the host wait
+    along_x = torch.eye(1, 3, dtype=centre.dtype, device=centre.device)[0]  # made there: a copy would make the host wait
     right = torch.where(level > TINY, sideways / level.clamp_min(TINY), along_x)
     up = torch.linalg.cross(right, forward)
     cos, sin = torch.cos(theta)[..., None], torch.sin(theta)[..., None]
