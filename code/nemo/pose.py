@@ -111,7 +111,7 @@ class Plan:
 # Chosen by benchmarks/solvers.py on one half of its photographs, under several draws of occluders, and on sample data that
 # the demo does not make. Secant and sign-based steps (BFGS, Rprop) came out worse than Adam's: the score is linear within a
 # triangle and has kinks between them. For the same reason the best iterate is a worse pose than an average: it sits in a
-# kink. Starts moved to the minimum of a parabola through the grid's losses did not help, nor did more candidates or steps.
+# kink. Starts moved to the minimum of a parabola through the grid's losses did not help.
 BEST_STAGES = ((3, 3), (2, 5), (1, 20))
 BEST_STAGES_6D = ((8, 5), (3, 10), (1, 24))  # to their end, and then the best iterate: place and distance come out better
 BEST_RATES = (0.1, 0.03)  # radians, first and last step, geometric between them
