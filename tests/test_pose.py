@@ -105,16 +105,66 @@ def test_start_poses_are_the_references(golden):
     np.testing.assert_allclose(starts[:, 3], data["grid_theta"], atol=1e-6)
 
 
+# Where a cell's centre lies so near to an edge between two triangles that the reference's float32 sees the other triangle:
+# file, image, step, cell (row, column), and a move of its ray, in cells, that crosses the edge.
+ON_AN_EDGE = [("solve", 1, 5, (28, 46), (-2e-5, 0.0)), ("solve_white", 1, 6, (25, 15), (0.0, -1.5e-4))]
+
+
+def away_from_the_reference(data, centre, theta, loss, images=slice(None)):
+    """Largest difference [B] of the first eight positions and angles, and of their losses, from the stored ones."""
+    position = np.abs(centre[:, :8] @ PT3D_FROM_OBJECT.T - data["campos_first20"][images, :8]).max((1, 2))
+    angle = np.abs(theta[:, :8] - data["theta_first20"][images, :8]).max(1)
+    return np.maximum(position, angle), np.abs(loss[:, :8] - data["loss_first20"][images, :8]).max(1)
+
+
 @pytest.mark.parametrize("name", ["solve", "solve_white"])
 def test_first_steps_reproduce_the_reference(golden, solved, name):
-    """Eight steps, to rounding; in a few images a cell on an edge of the mesh is rounded to its other side earlier."""
+    """Eight steps to the tolerance of golden/README.md, in all images but those of `ON_AN_EDGE`."""
     data, poses = golden_solution(golden, name, solved)
-    position = np.abs(poses.path[:, :8, :3] @ PT3D_FROM_OBJECT.T - data["campos_first20"][:, :8]).max((1, 2))
-    theta = np.abs(poses.path[:, :8, 3] - data["theta_first20"][:, :8]).max(1)
-    loss = np.abs(poses.path_losses[:, :8] - data["loss_first20"][:, :8]).max(1)
-    same = (position < 3e-5) & (theta < 3e-5) & (loss < 1.5e-6)
-    assert same.sum() >= len(same) - 1
-    assert position.max() < 1e-3 and loss.max() < 2e-4
+    pose_error, loss_error = away_from_the_reference(data, poses.path[..., :3], poses.path[..., 3], poses.path_losses)
+    exempt = [image for file, image, *_ in ON_AN_EDGE if file == name]
+    others = np.delete(np.arange(len(poses)), exempt)
+    assert pose_error[others].max() < 3e-5 and loss_error[others].max() < 1.3e-6
+    assert (pose_error[exempt] > 5e-5).all() and pose_error[exempt].max() < 1e-3 and loss_error[exempt].max() < 2e-4
+
+
+@pytest.mark.parametrize("name, image, step, cell_rc, nudge_xy", ON_AN_EDGE)
+def test_one_cell_on_an_edge_parts_two_images_from_the_reference(golden, monkeypatch, name, image, step, cell_rc, nudge_xy):
+    """They meet the tolerance, too, once that one cell's ray is moved across the edge in that one step.
+
+    In solve.npz the edge is 8.5e-6 cells from the cell's centre, where float32 coordinates are 3.8e-6 apart; in
+    solve_white.npz 7.4e-5 cells, and roundings before have moved the reference's picture by 1.4e-4. No implementation
+    meets the tolerance in these two without repeating the reference's roundings: a change of the start by a millionth
+    moves them by 4e-4 and 1e-4 in eight steps, and image 0 by 1e-5. golden/README.md's tolerance comes from six others.
+    """
+    data = golden(f"{name}.npz")
+    mesh, features, bank, clutter = golden_problem(data)
+    scene = rendering.make_scene(mesh, rendering.paper_camera(features.shape[2:]))
+    target = rendering.make_target(features[image : image + 1], bank, clutter, "torch")
+    cell = cell_rc[0] * features.shape[3] + cell_rc[1]
+    start = torch.as_tensor(pose.start_poses(PAPER, 5.0)[data["start_index"][image]])
+    plain_rays, calls = rendering.cam_rays, iter(range(8))
+
+    def rays(*arguments):
+        found = plain_rays(*arguments)
+        if next(calls) == step:
+            found[cell, :2] += torch.tensor(nudge_xy) / scene.camera.focal
+        return found
+
+    monkeypatch.setattr(rendering, "cam_rays", rays)
+    poses = start.clone()[None].requires_grad_()
+    optimiser = torch.optim.Adam([poses], lr=PAPER.learning_rate, betas=PAPER.adam_betas)
+    path = []
+    for _ in range(8):
+        optimiser.zero_grad()
+        rotation = rendering.look_at(poses[:, :3], poses[:, 3])
+        loss = rendering.differentiable_loss(scene, target, poses[:, :3], rotation, "torch")
+        path.append(np.append(poses.detach().numpy()[0], loss.item()))
+        loss.sum().backward()
+        optimiser.step()
+    path = np.array(path)[None]
+    errors = away_from_the_reference(data, path[..., :3], path[..., 3], path[..., 4], slice(image, image + 1))
+    assert errors[0] < 1.5e-5 and errors[1] < 4.5e-6
 
 
 @pytest.mark.parametrize("name", ["solve", "solve_white"])
@@ -186,7 +236,47 @@ def test_compiled_best_equals_the_plain_one(renderer):
     np.testing.assert_array_equal(fast.start, slow.start)
     np.testing.assert_allclose(fast.path, slow.path, atol=1e-4)
     np.testing.assert_allclose(fast.centre, slow.centre, atol=1e-4)
-    np.testing.assert_allclose(fast.loss, fast.path_losses.min(1), atol=1e-12)
+
+
+def test_paper_and_best_differ_in_when_they_stop():
+    assert (pose.make_plan(PAPER).patience, pose.make_plan(PAPER).averaging) == (0, 0)
+    assert pose.make_plan(BEST).patience > 0 and pose.make_plan(BEST).averaging > 0
+
+
+@pytest.mark.parametrize("renderer", [*FAST, "torch"])
+def test_an_image_stops_by_itself_and_returns_the_average_of_its_iterates(renderer):
+    """Against the same path without an end: when each image has to stop, and what the average of its iterates then is."""
+    problem, _ = planted_problem(6, noise=0.1, seed=2)
+    plan = replace(pose.make_plan(BEST, ((1, 12),)), rates=np.full(12, 0.15), patience=2)
+    found = solve_small(problem, BEST, plan=plan, renderer=renderer, trace=True)
+    free = solve_small(problem, BEST, plan=replace(plan, patience=0), trace=True)
+    for image in range(6):
+        losses, since, average = free.path_losses[image, :-1], 0, 0.0
+        for s, loss in enumerate(losses):
+            since = 0 if loss < losses[:s].min(initial=np.inf) else since + 1
+            if since == plan.patience:
+                break
+            following = np.arange(1, min(s + 2, len(losses)))  # iterates after the start, which has no share
+        weights = (1 - plan.averaging) ** np.arange(len(following))[::-1]
+        if s < len(losses) - 1:
+            average = (weights[:, None] * free.path[image, following]).sum(0) / weights.sum()
+            np.testing.assert_allclose(found.path[image, -1], average, atol=1e-4)
+        assert found.evaluations[image] == s + 2
+        np.testing.assert_allclose(found.path[image, : s + 1], free.path[image, : s + 1], atol=1e-4)
+        np.testing.assert_array_equal(found.path[image, s + 1 : -1], np.tile(found.path[image, s], (11 - s, 1)))
+    assert len(set(found.evaluations)) > 1 and found.evaluations.max() <= free.evaluations.min() == 13
+    np.testing.assert_allclose(found.loss, found.path_losses[:, -1], atol=1e-12)
+
+
+@pytest.mark.parametrize("renderer", FAST)
+def test_candidates_stop_by_themselves_in_every_stage(renderer):
+    problem, _ = planted_problem(3, noise=0.1, seed=2)
+    plan = replace(pose.make_plan(BEST, ((2, 4), (1, 6))), rates=np.full(10, 0.15), patience=2)
+    fast, slow = (solve_small(problem, BEST, plan=plan, renderer=name, trace=True) for name in (renderer, "torch"))
+    assert (fast.evaluations < plan.evaluations).all()
+    np.testing.assert_array_equal(fast.evaluations, slow.evaluations)
+    np.testing.assert_allclose(fast.path, slow.path, atol=1e-4)
+    np.testing.assert_allclose(fast.path_losses, slow.path_losses, atol=1e-5)
 
 
 def test_local_gradient_is_the_derivative_of_the_local_move():
@@ -216,11 +306,10 @@ def test_best_against_paper_at_a_tenth_of_its_evaluations():
         for config in (PAPER, BEST):
             poses = pose.solve(*problem, config, rendering.paper_camera(map_hw), 5.0)
             error = rotation_error_deg(poses, cam_from_object_rotation(*true))
-            found[config.solver].append([(error < 30).mean(), (error < 10).mean(), poses.loss.mean()])
+            found[config.solver].append([(error < 30).mean(), (error < 10).mean(), poses.evaluations.mean()])
     paper, best = (np.mean(found[name], 0) for name in ("paper", "best"))
     assert 0.5 < paper[1] < 0.95  # hard enough to tell them apart
-    assert best[2] < paper[2] and (best[:2] > paper[:2] - 0.04).all()
-    assert pose.make_plan(BEST).evaluations * 10 < pose.make_plan(PAPER).evaluations
+    assert (best[:2] > paper[:2] - 0.04).all() and best[2] * 10 < 1.1 * paper[2] == 1.1 * 301
 
 
 SIX_D = replace(BEST, six_d=True, distance_factors=(0.7, 1.4, 3), shifts=(-0.25, 0.25, 5))
@@ -323,7 +412,7 @@ def test_shapes_that_do_not_fit_are_named():
         solve_small((problem[0], problem[1], problem[2][:99], problem[3]))
 
 
-def test_images_that_fit():
-    mesh, camera = cuboid_mesh(GRID), rendering.paper_camera(SMALL_HW)
-    one = 4 * 12 * 20 * len(mesh.vertices)
-    assert 50 <= pose.images_that_fit(mesh, camera, 16, 100 * one) <= 100
+def test_score_volumes_get_a_quarter_of_the_memory_that_is_free(monkeypatch):
+    for free, expected in ((None, pose.MEMORY_BUDGET), (400, 100), (1 << 50, pose.MEMORY_BUDGET)):
+        monkeypatch.setattr(pose, "free_memory", lambda free=free: free)
+        assert pose.memory_budget(torch.device("cpu")) == expected

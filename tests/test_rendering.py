@@ -257,6 +257,10 @@ def test_look_at_is_the_pascal3d_rotation():
     rotation = rendering.look_at(torch.as_tensor(camera_centre(azimuth, elevation, 3.0)), torch.as_tensor(theta))
     expected = np.diag([1.0, -1, -1]) @ cam_from_object_rotation(azimuth, elevation, theta)
     np.testing.assert_allclose(rotation.mT, expected, atol=1e-12)
+    one = rendering.look_at(torch.as_tensor(camera_centre(azimuth[0], elevation[0], 3.0)), torch.as_tensor(theta[0]))
+    np.testing.assert_allclose(one.mT, expected[0], atol=1e-12)
+    upright = rendering.look_at(torch.tensor([0.0, 0.0, 3.0]), torch.tensor(0.0))
+    torch.testing.assert_close(upright, torch.tensor([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]]))
 
 
 def test_cameras():
@@ -350,16 +354,32 @@ def test_specification_reproduces_pytorch3d(golden):
     torch.testing.assert_close(bary[stable & hit], expected[stable & hit], atol=3e-3, rtol=0)
 
 
-@pytest.mark.parametrize("renderer", ["torch", "numba"])
-def test_a_table_of_pictures_scores_like_its_pictures(renderer):
+@pytest.mark.parametrize("lookups", [1, 11 * 17 * 3 * 2 * 4, 1 << 20])
+@pytest.mark.parametrize("renderer", ["torch", "numba", *(["triton"] if INTERPRETED else [])])
+def test_a_table_of_pictures_scores_like_its_pictures(renderer, lookups, monkeypatch):
+    """Whether pictures are looked up one by one, four by four, or all at once."""
+    monkeypatch.setattr(rendering, "CPU_LOOKUPS", lookups)
     scene = make_scene(MESHES["cuboid"], MapCamera(21.0, (9.3, 5.1), (11, 17)))
     centre, rotation = random_poses("usual", 6, seed=1)
-    target = random_target(scene, 2, seed=2)
-    table = rendering.render_table(scene, centre, rotation, renderer)
-    losses = rendering.compare_table(table, target, renderer)
-    for n in range(6):
-        expected = rendering.compare(scene, target, centre[n].expand(2, 3), rotation[n].expand(2, 3, 3), "torch")[0]
-        np.testing.assert_allclose(losses[:, n], expected, atol=1e-6)
+    for use_clutter in (True, False):
+        target = random_target(scene, 2, seed=2, use_clutter=use_clutter)
+        table = rendering.render_table(scene, centre, rotation, renderer)
+        losses = rendering.compare_table(table, target, renderer)
+        for n in range(6):
+            expected = rendering.compare(scene, target, centre[n].expand(2, 3), rotation[n].expand(2, 3, 3), "torch")[0]
+            np.testing.assert_allclose(losses[:, n], expected, atol=1e-6)
+
+
+def test_a_table_of_rendered_features_scores_like_one_of_scores():
+    scene = make_scene(MESHES["cuboid"], MapCamera(21.0, (9.3, 5.1), (11, 17)))
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 8, 11, 17), (len(scene.vertices), 8), (8,)
+    arrays = [torch.randn(shape, generator=generator) for shape in shapes]
+    table = rendering.render_table(scene, *random_poses("usual", 6, seed=1), "torch")
+    targets = [rendering.make_target(*arrays, name) for name in ("torch", "pytorch3d-features")]
+    scored, rendered = (rendering.compare_table(table, target, "torch") for target in targets)
+    assert targets[1].scores is None
+    torch.testing.assert_close(rendered, scored, atol=1e-5, rtol=1e-5)
 
 
 def test_rasterize_keeps_the_nearest_triangle():
@@ -394,16 +414,16 @@ def test_cuda_kernel_compiles(cuboid):
         pytest.skip("kernels are not compiled in the interpreter")
     assert (kernels.NEAR.value, kernels.TINY.value) == (kernels_numba.NEAR, kernels_numba.TINY)
     assert kernels.ADAM_EPSILON.value == kernels_numba.ADAM_EPSILON
-    integers = ["face_count", "nx", "ny", "nz", "pixels", "vertex_count", "width", "steps", "evaluations", "candidates"]
+    integers = ["face_count", "nx", "ny", "nz", "pixels", "vertex_count", "width", "steps", "rows", "patience", "candidates"]
     floats = ["lx", "ly", "lz", "hx", "hy", "hz", "focal"]
-    doubles = ["poses", "first", "second", "best_loss", "best_poses", "path", "schedule", "constants"]
+    doubles = ["poses", "first", "second", "best_loss", "best_poses", "average", "path", "schedule", "constants"]
     types = (
         dict.fromkeys(integers, "i32")
         | dict.fromkeys(floats, "fp32")
         | dict.fromkeys(doubles, "*fp64")
-        | {"faces": "*i32"}
+        | {"faces": "*i32", "since_best": "*i64", "evaluations": "*i64"}
     )
-    switches = {"CLUTTER": True, "CUBOID": cuboid, "LOCAL": True, "TRACE": True, "BLOCK": kernels.BLOCK}
+    switches = {"CLUTTER": True, "CUBOID": cuboid, "LOCAL": True, "AVERAGE": True, "TRACE": True, "BLOCK": kernels.BLOCK}
     for kernel, loss in ((kernels._compare_kernel, "*fp32"), (kernels._advance_kernel, "*fp64")):
         fixed = {name: value for name, value in switches.items() if name in kernel.arg_names}
         signature = (
@@ -421,10 +441,14 @@ def test_cuda_kernel_compiles(cuboid):
         assert compiled.asm["cubin"]
 
 
-def test_names_and_devices_of_renderers():
+def test_names_and_devices_of_renderers(monkeypatch):
     assert rendering.resolve_renderer("auto", "cpu") == "numba"
     assert rendering.resolve_renderer("torch", "cpu") == "torch"
     assert rendering.resolve_renderer("auto", "cuda:1") == "numba"  # triton only when asked for, until it has run on a GPU
+    monkeypatch.setitem(rendering.AUTO, "cuda", "triton")
+    installed = importlib.util.find_spec("triton") is not None
+    assert rendering.resolve_renderer("auto", "cuda:1") == ("triton" if installed else "numba")
+    assert rendering.resolve_renderer("auto", "cpu") == "numba"
     if not INTERPRETED:
         with pytest.raises(ValueError, match="RENDERER=triton needs a CUDA device and the triton package, found cpu"):
             rendering.resolve_renderer("triton", "cpu")

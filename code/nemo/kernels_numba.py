@@ -451,15 +451,18 @@ def _adam_step(gradient, first, second, count, rate, beta1, beta2, step):
 
 
 @njit(**COMPILED, parallel=True)
-def advance(shape, focal, width, scores, clutter, use_clutter, poses, first, second, loss, best_loss, best_poses,
-            rates, done, beta1, beta2, local_scale, principal_scale, finish, path):
-    """Take `len(rates)` Adam steps with K candidate poses of each of B images, in parallel over all of them.
+def advance(shape, focal, width, scores, clutter, use_clutter, poses, first, second, loss, best_loss, best_poses, average,
+            since_best, evaluations, rates, done, beta1, beta2, local_scale, principal_scale, averaging, patience, finish, path):
+    """Take up to `len(rates)` Adam steps with K candidate poses of each of B images, in parallel over all of them.
 
     poses [B, K, 6] (centre, theta, principal point), first, second [B, K, 6] (Adam's moments), loss [B, K] (last
-    evaluated), best_loss [B, K] and best_poses [B, K, 6] are read and updated. done: steps taken before. local_scale: 0
+    evaluated), best_loss [B, K] and best_poses [B, K, 6], average [B, K, 6], since_best [B, K] (evaluations since the best)
+    are read and updated; evaluations [B, K] gets their number in this call. done: steps taken before. local_scale: 0
     for steps in (centre, theta), else steps in the camera's frame, those in log distance multiplied by it.
-    principal_scale: cells per unit step of the principal point, 0 to leave it where it is. finish: evaluate the last
-    iterate too. path [B, K, steps (+ 1), 7]: gets every evaluated pose and its loss; [B, K, 0, 7] for none.
+    principal_scale: cells per unit step of the principal point, 0 to leave it where it is. averaging: share of the newest
+    iterate in the average. patience: a candidate whose since_best reaches it takes no more steps. finish: evaluate the
+    average, too, and leave it in poses, or the last iterate where averaging is 0. path [B, K, steps (+ 1), 7]: gets
+    every pose and its loss; [B, K, 0, 7] for none.
     """
     height, candidates, steps = scores.shape[1] // width, poses.shape[1], len(rates)
     for item in prange(scores.shape[0] * candidates):
@@ -467,25 +470,32 @@ def advance(shape, focal, width, scores, clutter, use_clutter, poses, first, sec
         pose, background = poses[b, k], _background(clutter[b], use_clutter)
         buffers = _buffers(shape[0].shape[0], height, width)
         total, rotation, gradient, step = np.empty(13), np.empty((3, 3)), np.empty(6), np.empty(6)
+        evaluations[b, k] = 0
         for s in range(steps + 1 if finish else steps):
-            _look_at(pose[:3], pose[3], rotation)
-            intrinsics = (focal, pose[4], pose[5])
-            value = _evaluate(shape, pose[:3], rotation, intrinsics, width, scores[b], clutter[b], use_clutter,
-                              background, buffers, total)
-            loss[b, k] = value
-            if value < best_loss[b, k]:
-                best_loss[b, k] = value
-                best_poses[b, k] = pose
+            if s == steps and averaging > 0.0:
+                pose[:] = average[b, k]
+            if s == steps or since_best[b, k] < patience:
+                _look_at(pose[:3], pose[3], rotation)
+                intrinsics = (focal, pose[4], pose[5])
+                loss[b, k] = _evaluate(shape, pose[:3], rotation, intrinsics, width, scores[b], clutter[b], use_clutter,
+                                       background, buffers, total)
+                evaluations[b, k] += 1
+                since_best[b, k] += 1
+                if loss[b, k] < best_loss[b, k]:
+                    best_loss[b, k] = loss[b, k]
+                    best_poses[b, k] = pose
+                    since_best[b, k] = 0
             if path.shape[2]:
                 path[b, k, s, :6] = pose
-                path[b, k, s, 6] = value
-            if s == steps:
-                break
+                path[b, k, s, 6] = loss[b, k]
+            if s == steps or since_best[b, k] >= patience:
+                continue
             _look_at_backward(pose[:3], pose[3], rotation, total, gradient)
             _principal_gradient(rotation, total, focal, gradient)
             if local_scale > 0.0:
                 _to_local(pose, rotation, gradient)
-            _adam_step(gradient, first[b, k], second[b, k], done + s + 1, rates[s], beta1, beta2, step)
+            count = done + s + 1
+            _adam_step(gradient, first[b, k], second[b, k], count, rates[s], beta1, beta2, step)
             if local_scale > 0.0:
                 step[3] *= local_scale
                 _local_move(pose, rotation, step)
@@ -494,6 +504,10 @@ def advance(shape, focal, width, scores, clutter, use_clutter, poses, first, sec
                     pose[i] += step[i]
             pose[4] += principal_scale * step[4]
             pose[5] += principal_scale * step[5]
+            if averaging > 0.0:
+                share = averaging / (1.0 - (1.0 - averaging) ** count)
+                for i in range(6):
+                    average[b, k, i] += share * (pose[i] - average[b, k, i])
 
 
 def launch(kernel: Callable, threads: int, *arguments: object) -> None:

@@ -216,6 +216,16 @@ def _store6(at, a, b, c, d, e, f):
 
 
 @triton.jit
+def _repeat(path, begin, end, a, b, c, d, e, f, loss):
+    """A pose and its loss in rows begin to end of a path."""
+    row = begin
+    while row < end:
+        _store6(path + 7 * row, a, b, c, d, e, f)
+        tl.store(path + 7 * row + 6, loss)
+        row += 1
+
+
+@triton.jit
 def _adam(g, first, second, beta1, beta2, rate, correct2):
     """One number's Adam update: step and both moments; rate is already divided by 1 - beta1^n."""
     first += (1.0 - beta1) * (g - first)
@@ -225,12 +235,13 @@ def _adam(g, first, second, beta1, beta2, rate, correct2):
 
 @triton.jit
 def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx, hy, hz, nx, ny, nz, focal,
-                    pixels, vertex_count, width, poses, first, second, loss, best_loss, best_poses, path, schedule, steps,
-                    evaluations, constants, candidates,
-                    CLUTTER: tl.constexpr, CUBOID: tl.constexpr, LOCAL: tl.constexpr, TRACE: tl.constexpr,
-                    BLOCK: tl.constexpr):
-    """The optimiser of one candidate pose of one image. schedule [steps, 2]: rate / (1 - beta1^n), sqrt(1 - beta2^n).
+                    pixels, vertex_count, width, poses, first, second, loss, best_loss, best_poses, average,
+                    since_best, evaluations, path, schedule, steps, rows, patience, constants, candidates,
+                    CLUTTER: tl.constexpr, CUBOID: tl.constexpr, LOCAL: tl.constexpr, AVERAGE: tl.constexpr,
+                    TRACE: tl.constexpr, BLOCK: tl.constexpr):
+    """The optimiser of one candidate pose of one image. rows: steps, and one more to evaluate what is returned.
 
+    schedule [steps, 3]: rate / (1 - beta1^n), sqrt(1 - beta2^n), share of iterate n in the average.
     constants [5]: beta1, beta2, local_scale, principal_scale, focal, in float64, which an argument would not be.
     """
     n = tl.program_id(0)
@@ -243,9 +254,20 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
     m0, m1, m2, m3, m4, m5 = _load6(first + 6 * n)
     v0, v1, v2, v3, v4, v5 = _load6(second + 6 * n)
     bx, by, bz, b_theta, b_px, b_py = _load6(best_poses + 6 * n)
+    ex, ey, ez, e_theta, e_px, e_py = _load6(average + 6 * n)
     best = tl.load(best_loss + n)
     value = tl.load(loss + n)
-    for s in range(evaluations):
+    since = tl.load(since_best + n)
+    count = tl.zeros_like(since)
+    path += n * rows * 7
+    s = tl.where(since >= patience, steps, 0)
+    if TRACE:
+        _repeat(path, 0, s, cx, cy, cz, theta, px, py, value)
+    while s < rows:
+        if AVERAGE:
+            last = s == steps
+            cx, cy, cz = tl.where(last, ex, cx), tl.where(last, ey, cy), tl.where(last, ez, cz)
+            theta, px, py = tl.where(last, e_theta, theta), tl.where(last, e_px, px), tl.where(last, e_py, py)
         # look-at: right, up, forward without theta
         distance, level = tl.maximum(tl.sqrt(cx * cx + cy * cy + cz * cz), TINY), tl.sqrt(cx * cx + cy * cy)
         fx, fy, fz = -cx / distance, -cy / distance, -cz / distance
@@ -264,12 +286,14 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
         value = loss32.to(tl.float64)
         better = value < best
         best = tl.where(better, value, best)
+        since = tl.where(better, 0, since + 1)
+        count += 1
+        going = (s < steps) & (since < patience)
+        after = tl.where(going, s + 1, tl.maximum(s + 1, steps))
         bx, by, bz = tl.where(better, cx, bx), tl.where(better, cy, by), tl.where(better, cz, bz)
         b_theta, b_px, b_py = tl.where(better, theta, b_theta), tl.where(better, px, b_px), tl.where(better, py, b_py)
         if TRACE:
-            row = path + (n * evaluations + s) * 7
-            _store6(row, cx, cy, cz, theta, px, py)
-            tl.store(row + 6, value)
+            _repeat(path, s, after, cx, cy, cz, theta, px, py, value)
         # chain rule through the look-at: columns x, y (down), z (forward) of the rotation -> right, up, forward -> centre
         g_theta = gxx * xy + gyx * yy + gzx * zy - (gxy * xx + gyy * yx + gzy * zx)
         g_rx, g_ry = cos * gxx - sin * gxy, cos * gyx - sin * gyy
@@ -287,8 +311,8 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
             sideways, up = (g0 * rx + g1 * ry) * distance, (g0 * ux + g1 * uy + g2 * uz) * distance
             g3 = -(g0 * fx + g1 * fy + g2 * fz) * distance
             g0, g1, g2 = sideways, up, g_theta
-        rate = tl.load(schedule + 2 * s, s < steps, 0.0)  # the last evaluation is not followed by a step
-        correct2 = tl.load(schedule + 2 * s + 1, s < steps, 1.0)
+        rate = tl.load(schedule + 3 * s, going, 0.0)  # the last evaluation is not followed by a step
+        correct2 = tl.load(schedule + 3 * s + 1, going, 1.0)
         d0, m0, v0 = _adam(g0, m0, v0, beta1, beta2, rate, correct2)
         d1, m1, v1 = _adam(g1, m1, v1, beta1, beta2, rate, correct2)
         d2, m2, v2 = _adam(g2, m2, v2, beta1, beta2, rate, correct2)
@@ -302,19 +326,36 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
         else:
             cx, cy, cz, theta = cx + d0, cy + d1, cz + d2, theta + d3
         px, py = px + d4 * principal_scale, py + d5 * principal_scale
+        if AVERAGE:
+            share = tl.load(schedule + 3 * s + 2, going, 0.0)
+            ex, ey, ez = ex + share * (cx - ex), ey + share * (cy - ey), ez + share * (cz - ez)
+            e_theta, e_px, e_py = e_theta + share * (theta - e_theta), e_px + share * (px - e_px), e_py + share * (py - e_py)
+        s = after
     _store6(poses + 6 * n, cx, cy, cz, theta, px, py)
     _store6(first + 6 * n, m0, m1, m2, m3, m4, m5)
     _store6(second + 6 * n, v0, v1, v2, v3, v4, v5)
     _store6(best_poses + 6 * n, bx, by, bz, b_theta, b_px, b_py)
+    _store6(average + 6 * n, ex, ey, ez, e_theta, e_px, e_py)
     tl.store(loss + n, value)
     tl.store(best_loss + n, best)
+    tl.store(since_best + n, since)
+    tl.store(evaluations + n, count)
+
+
+def _placed(values: NDArray, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """An array on the device. From pinned memory: a copy from elsewhere waits for all that the device still has to do."""
+    values = torch.as_tensor(values, dtype=dtype)
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def place_mesh(vertices: NDArray, faces: NDArray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Vertices [V, 3] float32 and faces [F, 3] int32 as the kernels read them."""
+    return _placed(vertices, torch.float32, device), _placed(faces, torch.int32, device)
 
 
 def _scene_arguments(shape: tuple, focal: float, width: int, scores: Tensor) -> tuple:
-    """What both kernels take between the clutter and the poses. shape: `rendering.numba_shape`."""
+    """What both kernels take between the clutter and the poses. shape: `rendering.triton_shape`."""
     vertices, faces, low, high, samples, _ = shape
-    vertices = torch.as_tensor(vertices, dtype=torch.float32, device=scores.device)
-    faces = torch.as_tensor(faces, dtype=torch.int32, device=scores.device)
     box = (*low.tolist(), *high.tolist(), *samples.tolist())
     return vertices, faces, len(faces), *box, focal, scores.shape[1], scores.shape[2], width
 
@@ -339,21 +380,24 @@ def compare(
 
 def advance(
     shape: tuple, focal: float, width: int, scores: Tensor, clutter: Tensor | None, state: tuple[Tensor, ...],
-    rates: NDArray, done: int, beta1: float, beta2: float, local_scale: float, principal_scale: float, finish: bool, path: Tensor,
+    rates: NDArray, done: int, beta1: float, beta2: float, local_scale: float, principal_scale: float, averaging: float,
+    patience: int, finish: bool, path: Tensor,
 ) -> None:  # fmt: skip
     """As `kernels_numba.advance`, without waiting for the device.
 
-    state: poses, first, second [B, K, 6], loss, best_loss [B, K], best_poses [B, K, 6], float64 and contiguous.
+    state: poses, first, second [B, K, 6], loss, best_loss [B, K], best_poses, average [B, K, 6], float64, since_best,
+    evaluations [B, K], int64; all contiguous.
     """
     count = done + 1 + np.arange(len(rates))
-    schedule = np.stack([rates / (1 - beta1**count), np.sqrt(1 - beta2**count)], 1)
-    schedule = torch.as_tensor(schedule).to(scores.device, non_blocking=True)
-    constants = torch.tensor([beta1, beta2, local_scale, principal_scale, focal], dtype=torch.float64)
-    constants, candidates = constants.to(scores.device, non_blocking=True), state[0].shape[1]
+    shares = averaging / (1 - (1 - averaging) ** count) if averaging else np.zeros(len(rates))
+    schedule = np.stack([rates / (1 - beta1**count), np.sqrt(1 - beta2**count), shares], 1)
+    constants = np.array([beta1, beta2, local_scale, principal_scale, focal])
+    schedule, constants = (_placed(x, torch.float64, scores.device) for x in (schedule, constants))
+    candidates = state[0].shape[1]
     with torch.cuda.device_of(scores):
         _advance_kernel[(len(scores) * candidates,)](
             scores, scores if clutter is None else clutter, *_scene_arguments(shape, focal, width, scores), *state, path,
-            schedule, len(rates), len(rates) + finish, constants, candidates,
-            CLUTTER=clutter is not None, CUBOID=bool(shape[-1]), LOCAL=local_scale > 0, TRACE=path.shape[2] > 0, BLOCK=BLOCK,
-            num_warps=WARPS, enable_fp_fusion=True,
+            schedule, len(rates), len(rates) + finish, patience, constants, candidates,
+            CLUTTER=clutter is not None, CUBOID=bool(shape[-1]), LOCAL=local_scale > 0, AVERAGE=averaging > 0,
+            TRACE=path.shape[2] > 0, BLOCK=BLOCK, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip

@@ -24,6 +24,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import ModuleType
 
 import numpy as np
@@ -37,7 +38,9 @@ from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
 
 RENDERERS = ("torch", "numba", "triton", "pytorch3d", "pytorch3d-features")
+AUTO = {"cpu": "numba", "cuda": "numba"}  # "cuda": "triton" once its kernels, which pass in the interpreter, have run on a GPU
 CPU_PAIRS, GPU_PAIRS = 10_000, 4_000_000  # pixel-face pairs the specification tests at a time: cache, memory
+CPU_LOOKUPS, GPU_LOOKUPS = 1 << 20, 1 << 28  # scores of a table of pictures looked up at a time: cache, 1 GiB
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def consistent_camera(map_hw: tuple[int, int], image_scale: float = 1.0) -> MapC
     return MapCamera(FOCAL_PX / FEATURE_STRIDE * image_scale, (width / 2, height / 2), (height, width))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What is rendered: vertices [V, 3] float64, faces [F, 3] int32, the camera, and the grid if it is a cuboid."""
 
@@ -112,7 +115,8 @@ def look_at(centre: Tensor, theta: Tensor) -> Tensor:
     level = centre[..., :2].norm(dim=-1, keepdim=True)
     forward = -centre / distance
     sideways = torch.stack([-centre[..., 1], centre[..., 0], torch.zeros_like(centre[..., 0])], -1)
-    right = torch.where(level > TINY, sideways / level.clamp_min(TINY), sideways.new_tensor([1.0, 0.0, 0.0]))
+    along_x = torch.eye(1, 3, dtype=centre.dtype, device=centre.device)[0]  # made there: a copy would make the host wait
+    right = torch.where(level > TINY, sideways / level.clamp_min(TINY), along_x)
     up = torch.linalg.cross(right, forward)
     cos, sin = torch.cos(theta)[..., None], torch.sin(theta)[..., None]
     return torch.stack([cos * right - sin * up, -sin * right - cos * up, forward], -1)
@@ -162,15 +166,15 @@ def images_that_fit(scene: Scene, channels: int, budget_bytes: int) -> int:
 
 
 def resolve_renderer(name: str, device: torch.device | str = "cpu") -> str:
-    """RENDERER as asked for -> the one to use on a device; auto is numba.
+    """RENDERER as asked for -> the one to use on a device; auto is what `AUTO` says, numba where that cannot run.
 
-    The triton kernels pass their tests in Triton's interpreter, but are not chosen by themselves before they have been
-    checked on a GPU. Raises ValueError for a name that does not exist, and for a renderer that cannot run here.
+    Raises ValueError for a name that does not exist, and for a renderer that cannot run here.
     """
     can_triton = importlib.util.find_spec("triton") is not None
     on_gpu = torch.device(device).type == "cuda" or bool(os.environ.get("TRITON_INTERPRET"))
     if name == "auto":
-        return "numba"
+        chosen = AUTO.get(torch.device(device).type, "numba")
+        return chosen if chosen != "triton" or can_triton else "numba"
     if name not in RENDERERS:
         raise ValueError(f"RENDERER must be one of auto, {', '.join(RENDERERS)}, found {name!r}")
     if name == "triton" and not (can_triton and on_gpu):
@@ -407,6 +411,12 @@ def triton_kernels() -> ModuleType:
     return kernels_triton
 
 
+@lru_cache(maxsize=4)
+def triton_shape(scene: Scene, device: torch.device) -> tuple:
+    """As `numba_shape`, with vertices and faces on the device, where they stay: every call of a kernel reads them."""
+    return (*triton_kernels().place_mesh(scene.vertices, scene.faces, device), *numba_shape(scene)[2:])
+
+
 def triton_target(target: Target) -> tuple[Tensor, Tensor | None]:
     """scores [B, P, V] and clutter [B, P] or None in float32, contiguous."""
     return target.scores.float().contiguous(), None if target.clutter is None else target.clutter.float().contiguous()
@@ -418,7 +428,7 @@ def _compare_triton(
     poses = centre, rotation, principals(scene.camera, centre, principal_xy)
     centres, rotations, principal = (x.detach().float().contiguous() for x in poses)
     result = triton_kernels().compare(
-        numba_shape(scene), centres, rotations, float(scene.camera.focal), principal, scene.camera.map_hw[1],
+        triton_shape(scene, centres.device), centres, rotations, float(scene.camera.focal), principal, scene.camera.map_hw[1],
         *triton_target(target),
     )  # fmt: skip
     return tuple(x.to(centre) for x in result)
@@ -503,8 +513,17 @@ def compare_table(table: PictureTable, target: Target, renderer: str, shift_rc: 
         return torch.as_tensor(loss)
     window = (slice(row, row + height), slice(col, col + width))
     corners, bary = (x.unflatten(0, (-1, columns))[window].flatten(0, 1) for x in (table.corners, table.bary))
-    losses = []
-    for n in range(table.corners.shape[1]):
-        seen = corners[:, n].expand(len(target), -1, -1)
-        losses.append(loss_of_scores(object_scores(target, seen, bary[:, n]), target.clutter))
-    return torch.stack(losses, 1)
+    each = 3 if target.features is None else target.features.shape[2]
+    together = (GPU_LOOKUPS if corners.is_cuda else CPU_LOOKUPS) // (len(target) * len(corners) * each)
+    parts = zip(*(x.split(max(1, together), 1) for x in (corners, bary)))
+    clutter = None if target.clutter is None else target.clutter[:, None]
+    return torch.cat([loss_of_scores(_table_scores(target, *part), clutter) for part in parts], 1)
+
+
+def _table_scores(target: Target, corners: Tensor, bary: Tensor) -> Tensor:
+    """Object scores [B, N, P] of N pictures for every image: corners [P, N, 3], bary [P, N, 3]."""
+    if target.scores is None:
+        rendered = (target.bank[corners] * bary[..., None]).sum(2)  # [P, N, C]
+        return torch.einsum("pnc,bpc->bnp", rendered, target.features)
+    seen = target.scores.gather(2, corners.flatten(1).expand(len(target), -1, -1))
+    return (seen.unflatten(2, bary.shape[1:]) * bary).sum(-1).mT
