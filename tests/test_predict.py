@@ -252,7 +252,7 @@ def test_a_crop_that_fits_best_but_stands_alone_is_outvoted(colour_finder):
     assert pose.principal_xy == (402.0, 52.0) and pose.score == pytest.approx(0.49), "of the last answer that agrees"
     similarity, margin, agreement = pose.evidence
     share = colour_finder._coverage(found, 4)
-    assert 0.1 < share < 0.6 and (similarity, margin) == pytest.approx((0.49 / share, 0.2)) and 0.4 < agreement < 0.7
+    assert 0.5 < share < 0.8 and (similarity, margin) == pytest.approx((0.49 / share, 0.2)) and 0.4 < agreement < 0.7
 
 
 def test_several_objects_at_a_time_are_what_they_are_alone(colour_finder):
