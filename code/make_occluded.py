@@ -192,7 +192,7 @@ def main() -> None:
     if args.prepared is not None:
         sets = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")), PreparedSet(args.out)
     counts: Counter = Counter()
-    with lock(args.out, "make-occluded", "occluded images"), cli.worker_pool(cli.worker_count(args.workers)) as pool:
+    with lock(args.out, "make-occluded", "occluded images"), cli.WorkerPool(cli.worker_count(args.workers)) as pool:
         if occluders:  # before any picture is made with the others
             cli.in_pool(pool, check_cutout, [str(path) for path in occluders], "occluders")
         for category in args.categories:

@@ -240,7 +240,7 @@ def main() -> None:
     raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"), args.parts)
     occluded = RawOccluded(cli.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")) if args.occluded else None
     outcomes: list[Outcome] = []
-    with cli.worker_pool(cli.worker_count(args.workers)) as pool:
+    with cli.WorkerPool(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             split = read_split(raw, category, args.split)
             rules = record_rules(args.record_rules, split)

@@ -138,7 +138,7 @@ def prepare(job: Job, frames: list[str], workers: int) -> list[tuple[int, str, s
     made = sum(len(list(job.prepared(i).annotation(job.category, "x").parent.glob("*.npz"))) for i in range(len(OCCLUSION_NAMES)))
     room = crops_size(max(0, crops - made), category_settings(job.category).crop_hw, JPEG_QUALITY)
     require_disk(job.out, room, "the crops of KITTI", "make space, or choose another --out")
-    with cli.worker_pool(workers) as pool:
+    with cli.WorkerPool(workers) as pool:
         return [row for rows in cli.in_pool(pool, partial(prepare_frame, job), frames, "KITTI3D") for row in rows]
 
 

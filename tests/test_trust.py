@@ -423,7 +423,7 @@ def test_worker_processes_neither_hold_locks_nor_outlive_their_parent(tmp_path, 
         "import multiprocessing, os, sys, time; from pathlib import Path; from nemo import cli, files\n"
         "folder = Path(sys.argv[1])\n"
         "multiprocessing.set_start_method(sys.argv[2])\n"
-        "with files.lock(folder, 'x', 'it'), cli.worker_pool(2) as pool:\n"
+        "with files.lock(folder, 'x', 'it'), cli.WorkerPool(2) as pool:\n"
         "    pids = set(pool.map(os.getppid, [])) | {pool.submit(os.getpid).result() for _ in range(8)}\n"
         "    files.write_text(folder / 'pids.txt', ' '.join(map(str, pids)))\n"
         "    time.sleep(60)\n"
@@ -553,7 +553,7 @@ def crash(name: str) -> str:
 
 
 def test_a_dead_worker_is_reported_with_what_it_was_at():
-    with cli.worker_pool(1) as pool, pytest.raises(ValueError, match="a process died .* working on b of car; finished work is kept"):
+    with cli.WorkerPool(1) as pool, pytest.raises(ValueError, match="a process died .* working on b of car; finished work is kept"):
         cli.in_pool(pool, crash, ["a", "b", "c"], "car")
 
 
