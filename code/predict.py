@@ -29,7 +29,7 @@ from nemo.confidence import Calibration
 from nemo.dataset import change_colour, paste_patches, read_crop
 from nemo.devices import first_device, gpus_of
 from nemo.drawing import save_film
-from nemo.files import csv_text, write_jpeg, write_text
+from nemo.files import csv_text, disk_errors, write_jpeg, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import PreparedSet, read_list
 from nemo.meshes import Mesh, read_off
@@ -193,7 +193,7 @@ class Results:
     def add(self, records: Sequence[dict]) -> None:
         """Append the objects of one photograph."""
         self.records[records[0]["photo"]] = list(records)
-        with open(self.path, "a") as file:
+        with disk_errors(self.path), open(self.path, "a") as file:
             file.write("".join(json.dumps(record) + "\n" for record in records))
 
     def _write_lines(self) -> None:

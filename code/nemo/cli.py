@@ -28,7 +28,7 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError, MemoryError) as error:
-        print(f"error: {error or 'this machine has not enough memory for it'}", file=sys.stderr)
+        tqdm.write(f"error: {error or 'this machine has not enough memory for it'}", file=sys.stderr)  # on a line below open bars
         if os.environ.get("NEMO_TRACEBACK"):
             raise
         sys.exit(1)

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as image_functional
 from nemo import cli
 from nemo.backbone import cells_of
 from nemo.distributed import Group, share
-from nemo.files import read_picture
+from nemo.files import read_picture, reserve
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh
 from nemo.records import Annotation, VertexAnnotation, load_annotation
@@ -130,8 +130,8 @@ class TrainingImages(Dataset):
         shape = decoded_shape(names, self.config)
         if cache == "disk" and names:
             path = decoded_file(prepared, names, self.config)
-            path.parent.mkdir(parents=True, exist_ok=True)
             crops = math.prod(shape)
+            reserve(path, crops + len(names))
             stored = torch.from_file(str(path), shared=True, size=crops + len(names), dtype=torch.uint8)
             self.images, self.decoded = stored[:crops].view(shape), stored[crops:].view(torch.bool)
             return

@@ -106,6 +106,24 @@ def csv_text(lines: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+def reserve(path: Path, size: int) -> None:
+    """Make a file of `size` bytes, zeros where nothing was, whose place on the disk is taken: to map it never fails later.
+
+    Raises WriteError, naming `path`, when the disk has no room for it; a file that was not there is not left behind.
+    """
+    path = Path(path)
+    new = not path.exists()
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+    except WriteError:
+        if new:
+            path.unlink(missing_ok=True)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as a whole or not at all; an equal file is left untouched."""
     path = Path(path)

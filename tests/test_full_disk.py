@@ -1,0 +1,249 @@
+"""A disk that is full at every file that the stages write: one sentence each time, nothing half-written, the same result in the end.
+
+The stages run through their entry points, forked from a process that has loaded the libraries: this file as a program.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import runpy
+import shutil
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+DISK = 2**30  # bytes
+PAGE = 4096  # bytes that a file takes at least
+MOST_ATTEMPTS = 60  # of a command
+CAR = ("--categories", "car")
+SMALL = (
+    *CAR, "--gpus", "", "--backbone", "resnet18fpn", "--pretrained", "none", "--image-scale", "0.5", "--recipe", "fixed", "--batch-size", "3",
+    "--learning-rate", "1e-3", "--num-clutter-group", "8", "--workers", "0",
+)  # fmt: skip
+WHEN = re.compile(r"Timings_|tfevents")  # files that say when or how long
+SENTENCE = re.compile(r"error: cannot write (.*): the disk is full; make space and run the same command again, finished work is kept")
+
+
+class Disk:
+    """A small disk: a tmpfs in a name space of its own, which needs no rights.
+
+    Where the system allows no name space, no file of a run may grow larger than the room instead.
+    """
+
+    def __init__(self, mounted_at: Path):
+        program = 'mount -t tmpfs -o "size=$1" none "$2" && echo mounted && exec sleep 3600'
+        command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", program, "sh", str(DISK), str(mounted_at)]
+        self.holder = None
+        if shutil.which("unshare"):
+            self.holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.real = bool(self.holder) and self.holder.stdout.readline() == "mounted\n"
+        self.root = Path(f"/proc/{self.holder.pid}/root{mounted_at}") if self.real else mounted_at
+        self.room = DISK
+
+    def leave(self, room: int) -> None:
+        """Fill the disk up to so many bytes."""
+        self.room = room
+        if self.real:
+            with open(self.root / "ballast", "ab") as ballast:
+                free = os.statvfs(self.root).f_bavail * PAGE + ballast.tell()
+                ballast.truncate(min(ballast.tell(), free - room))
+                os.posix_fallocate(ballast.fileno(), 0, free - room)
+
+    def close(self) -> None:
+        if self.holder:
+            self.holder.kill()
+            self.holder.communicate()
+
+
+class Stages:
+    """Runs entry points in forks of one process."""
+
+    def __init__(self):
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        self.process = subprocess.Popen([sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, name: str, *arguments: object, estimate: bool = False, largest: int | None = None) -> tuple[int, str, dict[str, int]]:
+        """Exit status, output, and the bytes of every file that was put in place. largest: bytes that a file may have."""
+        self.process.stdin.write(json.dumps([name, [str(a) for a in arguments], estimate, largest]) + "\n")
+        self.process.stdin.flush()
+        status, output, replaced = json.loads(self.process.stdout.readline())
+        return status, output, replaced
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def stages() -> Iterator[Stages]:
+    stages = Stages()
+    yield stages
+    stages.close()
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Disk]:
+    (tmp_path / "disk").mkdir()
+    disk = Disk(tmp_path / "disk")
+    yield disk
+    disk.close()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Content of every file but those that say when or how long."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and not WHEN.search(str(p))}
+
+
+def commands(raw: Path, root: Path) -> dict[str, list[tuple]]:
+    """What the three scripts run, on a set of a few images that is trained on and tested on."""
+    prepared, exp = ("--raw", root / "raw", "--prepared", root / "data"), ("--exp", root / "exp", *CAR)
+    network = (*prepared, *exp, "--gpus", "")
+    return {
+        "prepare": [
+            ("prepare_images", "--raw", root / "raw", "--out", root / "data", "--split", "val", "--workers", 1, *CAR),
+            ("make_cuboids", "--raw", root / "raw", "--mesh-d", "single", *CAR),
+            ("annotate_vertices", *prepared, "--mesh-d", "single", "--workers", 1, *CAR),
+        ],
+        "train": [
+            ("train", *prepared, "--save-dir", root / "exp/NeMo_single", *SMALL, "--total-epochs", 2, "--image-cache", "disk"),
+            ("train", *prepared, "--save-dir", root / "plain/NeMo_single", *SMALL, "--total-epochs", 1, "--tensorboard", "false"),
+        ],
+        "infer": [
+            ("solve_poses", *network, "--batch-size", 2, "--total-epochs", 20, "--workers", 0),
+            ("extract_features", *network, "--workers", 0),
+            ("report_accuracy", *exp, "--clean", root / "data"),
+            ("draw_results", *network, "--clean", root / "data", "--images", 1),
+            ("write_report", *exp, "--clean", root / "data", "--occluded", root / "none", "--raw", root / "raw"),
+        ],
+    }
+
+
+def start(raw: Path, root: Path) -> None:
+    """A raw set whose cuboids are written below `root`."""
+    (root / "raw").mkdir(parents=True)
+    for folder in raw.iterdir():
+        if not folder.name.startswith("CAD_"):
+            (root / "raw" / folder.name).symlink_to(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(stages, sample_raw, tmp_path_factory) -> tuple[Path, dict[str, int]]:
+    """The stages on a disk with room: their folder, and the bytes of each file that was put in place."""
+    root, sizes = tmp_path_factory.mktemp("whole") / "work", {}
+    start(sample_raw / "PASCAL3D+_release1.1", root)
+    for of_stage in commands(sample_raw, root).values():
+        for command in of_stage:
+            status, output, replaced = stages.run(*command)
+            assert status == 0, output
+            sizes |= replaced
+    return root, sizes
+
+
+def fill_at_every_file(disk: Disk, stages: Stages, whole: Path, sizes: dict[str, int], root: Path, command: Sequence) -> list[str]:
+    """Run a command until it ends well, each time with just the room for the file that it could not write before.
+
+    Returns the names of the files that met a full disk.
+    """
+    room, met = 0, []
+    for _ in range(MOST_ATTEMPTS):
+        disk.leave(room)
+        status, output, _ = stages.run(*command, largest=None if disk.real else room)
+        if status == 0:
+            return met
+        told = [found[1] for found in map(SENTENCE.fullmatch, output.splitlines()) if found]
+        assert status == 1 and len(told) == 1 and "Traceback" not in output, (command[0], room, status, output[-3000:])
+        assert not list(root.rglob("*.part"))
+        found, expected = tree(root), tree(whole)
+        assert not {name for name in found.keys() & expected.keys() if found[name] != expected[name]}
+        file = "events" if "tfevents" in told[0] else Path(told[0]).name
+        room = 8 * max(room, PAGE) if file in met else -(-sizes.get(file, 1) // PAGE) * PAGE
+        met += [file] * (file not in met)
+    pytest.fail(f"{command[0]} does not end well: {met}, {output}")
+
+
+def test_stages_go_on_after_a_full_disk_at_every_file(stages, whole, disk, sample_raw):
+    folder, sizes = whole
+    root, met = disk.root / "work", {}
+    start(sample_raw / "PASCAL3D+_release1.1", root)
+    for stage, of_stage in commands(sample_raw, root).items():
+        met[stage] = [file for command in of_stage for file in fill_at_every_file(disk, stages, folder, sizes, root, command)]
+    assert tree(root) == tree(folder)
+    print(met)
+
+
+def answer(request: str) -> tuple[str, list[str]] | None:
+    """Fork: in the child, which entry point to run; in the parent nothing, once the child's end has been told."""
+    name, arguments, estimate, largest = json.loads(request)
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.dup2(write, 1)
+        os.dup2(write, 2)
+        limit(estimate, largest)
+        return name, arguments
+    os.close(write)
+    with open(read, "rb") as pipe:
+        output = pipe.read().decode(errors="replace")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    replaced = dict(re.findall(r"^replaced (.*) ([0-9]+)$", output, re.M))
+    print(json.dumps([status, output, {file: int(size) for file, size in replaced.items()}]), flush=True)
+    return None
+
+
+def limit(estimate: bool, largest: int | None) -> None:
+    """Let nothing be estimated, tell what is put in place, and let no file grow larger."""
+    import nemo.resources
+
+    def telling(source: Path, target: Path) -> None:
+        size = os.path.getsize(source)
+        replace(source, target)
+        os.write(2, f"\nreplaced {Path(target).name} {size}\n".encode())
+
+    replace, os.replace = os.replace, telling
+    if not estimate:
+        nemo.resources.free_disk = lambda folder: 10**15
+    if largest is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+
+def serve() -> tuple[str, list[str]] | None:
+    """Answer requests; in a child, what it has to run."""
+    import tensorboard.compat.proto.event_pb2
+    import torch.utils.tensorboard.summary  # noqa: F401
+
+    import nemo.inference
+    import nemo.plots
+    import nemo.report_page
+    import nemo.tables
+    import nemo.training
+
+    nemo.training.SECONDS_BETWEEN_STATES = nemo.inference.SECONDS_BETWEEN_SAVES = 0.0
+    for request in sys.stdin:
+        if todo := answer(request):
+            return todo
+    return None
+
+
+if __name__ == "__main__":
+    if task := serve():
+        sys.argv, status = [task[0], *task[1]], 0
+        try:
+            runpy.run_path(str(ROOT / "code" / f"{task[0]}.py"), run_name="__main__")
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            traceback.print_exc()
+            status = 1
+        for thread in threading.enumerate():  # as Python does at its end, which takes seconds after a fork
+            if thread is not threading.main_thread() and not thread.daemon:
+                thread.join()
+        sys.stdout.flush()
+        os._exit(status)
