@@ -26,8 +26,8 @@ PAGE = 4096  # bytes that a file takes at least
 MOST_ATTEMPTS = 60  # of a command
 CAR = ("--categories", "car")
 SMALL = (
-    *CAR, "--gpus", "", "--backbone", "resnet18fpn", "--pretrained", "none", "--image-scale", "0.5", "--recipe", "fixed", "--batch-size", "3",
-    "--learning-rate", "1e-3", "--num-clutter-group", "8", "--workers", "0",
+    *CAR, "--gpus", "", "--backbone", "resnet18fpn", "--pretrained", "none", "--image-scale", "0.5", "--recipe", "fixed",
+    "--batch-size", "3", "--learning-rate", "1e-3", "--num-clutter-group", "8", "--workers", "0",
 )  # fmt: skip
 WHEN = re.compile(r"Timings_|tfevents")  # files that say when or how long
 SENTENCE = re.compile(r"error: cannot write (.*): the disk is full; make space and run the same command again, finished work is kept")
@@ -69,7 +69,8 @@ class Stages:
 
     def __init__(self):
         environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-        self.process = subprocess.Popen([sys.executable, __file__], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([sys.executable, __file__], env=environment, stdin=pipe, stdout=pipe, text=True)
 
     def run(self, name: str, *arguments: object, estimate: bool = False, largest: int | None = None) -> tuple[int, str, dict[str, int]]:
         """Exit status, output, and the bytes of every file that was put in place. largest: bytes that a file may have."""
@@ -216,7 +217,6 @@ def limit(estimate: bool, largest: int | None) -> None:
 
 def serve() -> tuple[str, list[str]] | None:
     """Answer requests; in a child, what it has to run."""
-    import tensorboard.compat.proto.event_pb2
     import torch.utils.tensorboard.summary  # noqa: F401
 
     import nemo.inference
