@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nemo import cli
 from nemo.boxes import crop_geometry, crop_image
-from nemo.files import lock, read_picture, remove_parts, write_jpeg, write_text
+from nemo.files import holds, lock, read_picture, remove_parts, write_jpeg, write_text
 from nemo.kitti import OCCLUSION_NAMES, KittiObject, project_point, read_labels, read_projection, viewpoint
 from nemo.layout import PreparedSet
 from nemo.records import Annotation, save_annotation
@@ -119,7 +119,7 @@ def check_source(job: Job) -> None:
     paths = [job.prepared(i).source(job.category) for i in range(len(OCCLUSION_NAMES))]
     for i, path in enumerate(paths):
         there = any(job.prepared(i).image(job.category, "x").parent.glob("*.JPEG"))
-        if there and not (path.is_file() and path.read_text() == text):
+        if there and not holds(path, text):
             raise ValueError(f"{job.prepared(i).root} was prepared with other options; choose another --out, or delete it")
     for path in paths:
         write_text(path, text)
