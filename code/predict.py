@@ -167,8 +167,8 @@ class Results:
     def _differing(self, wanted: dict) -> list[str]:
         try:
             found = read_json(self.folder / SETTINGS)
-        except ValueError:
-            return ["its settings cannot be read"]
+        except ValueError as error:
+            return [str(error)]
         return sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
 
     def _stored(self) -> Iterator[dict]:
@@ -228,7 +228,7 @@ def is_record(line: object) -> bool:
         whole = len(line["principal_xy"]) == 2 and line["evidence"].keys() == set(EVIDENCE) and {"source", "box"} <= line.keys()
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
-    return whole and all(map(_is_number, numbers)) and all(isinstance(text, str) for text in texts)
+    return whole and all(isinstance(n, int | float) and np.isfinite(n) for n in numbers) and all(isinstance(text, str) for text in texts)
 
 
 def _rounded(value: object) -> object:

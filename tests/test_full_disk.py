@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 DISK = 2**30  # bytes
 PAGE = 4096  # bytes that a file takes at least
@@ -29,7 +30,12 @@ SMALL = (
     *CAR, "--gpus", "", "--backbone", "resnet18fpn", "--pretrained", "none", "--image-scale", "0.5", "--recipe", "fixed",
     "--batch-size", "3", "--learning-rate", "1e-3", "--num-clutter-group", "8", "--workers", "0",
 )  # fmt: skip
-WHEN = re.compile(r"Timings_|tfevents")  # files that say when or how long
+WHEN = re.compile(r"Timings_|tfevents|index\.html")  # files that say when or how long
+MUST_MEET = {  # a full disk, among others
+    "SOURCE.json", "mesh01.txt", "01.off", "training_state_car.pth", "events", "training_log_car.csv", "training_summary_car.json",
+    "saved_model_car_last.pth", "car.partial-0-of-1.npz", "saved_feature_car_single.npz", "table.csv", "table.md", "errors.csv",
+    "overview.png", "index.html",
+}  # fmt: skip
 SENTENCE = re.compile(r"error: cannot write (.*): the disk is full; make space and run the same command again, finished work is kept")
 
 
@@ -178,7 +184,10 @@ def test_stages_go_on_after_a_full_disk_at_every_file(stages, whole, disk, sampl
     for stage, of_stage in commands(sample_raw, root).items():
         met[stage] = [file for command in of_stage for file in fill_at_every_file(disk, stages, folder, sizes, root, command)]
     assert tree(root) == tree(folder)
-    print(met)
+    scalars = EventAccumulator(str(root / "exp/NeMo_single/tensorboard/car"), {"scalars": 0}).Reload().Scalars("loss")
+    assert [event.step for event in scalars] == [1, 2], "TensorBoard reads past what a full disk cut off"
+    assert {file for files in met.values() for file in files} >= MUST_MEET or not disk.real, met
+    print({stage: len(files) for stage, files in met.items()})
 
 
 def answer(request: str) -> tuple[str, list[str]] | None:
