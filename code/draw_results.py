@@ -31,7 +31,7 @@ from nemo.cameras import in_degrees
 from nemo.dataset import read_crop
 from nemo.devices import first_device, gpus_of
 from nemo.drawing import Pose, camera_of, short_angles
-from nemo.files import csv_text, read_json, read_text, write_text
+from nemo.files import csv_text, lock, read_json, read_text, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.meshes import Mesh, read_off
@@ -543,7 +543,8 @@ def main() -> None:
     elif args.compare is not None:
         draw_comparison(args, present)
     else:
-        draw_pictures(args, present)
+        with lock(experiment.report_folder(args.level), "draw", "pictures"):
+            draw_pictures(args, present)
 
 
 def fingerprint(args: argparse.Namespace, poses: list[Path]) -> str:

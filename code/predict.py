@@ -29,7 +29,7 @@ from nemo.confidence import Calibration
 from nemo.dataset import change_colour, paste_patches, read_crop
 from nemo.devices import first_device, gpus_of
 from nemo.drawing import save_film
-from nemo.files import csv_text, disk_errors, read_json, read_text, write_jpeg, write_text
+from nemo.files import csv_text, disk_errors, lock, read_json, read_text, write_jpeg, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import PreparedSet, read_list
 from nemo.meshes import Mesh, read_off
@@ -573,7 +573,8 @@ def main() -> None:
         return
     if not args.unlabelled and not finder.use_calibration(calibration_file(args)) and calibration_file(args).is_file():
         print(f"note: {calibration_file(args)} was made with other settings and is not used", file=sys.stderr)
-    predict(args, finder)
+    with lock(args.out, "predict", "poses"):
+        predict(args, finder)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ def mutated_mat(content: bytes, random: np.random.Generator) -> bytes:
 
 PREDICTION = {
     "photo": "a.jpg", "object": 0, "width": 64, "height": 48, "box": None, "azimuth": 1.0, "elevation": 0.1, "theta": 0.0,
-    "azimuth_deg": 57.3, "elevation_deg": 5.7, "theta_deg": 0.0, "distance": 5.0, "focal_px": 3000.0, "principal_xy": [30.0, 20.0], "pascal3d_distance": 6.0,
+    "azimuth_deg": 57.3, "elevation_deg": 5.7, "theta_deg": 0.0, "distance": 5.0, "focal_px": 3000.0, "principal_xy": [30.0, 20.0],
+    "pascal3d_distance": 6.0,
     "camera_matrix": np.eye(3, 4).tolist(), "mesh": 1, "score": 0.5, "evidence": dict.fromkeys(EVIDENCE, 0.5), "confidence": None,
     "pictures": ["a.png"], "source": {"bytes": 1, "modified": 2, "boxes": []},
 }  # fmt: skip
