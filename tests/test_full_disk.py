@@ -22,7 +22,7 @@ import pytest
 from conftest import ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-DISK = 2**30  # bytes
+DISK, PLENTY = 2**30, 10**15  # bytes
 PAGE = 4096  # bytes that a file takes at least
 MOST_ATTEMPTS = 60  # of a command
 CAR = ("--categories", "car")
@@ -33,8 +33,8 @@ SMALL = (
 WHEN = re.compile(r"Timings_|tfevents|index\.html")  # files that say when or how long
 MUST_MEET = {  # a full disk, among others
     "SOURCE.json", "mesh01.txt", "01.off", "training_state_car.pth", "events", "training_log_car.csv", "training_summary_car.json",
-    "saved_model_car_last.pth", "car.partial-0-of-1.npz", "saved_feature_car_single.npz", "table.csv", "table.md", "errors.csv",
-    "overview.png", "index.html",
+    "saved_model_car_last.pth", "car.npz", "car.csv", "saved_feature_car_single.npz", "table.csv", "table.md", "errors.csv",
+    "overview.png", "index.html", "poses.jsonl", "poses.csv",
 }  # fmt: skip
 SENTENCE = re.compile(r"error: cannot write (.*): the disk is full; make space and run the same command again, finished work is kept")
 
@@ -78,9 +78,12 @@ class Stages:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([sys.executable, __file__], env=environment, stdin=pipe, stdout=pipe, text=True)
 
-    def run(self, name: str, *arguments: object, estimate: bool = False, largest: int | None = None) -> tuple[int, str, dict[str, int]]:
-        """Exit status, output, and the bytes of every file that was put in place. largest: bytes that a file may have."""
-        self.process.stdin.write(json.dumps([name, [str(a) for a in arguments], estimate, largest]) + "\n")
+    def run(self, name: str, *arguments: object, disk: int = PLENTY, memory: int = PLENTY, largest: int = PLENTY) -> tuple[int, str, dict]:
+        """Exit status, output, and the bytes of every file that was put in place.
+
+        disk, memory: bytes that are free in the run's eyes. largest: bytes that a file may have.
+        """
+        self.process.stdin.write(json.dumps([name, [str(a) for a in arguments], disk, memory, largest]) + "\n")
         self.process.stdin.flush()
         status, output, replaced = json.loads(self.process.stdout.readline())
         return status, output, replaced
@@ -110,7 +113,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and not WHEN.search(str(p))}
 
 
-def commands(raw: Path, root: Path) -> dict[str, list[tuple]]:
+def commands(root: Path) -> dict[str, list[tuple]]:
     """What the three scripts run, on a set of a few images that is trained on and tested on."""
     prepared, exp = ("--raw", root / "raw", "--prepared", root / "data"), ("--exp", root / "exp", *CAR)
     network = (*prepared, *exp, "--gpus", "")
@@ -130,6 +133,8 @@ def commands(raw: Path, root: Path) -> dict[str, list[tuple]]:
             ("report_accuracy", *exp, "--clean", root / "data"),
             ("draw_results", *network, "--clean", root / "data", "--images", 1),
             ("write_report", *exp, "--clean", root / "data", "--occluded", root / "none", "--raw", root / "raw"),
+            ("predict", "--checkpoint", root / "exp/NeMo_single/saved_model_car_last.pth", "--out", root / "found", "--gpus", "",
+             sorted((root / "raw/Images").rglob("*.JPEG"))[0]),
         ],
     }
 
@@ -147,7 +152,7 @@ def whole(stages, sample_raw, tmp_path_factory) -> tuple[Path, dict[str, int]]:
     """The stages on a disk with room: their folder, and the bytes of each file that was put in place."""
     root, sizes = tmp_path_factory.mktemp("whole") / "work", {}
     start(sample_raw / "PASCAL3D+_release1.1", root)
-    for of_stage in commands(sample_raw, root).values():
+    for of_stage in commands(root).values():
         for command in of_stage:
             status, output, replaced = stages.run(*command)
             assert status == 0, output
@@ -163,7 +168,7 @@ def fill_at_every_file(disk: Disk, stages: Stages, whole: Path, sizes: dict[str,
     room, met = 0, []
     for _ in range(MOST_ATTEMPTS):
         disk.leave(room)
-        status, output, _ = stages.run(*command, largest=None if disk.real else room)
+        status, output, _ = stages.run(*command, largest=PLENTY if disk.real else room)
         if status == 0:
             return met
         told = [found[1] for found in map(SENTENCE.fullmatch, output.splitlines()) if found]
@@ -181,7 +186,7 @@ def test_stages_go_on_after_a_full_disk_at_every_file(stages, whole, disk, sampl
     folder, sizes = whole
     root, met = disk.root / "work", {}
     start(sample_raw / "PASCAL3D+_release1.1", root)
-    for stage, of_stage in commands(sample_raw, root).items():
+    for stage, of_stage in commands(root).items():
         met[stage] = [file for command in of_stage for file in fill_at_every_file(disk, stages, folder, sizes, root, command)]
     assert tree(root) == tree(folder)
     scalars = EventAccumulator(str(root / "exp/NeMo_single/tensorboard/car"), {"scalars": 0}).Reload().Scalars("loss")
@@ -190,14 +195,36 @@ def test_stages_go_on_after_a_full_disk_at_every_file(stages, whole, disk, sampl
     print({stage: len(files) for stage, files in met.items()})
 
 
+def test_room_is_estimated_before_the_work_starts(stages, whole, tmp_path):
+    root = whole[0]
+    of_stage = commands(root)
+    prepare, (train, _), extract = of_stage["prepare"][0], of_stage["train"], of_stage["infer"][1]
+    elsewhere = {"--out": tmp_path / "data", "--save-dir": tmp_path / "network", "--exp": tmp_path / "exp", "--image-cache": "memory"}
+
+    def moved(command: Sequence, *options: str) -> list[object]:
+        return [elsewhere[command[i - 1]] if command[i - 1] in options else word for i, word in enumerate(command)]
+
+    extract = [*moved(extract, "--exp"), "--save-dir", root / "exp/NeMo_single"]
+    for command, room, told in (
+        (moved(prepare, "--out"), {"disk": 10**4}, "the crops of car needs about .* of disk in .*; make space"),
+        (moved(train, "--save-dir"), {"disk": 10**6}, "training car needs about .* of disk in .*; make space"),
+        (moved(train, "--save-dir", "--image-cache"), {"memory": 10**5}, "6 decoded crops of car needs about .* of memory, .*; set IMAGE"),
+        (extract, {"disk": 10**5}, "the feature maps of car needs about .* of disk in .*; make space, or set SAVE_FEATURES=false"),
+        (extract, {"memory": 10**5}, "the feature maps of car needs about .* of memory, .*; set SAVE_FEATURES=false"),
+    ):
+        status, output, replaced = stages.run(*command, **room)
+        assert status == 1 and re.search(f"error: .*{told}", output) and "Traceback" not in output, output
+        assert not [name for name in replaced if name.endswith((".JPEG", ".npz", ".pth"))]
+
+
 def answer(request: str) -> tuple[str, list[str]] | None:
     """Fork: in the child, which entry point to run; in the parent nothing, once the child's end has been told."""
-    name, arguments, estimate, largest = json.loads(request)
+    name, arguments, *limits = json.loads(request)
     read, write = os.pipe()
     if not (child := os.fork()):
         os.dup2(write, 1)
         os.dup2(write, 2)
-        limit(estimate, largest)
+        limit(*limits)
         return name, arguments
     os.close(write)
     with open(read, "rb") as pipe:
@@ -208,8 +235,8 @@ def answer(request: str) -> tuple[str, list[str]] | None:
     return None
 
 
-def limit(estimate: bool, largest: int | None) -> None:
-    """Let nothing be estimated, tell what is put in place, and let no file grow larger."""
+def limit(disk: int, memory: int, largest: int) -> None:
+    """Tell what is put in place; see `Stages.run`."""
     import nemo.resources
 
     def telling(source: Path, target: Path) -> None:
@@ -218,9 +245,8 @@ def limit(estimate: bool, largest: int | None) -> None:
         os.write(2, f"\nreplaced {Path(target).name} {size}\n".encode())
 
     replace, os.replace = os.replace, telling
-    if not estimate:
-        nemo.resources.free_disk = lambda folder: 10**15
-    if largest is not None:
+    nemo.resources.free_disk, nemo.resources.free_memory = lambda folder: disk, lambda: memory
+    if largest < PLENTY:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
@@ -228,13 +254,13 @@ def serve() -> tuple[str, list[str]] | None:
     """Answer requests; in a child, what it has to run."""
     import torch.utils.tensorboard.summary  # noqa: F401
 
-    import nemo.inference
+    import nemo.photographs
     import nemo.plots
     import nemo.report_page
     import nemo.tables
     import nemo.training
 
-    nemo.training.SECONDS_BETWEEN_STATES = nemo.inference.SECONDS_BETWEEN_SAVES = 0.0
+    nemo.training.SECONDS_BETWEEN_STATES = 0.0
     for request in sys.stdin:
         if todo := answer(request):
             return todo

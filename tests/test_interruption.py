@@ -172,11 +172,13 @@ def test_a_second_run_of_what_uses_poses_and_networks_is_told(stages, tmp_path):
     shutil.copytree(stages["solve_poses"][2], exp)
     Image.new("RGB", (200, 100)).save(tmp_path / "photo.png")
     drawn = ("--raw", raw, "--prepared", stages["prepared"], "--clean", stages["prepared"], "--exp", exp, *NETWORK)
-    found = ("--checkpoint", stages["train"][2] / "saved_model_car_last.pth", "--gpus", "", "--out", tmp_path / "out", tmp_path / "photo.png")
+    checkpoint = stages["train"][2] / "saved_model_car_last.pth"
+    found = ("--checkpoint", checkpoint, "--gpus", "", "--out", tmp_path / "out", tmp_path / "photo.png")
     for name, arguments, folder in (("draw_results", drawn, exp / "Report_single/clean"), ("predict", found, tmp_path / "out")):
         with lock(folder, name.removesuffix("_results"), "it"):
             done = run_code(name, *arguments, check=False)
-        assert done.returncode == 1 and re.fullmatch(r"error: another run is writing (pictures|poses) in .*; wait .*\n", done.stderr), done.stderr
+        assert done.returncode == 1
+        assert re.fullmatch(r"error: another run is writing (pictures|poses) in .*; wait .*\n", done.stderr), done.stderr
 
 
 def test_results_do_not_depend_on_time_or_workers(stages, tmp_path):
