@@ -12,12 +12,14 @@ import socketserver
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -418,12 +420,14 @@ def test_worker_processes_neither_hold_locks_nor_outlive_their_parent(tmp_path, 
         "    files.write_text(folder / 'pids.txt', ' '.join(map(str, pids)))\n"
         "    time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), method], env=os.environ | {"PYTHONPATH": str(ROOT / "code")})
-    while not (tmp_path / "pids.txt").is_file() and process.poll() is None:
-        time.sleep(0.02)
-    workers = [int(pid) for pid in (tmp_path / "pids.txt").read_text().split()]
-    process.kill()
-    process.wait()
+    with tempfile.TemporaryDirectory() as short:  # for the fork server's socket, which a killed one leaves
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "TMPDIR": short}
+        process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), method], env=environment)
+        while not (tmp_path / "pids.txt").is_file() and process.poll() is None:
+            time.sleep(0.02)
+        workers = [int(pid) for pid in (tmp_path / "pids.txt").read_text().split()]
+        process.kill()
+        process.wait()
     with lock(tmp_path, "x", "it"):
         pass
     deadline = time.monotonic() + 10
@@ -556,3 +560,11 @@ def test_a_failing_decoder_in_training_names_the_file(tmp_path, monkeypatch, dea
     with pytest.raises(ValueError, match=r"second\.JPEG") as caught:
         list(batches(loader))
     assert "\n" not in str(caught.value) and ("a decoding process died" in str(caught.value)) == deadly
+
+
+def test_a_dead_decoder_at_inference_names_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("nemo.dataset.read_crop", lambda path, scale: os.kill(os.getpid(), 9))
+    model = SimpleNamespace(map_hw=(32, 84), checkpoint=SimpleNamespace(config=TrainConfig()))
+    told = r"a decoding process died .* among the 2 images from .*images/car/a\.JPEG on; finished work is kept"
+    with pytest.raises(ValueError, match=told):
+        list(inference.read_batches(PreparedSet(tmp_path), "car", [(1, ["a", "b"])], model, 1))
