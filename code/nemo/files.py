@@ -118,7 +118,10 @@ def reserve(path: Path, size: int) -> None:
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "ab") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
+                if hasattr(os, "posix_fallocate"):  # not on a Mac, where a disk that fills up later ends the run
+                    os.posix_fallocate(file.fileno(), 0, size)
+                elif file.tell() < size:
+                    file.truncate(size)
     except WriteError:
         if new:
             path.unlink(missing_ok=True)
