@@ -99,6 +99,7 @@ def commands(root: Path) -> dict[str, list[tuple]]:
     """What the three scripts run, on a set of a few images that is trained on and tested on."""
     prepared, exp = ("--raw", root / "raw", "--prepared", root / "data"), ("--exp", root / "exp", *CAR)
     network = (*prepared, *exp, "--gpus", "")
+    photo = (root / "raw/Images/car_imagenet/n00000001_500000.JPEG", "--out", root / "found")
     return {
         "prepare": [
             ("prepare_images", "--raw", root / "raw", "--out", root / "data", "--split", "val", "--workers", 1, *CAR),
@@ -115,8 +116,7 @@ def commands(root: Path) -> dict[str, list[tuple]]:
             ("report_accuracy", *exp, "--clean", root / "data"),
             ("draw_results", *network, "--clean", root / "data", "--images", 1),
             ("write_report", *exp, "--clean", root / "data", "--occluded", root / "none", "--raw", root / "raw"),
-            ("predict", "--checkpoint", root / "exp/NeMo_single/saved_model_car_last.pth", "--out", root / "found", "--gpus", "",
-             sorted((root / "raw/Images").rglob("*.JPEG"))[0]),
+            ("predict", "--checkpoint", root / "exp/NeMo_single/saved_model_car_last.pth", *photo, "--gpus", ""),
         ],
     }
 
