@@ -244,17 +244,17 @@ _POSE_ARRAYS = ("names", "azimuth", "elevation", "theta", "distance", "loss", "s
 
 
 def save_poses(path: Path, poses: PoseSet, with_csv: bool = True) -> None:
-    """Write poses as npz and, for reading by eye, as csv (degrees) beside it."""
+    """Write poses as npz and, for reading by eye, as csv (degrees) beside it: before it, since the npz says that all is done."""
     arrays = {key: getattr(poses, key) for key in _POSE_ARRAYS}
     header = {"category": poses.category, "level": poses.level, "config": json.dumps(poses.config, sort_keys=True)}
     if poses.principal_xy is not None:
         arrays["principal_xy"] = poses.principal_xy
-    save_npz(path, {**header, **arrays})
     if with_csv:
         columns = ["name", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "loss", "start", "mesh"]
         columns += [] if poses.principal_xy is None else ["principal_x", "principal_y"]
         lines = [[row[column] for column in columns] for row in poses.rows()]
         write_text(Path(path).with_suffix(".csv"), csv_text([columns, *lines]))
+    save_npz(path, {**header, **arrays})
 
 
 def load_poses(path: Path) -> PoseSet:
