@@ -66,6 +66,8 @@ else
         gpu_list=($(code list_gpus --gpus "$GPUS"))
         NUM_PROCESSES=$((${#gpu_list[@]} > 0 ? ${#gpu_list[@]} : 1))
     fi
+    log_folder="$(mktemp -d)" # else torchrun makes one and leaves it
+    trap 'rm -rf "$log_folder"' EXIT
     # unquoted: they are words
-    "$PYTHON" -m torch.distributed.run --nproc-per-node "$NUM_PROCESSES" $TORCHRUN_ARGUMENTS "$ROOT/code/train.py" "${arguments[@]}"
+    "$PYTHON" -m torch.distributed.run --log-dir "$log_folder" --nproc-per-node "$NUM_PROCESSES" $TORCHRUN_ARGUMENTS "$ROOT/code/train.py" "${arguments[@]}"
 fi

@@ -117,7 +117,7 @@ def main() -> None:
     args = parser.parse_args()
     prepared = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run prepare_images.py first"))
     linked, images, new = args.clean is not None and args.occluded_visibility == "clean", 0, 0
-    with cli.worker_pool(cli.worker_count(args.workers)) as pool:
+    with cli.WorkerPool(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             subset, folder = category + args.level, prepared.vertex_annotation(args.mesh_d, category + args.level, "x").parent
             with lock(args.prepared, f"annotate-{args.mesh_d}-{subset}", f"the vertices of {subset}"):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import json
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from nemo.cameras import in_degrees
 from nemo.dataset import read_crop
 from nemo.devices import first_device, gpus_of
 from nemo.drawing import Pose, camera_of, short_angles
-from nemo.files import csv_text, write_text
+from nemo.files import csv_text, lock, read_json, read_text, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.meshes import Mesh, read_off
@@ -369,15 +369,17 @@ def read_any_poses(path: Path, category: str, level: str) -> PoseSet:
         return load_poses(path)
     if not path.is_file():
         raise FileNotFoundError(f"not found: {path}")
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a table ({error})") from None
     if not rows or any(row.get(key) in (None, "") for row in rows for key in POSE_COLUMNS):
         raise ValueError(f"{path}: every line needs {', '.join(POSE_COLUMNS)} under a first line with these names")
     try:
         angles = np.deg2rad([[float(row[key]) for key in POSE_COLUMNS[1:]] for row in rows])
         distance = np.array([float(row.get("distance") or NORMALISED_DISTANCE) for row in rows])
         mesh = np.array([int(row.get("mesh") or 1) for row in rows])
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: a value is not a number ({error})") from None
     blank = np.full(len(rows), np.nan)
     return PoseSet(category, level, np.array([row["name"] for row in rows]), *angles.T, distance, blank, blank, mesh, config={})
@@ -541,7 +543,8 @@ def main() -> None:
     elif args.compare is not None:
         draw_comparison(args, present)
     else:
-        draw_pictures(args, present)
+        with lock(experiment.report_folder(args.level), "draw", "pictures"):
+            draw_pictures(args, present)
 
 
 def fingerprint(args: argparse.Namespace, poses: list[Path]) -> str:
@@ -556,10 +559,10 @@ def read_manifest(folder: Path) -> dict:
     """What an earlier run drew into a folder; empty when there is none."""
     path = folder / MANIFEST
     try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
     except ValueError:
         found = {}
-    return found if isinstance(found, dict) and isinstance(found.get("pictures"), list) else {}
+    return found if isinstance(found.get("pictures"), list) else {}
 
 
 def title_of(args: argparse.Namespace) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from time import monotonic
 
@@ -14,7 +13,7 @@ from nemo.devices import decoding_workers, first_device, gpus_of
 from nemo.files import lock, remove_parts
 from nemo.inference import Model, load_model, names_by_mesh, read_batches
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
-from nemo.records import FeatureSet, load_npz, record_seconds, save_features
+from nemo.records import FeatureSet, load_config, record_seconds, save_features
 from nemo.resources import require_disk, require_memory
 from nemo.settings import FEATURE_CHANNELS
 
@@ -66,7 +65,7 @@ def main() -> None:
         target, prepared = experiment.features(category, args.level), PreparedSet(args.prepared, args.azimuths.test_pattern)
         names = names_by_mesh(prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory))
         wanted = config_of(model, prepared, category + args.level, names)
-        if target.is_file() and json.loads(str(load_npz(target, ["config"], only=("config",))["config"])) == wanted:
+        if target.is_file() and load_config(target) == wanted:
             continue
         workers = decoding_workers(args.workers, device)
         needed = 4 * FEATURE_CHANNELS * model.map_hw[0] * model.map_hw[1] * sum(map(len, names.values()))

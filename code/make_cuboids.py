@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nemo import cli
-from nemo.files import lock, write_text
+from nemo.files import holds, lock, write_text
 from nemo.layout import RawPascal3D
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, same_meshes, write_off
 from nemo.settings import EXACT_MINIMUM_THICKNESS, MESH_DIMENSIONS, CuboidConfig
@@ -28,11 +28,11 @@ def make_cuboids(raw: RawPascal3D, category: str, mesh_d: str, config: CuboidCon
     folder, record = raw.cuboid_folder(mesh_d, category), raw.cuboid_source(mesh_d, category)
     groups = {"01.off": cads} if mesh_d == "single" else {path.name: [path] for path in cads}
     source = cli.as_json(asdict(config) | {"cads_sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in cads}})
-    known = record.is_file() and record.read_text() == source
+    known = holds(record, source)
     if known and not overwrite and all((folder / name).is_file() for name in groups):
         return len(groups)
     with lock(raw.root, f"cuboids-{mesh_d}-{category}", f"the {mesh_d} cuboids of {category}"):
-        known = record.is_file() and record.read_text() == source  # another run may have been here meanwhile
+        known = holds(record, source)  # another run may have been here meanwhile
         wanted = {folder / name: sources for name, sources in groups.items() if overwrite or not (known and (folder / name).is_file())}
         meshes = {target: _cuboid_around(sources, config) for target, sources in wanted.items()}
         for target in [target for target in meshes if target.is_file()]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import zlib
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nemo import cli
 from nemo.cameras import points_in_camera, project
-from nemo.files import lock, read_picture, write_text
+from nemo.files import holds, lock, read_picture, write_text
 from nemo.kernels_numba import rasterize
 from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
 from nemo.meshes import Mesh, read_off
@@ -152,9 +151,9 @@ def check_source(job: Job) -> None:
     else:
         clean, target = job.prepared
         path, pictures = target.source(subset), sorted((target.root / "images" / subset).glob("*.JPEG"))
-        made = json.loads(clean.source(job.category).read_text()) | {"occluded": made}
+        made = clean.made_from(job.category) | {"occluded": made}
     text = cli.as_json(made)
-    if path.is_file() and path.read_text() != text:
+    if path.is_file() and not holds(path, text):
         raise ValueError(f"{path} says that {subset} was made with another seed or other occluders; delete it, or choose another --out")
     if path.is_file() or not pictures:  # pictures of unknown origin stay so
         write_text(path, text)
@@ -192,7 +191,7 @@ def main() -> None:
     if args.prepared is not None:
         sets = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")), PreparedSet(args.out)
     counts: Counter = Counter()
-    with lock(args.out, "make-occluded", "occluded images"), cli.worker_pool(cli.worker_count(args.workers)) as pool:
+    with lock(args.out, "make-occluded", "occluded images"), cli.WorkerPool(cli.worker_count(args.workers)) as pool:
         if occluders:  # before any picture is made with the others
             cli.in_pool(pool, check_cutout, [str(path) for path in occluders], "occluders")
         for category in args.categories:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.io import savemat
 
 from nemo import cli, sample_models
-from nemo.files import atomic_path, write_text
+from nemo.files import atomic_path, read_json, write_text
 from nemo.layout import RawOccluded, RawPascal3D
 from nemo.meshes import Mesh, write_off
 from nemo.occlusion import is_written, occlude, write_image, write_occluded, write_occluded_lists
@@ -220,10 +220,9 @@ def claim_folder(out: Path, options: Options, overwrite: bool) -> None:
 
 def _read_manifest(path: Path) -> dict:
     try:
-        found = json.loads(path.read_text())
+        return read_json(path)
     except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {}
+        return {}
 
 
 def _show(value: object) -> str:

@@ -29,7 +29,7 @@ from nemo.confidence import Calibration
 from nemo.dataset import change_colour, paste_patches, read_crop
 from nemo.devices import first_device, gpus_of
 from nemo.drawing import save_film
-from nemo.files import csv_text, write_jpeg, write_text
+from nemo.files import csv_text, disk_errors, lock, read_json, read_text, write_jpeg, write_text
 from nemo.inference import Model, load_model
 from nemo.layout import PreparedSet, read_list
 from nemo.meshes import Mesh, read_off
@@ -54,6 +54,8 @@ POSES, TABLE, SETTINGS, FAILURES, REFERENCE = "poses.jsonl", "poses.csv", "setti
 OVERLAY_QUALITY = 90  # of JPEG
 COLUMNS = ("photo", "object", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "focal_px", "principal_x", "principal_y",
            "pascal3d_distance", "mesh", "score", "confidence")  # fmt: skip
+NUMBERS = ("object", "width", "height", "azimuth", "elevation", "theta", "azimuth_deg", "elevation_deg", "theta_deg", "distance",
+           "focal_px", "pascal3d_distance", "mesh", "score")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,15 @@ def read_boxes(path: Path) -> dict[str, list[tuple[float, ...]]]:
         raise FileNotFoundError(f"boxes not found: {path}")
     rows: list[tuple[str, object]] = []
     if path.suffix.lower() == ".json":
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path}: not JSON ({error})") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"{path}: expected {{file: [x0, y0, x1, y1]}}, found a {type(content).__name__}")
-        for name, value in content.items():
+        for name, value in read_json(path).items():
             several = isinstance(value, list) and value and isinstance(value[0], list)
             rows += [(name, box) for box in (value if several else [value])]
     else:
-        lines = [row for row in csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))) if any(cell.strip() for cell in row)]
+        text = io.StringIO(read_text(path).removeprefix("\ufeff"))
+        try:
+            lines = [row for row in csv.reader(text) if any(cell.strip() for cell in row)]
+        except csv.Error as error:
+            raise ValueError(f"{path}: not a table ({error})") from None
         if lines and not _is_number(lines[0][-1]):
             lines = lines[1:]
         rows = [(row[0].strip(), row[1:]) for row in lines]
@@ -166,17 +166,19 @@ class Results:
 
     def _differing(self, wanted: dict) -> list[str]:
         try:
-            found = json.loads((self.folder / SETTINGS).read_text())
-        except ValueError:
-            return ["its settings cannot be read"]
+            found = read_json(self.folder / SETTINGS)
+        except ValueError as error:
+            return [str(error)]
         return sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
 
     def _stored(self) -> Iterator[dict]:
-        for line in self.path.read_text().splitlines() if self.path.is_file() else ():
+        for line in self.path.read_text(errors="replace").splitlines() if self.path.is_file() else ():
             try:
-                yield json.loads(line)
-            except ValueError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 continue  # torn by a kill; its photograph is looked at again
+            if is_record(record):
+                yield record
 
     def is_done(self, job: Job) -> bool:
         """Whether an earlier run has found everything in this photograph as it is now, pictures included."""
@@ -193,7 +195,7 @@ class Results:
     def add(self, records: Sequence[dict]) -> None:
         """Append the objects of one photograph."""
         self.records[records[0]["photo"]] = list(records)
-        with open(self.path, "a") as file:
+        with disk_errors(self.path), open(self.path, "a") as file:
             file.write("".join(json.dumps(record) + "\n" for record in records))
 
     def _write_lines(self) -> None:
@@ -216,6 +218,17 @@ class Results:
         else:
             (self.folder / FAILURES).unlink(missing_ok=True)
         return everything
+
+
+def is_record(line: object) -> bool:
+    """Whether a stored line is what `record_of` makes."""
+    try:
+        numbers = [line[key] for key in NUMBERS] + [*line["principal_xy"], *np.ravel(line["camera_matrix"]), *line["evidence"].values()]
+        texts = [line["photo"], *line["pictures"]]
+        whole = len(line["principal_xy"]) == 2 and line["evidence"].keys() == set(EVIDENCE) and {"source", "box"} <= line.keys()
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return whole and all(isinstance(n, int | float) and np.isfinite(n) for n in numbers) and all(isinstance(text, str) for text in texts)
 
 
 def _rounded(value: object) -> object:
@@ -560,7 +573,8 @@ def main() -> None:
         return
     if not args.unlabelled and not finder.use_calibration(calibration_file(args)) and calibration_file(args).is_file():
         print(f"note: {calibration_file(args)} was made with other settings and is not used", file=sys.stderr)
-    predict(args, finder)
+    with lock(args.out, "predict", "poses"):
+        predict(args, finder)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -18,10 +17,10 @@ from PIL import Image
 
 from nemo import cli
 from nemo.boxes import CropGeometry, crop_geometry, crop_image
-from nemo.files import lock, read_picture, read_text, remove_parts, write_jpeg, write_text
+from nemo.files import holds, lock, read_json, read_picture, remove_parts, write_jpeg, write_text
 from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
 from nemo.pascal3d import Record, Split, UnusableRecord, read_record, read_split, record_rules
-from nemo.records import Annotation, load_npz, save_annotation
+from nemo.records import Annotation, load_npz, load_numbers, save_annotation
 from nemo.resources import crops_size, require_disk
 from nemo.settings import category as category_settings
 
@@ -71,7 +70,7 @@ def prepare_image(job: Job, name: str) -> Outcome:
     image_path, annotation_path = job.prepared.image(job.subset, name), job.prepared.annotation(job.subset, name)
     if image_path.is_file() and annotation_path.is_file():
         with suppress(ValueError):  # one that something else has broken is made again
-            stored = load_npz(annotation_path, ["cad_index"], only=("cad_index", "objects"))
+            stored = load_numbers(annotation_path, ["cad_index"], ["objects"])
             return Outcome(name, "kept", int(stored["cad_index"]), int(stored.get("objects", 1)))
     annotation_path.unlink(missing_ok=True)  # of another crop; so that a kill below leaves nothing that looks finished
     try:
@@ -191,7 +190,7 @@ def _check_source(job: Job, split: Split) -> None:
     source = {"split": split.source, "geometry": job.geometry, "records": job.rules, "images": len(split.names), "names_sha256": digest}
     text = cli.as_json(source | _occluders(job))
     path = job.prepared.source(job.subset)
-    if path.is_file() and path.read_text() != text:
+    if path.is_file() and not holds(path, text):
         raise ValueError(
             f"{path.parent} was prepared from other images or occluders, or with another GEOMETRY or RECORD_RULES; "
             "set OVERWRITE=true to prepare it again, or prepare into another folder"
@@ -204,9 +203,9 @@ def _occluders(job: Job) -> dict:
     if job.occluded is None or not (path := job.occluded.source(job.category, job.level)).is_file():
         return {}
     try:
-        return {"occluded": json.loads(read_text(path))}
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not what make_occluded.py writes there ({error})") from None
+        return {"occluded": read_json(path)}
+    except ValueError as error:
+        raise ValueError(f"{error}; it is not what make_occluded.py writes there") from None
 
 
 def _write_lists(job: Job, split: Split, usable: dict[str, int]) -> None:
@@ -240,7 +239,7 @@ def main() -> None:
     raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"), args.parts)
     occluded = RawOccluded(cli.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")) if args.occluded else None
     outcomes: list[Outcome] = []
-    with cli.worker_pool(cli.worker_count(args.workers)) as pool:
+    with cli.WorkerPool(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             split = read_split(raw, category, args.split)
             rules = record_rules(args.record_rules, split)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nemo import cli
 from nemo.boxes import crop_geometry, crop_image
-from nemo.files import lock, read_picture, remove_parts, write_jpeg, write_text
+from nemo.files import holds, lock, read_picture, remove_parts, write_jpeg, write_text
 from nemo.kitti import OCCLUSION_NAMES, KittiObject, project_point, read_labels, read_projection, viewpoint
 from nemo.layout import PreparedSet
 from nemo.records import Annotation, save_annotation
@@ -119,7 +119,7 @@ def check_source(job: Job) -> None:
     paths = [job.prepared(i).source(job.category) for i in range(len(OCCLUSION_NAMES))]
     for i, path in enumerate(paths):
         there = any(job.prepared(i).image(job.category, "x").parent.glob("*.JPEG"))
-        if there and not (path.is_file() and path.read_text() == text):
+        if there and not holds(path, text):
             raise ValueError(f"{job.prepared(i).root} was prepared with other options; choose another --out, or delete it")
     for path in paths:
         write_text(path, text)
@@ -138,7 +138,7 @@ def prepare(job: Job, frames: list[str], workers: int) -> list[tuple[int, str, s
     made = sum(len(list(job.prepared(i).annotation(job.category, "x").parent.glob("*.npz"))) for i in range(len(OCCLUSION_NAMES)))
     room = crops_size(max(0, crops - made), category_settings(job.category).crop_hw, JPEG_QUALITY)
     require_disk(job.out, room, "the crops of KITTI", "make space, or choose another --out")
-    with cli.worker_pool(workers) as pool:
+    with cli.WorkerPool(workers) as pool:
         return [row for rows in cli.in_pool(pool, partial(prepare_frame, job), frames, "KITTI3D") for row in rows]
 
 

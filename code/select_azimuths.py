@@ -10,7 +10,7 @@ import numpy as np
 from nemo import cli
 from nemo.files import lock, write_text
 from nemo.layout import PreparedSet, read_list
-from nemo.records import load_npz
+from nemo.records import load_numbers
 from nemo.settings import MESH_DIMENSIONS, Azimuths
 
 
@@ -21,7 +21,7 @@ def write_selections(prepared: PreparedSet, mesh_d: str, subset: str, azimuths: 
     if not lists:
         raise FileNotFoundError(f"no lists to choose from: {folder}; run PrepareData.sh first")
     names = sorted({name for group in lists.values() for name in group})
-    angles = np.array([float(load_npz(prepared.annotation(subset, n), ["azimuth"], only=("azimuth",))["azimuth"]) for n in names])
+    angles = np.array([load_numbers(prepared.annotation(subset, n), ["azimuth"])["azimuth"] for n in names])
     inside = dict(zip(names, azimuths.seen(angles).tolist(), strict=True))
     for pattern, wanted in ((azimuths.pattern, True), (azimuths.complement, False)):
         target = PreparedSet(prepared.root, pattern).vertex_lists(mesh_d, subset)

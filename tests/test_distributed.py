@@ -111,7 +111,9 @@ def program(root: Path, out: Path) -> None:
 
 def start(processes: int, root: Path, out: Path) -> list[dict]:
     out.mkdir()
-    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    launcher = [] if processes == 1 else [
+        "-m", "torch.distributed.run", "--standalone", "--log-dir", str(out), "--nproc-per-node", str(processes),
+    ]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")} | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *launcher, __file__, str(root), str(out)], env=environment, capture_output=True,
                           text=True, timeout=300, check=False)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import multiprocessing
 import pickle
 import resource
@@ -22,25 +23,35 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
+import draw_results
+import predict
 from nemo.checkpoints import Checkpoint, export_checkpoint, load_checkpoint, save_checkpoint
+from nemo.confidence import Calibration, load_calibration, save_calibration
+from nemo.downloads import _read_origin as origin_of
 from nemo.files import read_picture
-from nemo.layout import read_list
+from nemo.kitti import read_labels, read_projection
+from nemo.layout import PreparedSet, RawPascal3D, read_list
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, write_off
-from nemo.pascal3d import read_record, read_subset_pickle
+from nemo.pascal3d import read_record, read_split, read_subset_pickle
+from nemo.photographs import EVIDENCE, read_photograph
 from nemo.records import (
     FeatureSet,
     PoseSet,
     VertexAnnotation,
     load_annotation,
+    load_config,
     load_features,
+    load_numbers,
     load_poses,
+    load_seconds,
+    record_seconds,
     save_annotation,
     save_features,
     save_poses,
 )
 from nemo.settings import TrainConfig
 
-FAST, SLOW = 240, 6000  # files per kind; there are twelve kinds
+FAST, SLOW = 120, 4000  # files per kind
 MEMORY = 3 * 2**30  # bytes of address space that reading may add
 SECONDS = 20  # for one file
 EXTREMES = [
@@ -95,6 +106,33 @@ def mutated_mat(content: bytes, random: np.random.Generator) -> bytes:
     return content[:128] + struct.pack("<II", 15, len(packed)) + packed
 
 
+PREDICTION = {
+    "photo": "a.jpg", "object": 0, "width": 64, "height": 48, "box": None, "azimuth": 1.0, "elevation": 0.1, "theta": 0.0,
+    "azimuth_deg": 57.3, "elevation_deg": 5.7, "theta_deg": 0.0, "distance": 5.0, "focal_px": 3000.0, "principal_xy": [30.0, 20.0],
+    "pascal3d_distance": 6.0,
+    "camera_matrix": np.eye(3, 4).tolist(), "mesh": 1, "score": 0.5, "evidence": dict.fromkeys(EVIDENCE, 0.5), "confidence": None,
+    "pictures": ["a.png"], "source": {"bytes": 1, "modified": 2, "boxes": []},
+}  # fmt: skip
+
+
+def read_predictions(path: Path) -> list[dict]:
+    """What predict.py does with the results of an earlier run."""
+    return predict.Results(path.parent, {"checkpoint": "1"}, overwrite=False).finish(None, [])
+
+
+def read_voc_list(path: Path) -> list[str]:
+    """An image set of PASCAL VOC, where a raw set has it."""
+    raw = RawPascal3D(path.parent / "voc", ("pascal",))
+    place = raw.voc_image_set("car", "val")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(path)
+    try:
+        return read_split(raw, "car", "val").names
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(place), str(path))) from error
+
+
 def valid_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object], Callable]]:
     """Kind -> a valid file, its reader, how it is changed."""
     mesh = cuboid_mesh(cuboid_grid(np.random.default_rng(0).normal(size=(200, 3)), 40))
@@ -123,7 +161,48 @@ def valid_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object],
     weights = {"net.weight": torch.ones(4, 3), "net.bias": torch.ones(4)}
     for path, save in ((folder / "a.pth", save_checkpoint), (folder / "a.safetensors", export_checkpoint)):
         save(path, Checkpoint(weights, [torch.ones(9, 8)], [small], config, 3))
+    numbers = (0.5, 1.0), (1.0, 2.0), (0.1, 0.2, 0.3), 40, 0.5, 0.2, 0.05
+    save_calibration(folder / "confidence.json", Calibration(("a", "b"), *numbers, {"checkpoint": "1"}, {"images": "all"}))
+    labels = ("Car 0.0 1 0.1 400 150 640 300 1.5 1.6 3.9 1.0 1.65 8.0 1.2", "DontCare -1 -1 -10 5 5 9 9 -1 -1 -1 -1 -1 -1 -1")
+    (folder / "label.txt").write_text("\n".join(labels) + "\n")
+    (folder / "calib.txt").write_text("P0: 1 0 0 0 0 1 0 0 0 0 1 0\nP2: 700 0 600 40 0 700 170 0.2 0 0 1 0.003\n")
+    (folder / "voc.txt").write_text("2008_000001  1\n2008_000002 -1\n2008_000003  0\n")
+    (folder / "boxes.csv").write_text("file,x0,y0,x1,y1\na.jpg,1,2,3,4\nb.jpg,5.5,6,7,8\n")
+    (folder / "boxes.json").write_text(json.dumps({"a.jpg": [1, 2, 3, 4], "b.jpg": [[1, 2, 3, 4], [5, 6, 7, 8]]}))
+    (folder / "poses.csv").write_text("name,azimuth_deg,elevation_deg,theta_deg,distance,mesh\na,1,2,3,5,1\nb,4,5,6,,2\n")
+    source = {"split": "Image_sets/car_imagenet_val.txt", "geometry": "paper", "images": 2, "occluded": {"seed": 1, "level": "FGL1_BGL1"}}
+    (folder / "lists/car").mkdir(parents=True)
+    (folder / "lists/car/SOURCE.json").write_text(json.dumps(source))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(folder / "photo.jpg", exif=exif)
+    picture.save(folder / "photo.tif", compression="tiff_lzw")
+    picture.save(folder / "photo.webp")
+    record_seconds(folder / "seconds.json", 1.5, 3, "images")
+    (folder / "manifest.json").write_text(json.dumps({"pictures": ["a.png"], "of": "1"}))
+    (folder / ".a.zip.fetched.json").write_text(json.dumps({"address": "http://a", "validator": "1", "total": 10}))
+    (folder / "found").mkdir()
+    (folder / "found/poses.jsonl").write_text((json.dumps(PREDICTION) + "\n") * 2)
+    (folder / "found/settings.json").write_text(json.dumps({"checkpoint": "1"}))
     return {
+        "KITTI label": (folder / "label.txt", read_labels, mutated),
+        "KITTI calibration": (folder / "calib.txt", read_projection, mutated),
+        "VOC list": (folder / "voc.txt", read_voc_list, mutated),
+        "boxes csv": (folder / "boxes.csv", predict.read_boxes, mutated),
+        "boxes json": (folder / "boxes.json", predict.read_boxes, mutated),
+        "poses csv": (folder / "poses.csv", lambda path: draw_results.read_any_poses(path, "car", ""), mutated),
+        "confidence": (folder / "confidence.json", lambda path: load_calibration(path).confidence(np.ones((3, 2))), mutated),
+        "SOURCE.json": (folder / "lists/car/SOURCE.json", lambda path: PreparedSet(path.parents[2]).made_from("car"), mutated),
+        "photograph JPEG": (folder / "photo.jpg", read_photograph, mutated),
+        "photograph TIFF": (folder / "photo.tif", read_photograph, mutated),
+        "photograph WEBP": (folder / "photo.webp", read_photograph, mutated),
+        "numbers of an annotation": (folder / "a.npz", lambda path: load_numbers(path, ["cad_index"], ["objects"]), mutated_zip),
+        "settings of features": (folder / "features.npz", load_config, mutated_zip),
+        "times": (folder / "seconds.json", load_seconds, mutated),
+        "manifest of pictures": (folder / "manifest.json", lambda path: draw_results.read_manifest(path.parent), mutated),
+        "origin of a download": (folder / ".a.zip.fetched.json", lambda path: origin_of(path.with_suffix(""), "http://a"), mutated),
+        "predictions": (folder / "found/poses.jsonl", read_predictions, mutated),
+        "settings of predictions": (folder / "found/settings.json", read_predictions, mutated),
         "off": (folder / "a.off", read_off, mutated),
         "off of polygons": (folder / "b.off", read_off, mutated),
         "list": (folder / "a.txt", read_list, mutated),
@@ -139,7 +218,11 @@ def valid_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object],
     }
 
 
+FORGIVEN = ("times", "manifest of pictures", "origin of a download", "predictions")  # written for ourselves: broken is as good as absent
+IN_PLACE = (*FORGIVEN, "SOURCE.json", "settings of predictions")  # read by the name that they have in their folder
 KINDS = (
+    "KITTI label", "KITTI calibration", "VOC list", "boxes csv", "boxes json", "poses csv", "confidence", "SOURCE.json", "photograph JPEG",
+    "photograph TIFF", "photograph WEBP", "numbers of an annotation", "settings of features", "settings of predictions", *FORGIVEN,
     "off", "off of polygons", "list", "subset pickle", "JPEG", "PNG", "mat", "annotation", "poses", "features", "checkpoint", "safetensors",
 )  # fmt: skip
 
@@ -148,7 +231,9 @@ def fuzz(folder: Path, kind: str, files: int, seed: int) -> tuple[int, int]:
     """Read so many changed files; returns how many were refused and how many were still good. Raises on anything else."""
     path, read, change = valid_files(folder)[kind]
     read(path)
-    content, victim, refused = path.read_bytes(), folder / f"victim{path.suffix}", 0
+    content, refused = path.read_bytes(), 0
+    victim = path if kind in IN_PLACE else folder / f"victim{path.suffix}"
+    named = path.parent if kind == "settings of predictions" else victim
     random = np.random.default_rng([seed, zlib.crc32(kind.encode())])
     for _ in range(files):
         victim.write_bytes(change(content, random))
@@ -157,7 +242,8 @@ def fuzz(folder: Path, kind: str, files: int, seed: int) -> tuple[int, int]:
             read(victim)
         except ValueError as error:
             refused += 1
-            assert str(victim) in str(error), f"the error does not name the file: {error}"
+            assert str(named) in str(error), f"the error does not name the file: {error}"
+            assert kind not in FORGIVEN, error
         signal.alarm(0)
     return refused, files - refused
 
@@ -190,7 +276,7 @@ def in_child(work: Callable[[], object], memory: int = MEMORY) -> object:
 @pytest.mark.parametrize("kind", KINDS)
 def test_changed_files_are_read_or_refused_by_name(tmp_path, kind):
     refused, good = in_child(lambda: fuzz(tmp_path, kind, FAST, seed=1))
-    assert refused + good == FAST and refused > FAST // 10, (refused, good)
+    assert refused + good == FAST and (refused > FAST // 10) != (kind in FORGIVEN), (refused, good)
 
 
 @pytest.mark.slow
@@ -198,6 +284,21 @@ def test_changed_files_are_read_or_refused_by_name(tmp_path, kind):
 def test_many_changed_files_are_read_or_refused_by_name(tmp_path, kind):
     refused, good = in_child(lambda: fuzz(tmp_path, kind, SLOW, seed=2))
     print(f"{kind}: {refused} refused, {good} still good")
+
+
+JSON = ("boxes json", "confidence", "SOURCE.json", "times", "manifest of pictures", "origin of a download", "settings of predictions")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, "[1]", "1" * 10_000, '"a"', "\ufeff{", "{}"])
+def test_json_that_is_odd_is_refused_by_name_or_forgiven(tmp_path, content):
+    files = valid_files(tmp_path)
+    for kind in JSON:
+        path, read, _ = files[kind]
+        path.write_text(content)
+        try:
+            read(path)
+        except ValueError as error:
+            assert str(path.parent) in str(error) and kind not in FORGIVEN, error
 
 
 BRIEF = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_code
+from PIL import Image
 
+from nemo.files import lock
 from nemo.records import load_poses, save_poses
 
 FAST, SLOW = 2, 20  # kills per stage
@@ -165,6 +167,20 @@ def test_a_second_training_or_inference_into_the_same_folder_is_told(stages, tmp
         assert tree(tmp_path / seen) == tree(stages[name][2])
 
 
+def test_a_second_run_of_what_uses_poses_and_networks_is_told(stages, tmp_path):
+    raw, exp = stages["solve_poses"][0][1], tmp_path / "exp"
+    shutil.copytree(stages["solve_poses"][2], exp)
+    Image.new("RGB", (200, 100)).save(tmp_path / "photo.png")
+    drawn = ("--raw", raw, "--prepared", stages["prepared"], "--clean", stages["prepared"], "--exp", exp, *NETWORK)
+    checkpoint = stages["train"][2] / "saved_model_car_last.pth"
+    found = ("--checkpoint", checkpoint, "--gpus", "", "--out", tmp_path / "out", tmp_path / "photo.png")
+    for name, arguments, folder in (("draw_results", drawn, exp / "Report_single/clean"), ("predict", found, tmp_path / "out")):
+        with lock(folder, name.removesuffix("_results"), "it"):
+            done = run_code(name, *arguments, check=False)
+        assert done.returncode == 1
+        assert re.fullmatch(r"error: another run is writing (pictures|poses) in .*; wait .*\n", done.stderr), done.stderr
+
+
 def test_results_do_not_depend_on_time_or_workers(stages, tmp_path):
     arguments, option, whole, _ = stages["solve_poses"]
     again = tuple(argument for argument in arguments if argument != "--workers")
@@ -176,19 +192,27 @@ def test_results_do_not_depend_on_time_or_workers(stages, tmp_path):
     assert tree(tmp_path / "1") == tree(tmp_path / "3")
 
 
+def with_room_for(images: int, patch: str, name: str, *arguments: object) -> subprocess.CompletedProcess:
+    """A run that gets torch's own error where `patch` asks `check` about more than so many images at a time."""
+    program = command(name, *arguments)
+    program[2] = (
+        "import torch\n"
+        "def check(images):\n"
+        f"    if images > {images}: raise torch.cuda.OutOfMemoryError('CUDA out of memory')\n"
+        f"{patch}\n{program[2]}"
+    )
+    return subprocess.run(program, env=os.environ | {"PYTHONPATH": str(ROOT / "code")}, capture_output=True, text=True, check=False)
+
+
 def test_inference_out_of_memory_gives_the_same_poses(stages, tmp_path):
-    """torch's own error on more than one image at a time, in features and in the solver."""
+    """In features and in the solver."""
     arguments, option, whole, _ = stages["solve_poses"]
     patch = (
-        "import torch, nemo.inference as i; from nemo.backbone import FeatureNet; solve, maps = i.solve, FeatureNet.feature_map\n"
-        "def small(images):\n"
-        "    if images > 1: raise torch.cuda.OutOfMemoryError('CUDA out of memory')\n"
-        "i.solve = lambda mesh, features, *rest: (small(len(features)), solve(mesh, features, *rest))[1]\n"
-        "FeatureNet.feature_map = lambda self, images, bias: (small(len(images)), maps(self, images, bias))[1]\n"
+        "import nemo.inference as i; from nemo.backbone import FeatureNet; solve, maps = i.solve, FeatureNet.feature_map\n"
+        "i.solve = lambda mesh, features, *rest: (check(len(features)), solve(mesh, features, *rest))[1]\n"
+        "FeatureNet.feature_map = lambda self, images, bias: (check(len(images)), maps(self, images, bias))[1]\n"
     )
-    program = command("solve_poses", *arguments, option, tmp_path / "exp")
-    program[2] = patch + program[2]
-    done = subprocess.run(program, env=os.environ | {"PYTHONPATH": str(ROOT / "code")}, capture_output=True, text=True, check=False)
+    done = with_room_for(1, patch, "solve_poses", *arguments, option, tmp_path / "exp")
     assert done.returncode == 0 and "out of GPU memory, going on with 1 images at a time" in done.stderr, done.stderr
     found, expected = (load_poses(root / "Poses_single/car.npz") for root in (tmp_path / "exp", whole))
     np.testing.assert_allclose(found.loss, expected.loss, atol=1e-3)  # convolutions round differently in batches of one
@@ -197,16 +221,8 @@ def test_inference_out_of_memory_gives_the_same_poses(stages, tmp_path):
 
 def test_training_out_of_memory_names_a_batch_that_fits(stages, tmp_path):
     arguments, option, _, _ = stages["train"]
-    patch = (
-        "import torch, nemo.training as t; normalise = t.normalise\n"
-        "def small(images):\n"
-        "    if len(images) > 2: raise torch.cuda.OutOfMemoryError('CUDA out of memory')\n"
-        "    return normalise(images)\n"
-        "t.normalise = small\n"
-    )
-    program = command("train", *arguments, option, tmp_path / "network")
-    program[2] = patch + program[2]
-    done = subprocess.run(program, env=os.environ | {"PYTHONPATH": str(ROOT / "code")}, capture_output=True, text=True, check=False)
+    patch = "import nemo.training as t; normalise = t.normalise; t.normalise = lambda images: (check(len(images)), normalise(images))[1]"
+    done = with_room_for(2, patch, "train", *arguments, option, tmp_path / "network")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert re.search(r"a batch of 5 images does not fit into the memory of cpu; BATCH_SIZE=2 fits", done.stderr), done.stderr
 

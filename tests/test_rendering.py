@@ -431,10 +431,9 @@ def test_cuda_kernel_compiles(cuboid):
             | dict.fromkeys(fixed, "constexpr")
             | {"loss": loss}
         )
-        constants = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
         target = backend.GPUTarget("cuda", 80, 32)
         compiled = compiler.compile(
-            compiler.ASTSource(kernel, signature, constants),
+            compiler.ASTSource(kernel, signature, fixed),
             target,
             {"num_warps": kernels.WARPS, "enable_fp_fusion": True},
         )

@@ -8,17 +8,18 @@ import multiprocessing
 import os
 import pickle
 import re
-import shutil
 import socketserver
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zipfile
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,10 +33,10 @@ from nemo.checkpoints import load_checkpoint
 from nemo.dataset import TrainingImages, batches
 from nemo.downloads import download, half_unpacked, unpack
 from nemo.files import BusyError, WriteError, atomic_path, lock, read_picture, write_bytes
-from nemo.layout import read_list
+from nemo.layout import Experiment, PreparedSet, read_list
 from nemo.meshes import read_off
 from nemo.pascal3d import UnusableRecord, read_record, read_subset_pickle
-from nemo.records import load_npz
+from nemo.records import PoseSet, load_npz, save_poses
 from nemo.resources import require_disk, require_memory
 from nemo.settings import TrainConfig
 
@@ -233,17 +234,6 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(server, tmp_path, monke
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "made.zip"]
 
 
-def test_a_download_whose_file_changed_meanwhile_starts_again(server, tmp_path, monkeypatch):
-    state, address = server
-    monkeypatch.setattr(downloads, "ATTEMPTS", 1)
-    state |= {"content": archive_bytes(tmp_path, 0), "most": 60_000}
-    with pytest.raises(ValueError, match="60,000 bytes arrived and are kept"):
-        download(address, tmp_path / "a.zip", "do it by hand")
-    state |= {"content": archive_bytes(tmp_path, 1), "most": 10**9}
-    download(address, tmp_path / "a.zip", "do it by hand")
-    assert (tmp_path / "a.zip").read_bytes() == state["content"]
-
-
 @pytest.fixture
 def ftp_server():
     """An FTP server with one file; `lacks` names commands that it does not know."""
@@ -310,15 +300,17 @@ def test_a_download_from_an_ftp_server_goes_on_where_that_can_be(ftp_server, tmp
         download(address.replace("a%20b", "b"), tmp_path / "b.zip", "do it by hand")
 
 
-def test_a_changed_file_of_an_ftp_server_is_fetched_anew(ftp_server, tmp_path, monkeypatch):
-    state, address = ftp_server
+@pytest.mark.parametrize("kind", ["server", "ftp_server"])
+def test_a_download_whose_file_changed_meanwhile_starts_again(request, tmp_path, monkeypatch, kind):
+    state, address = request.getfixturevalue(kind)
     monkeypatch.setattr(downloads, "ATTEMPTS", 1)
     state |= {"content": archive_bytes(tmp_path, 0), "most": 60_000}
     with pytest.raises(ValueError, match="60,000 bytes arrived and are kept"):
         download(address, tmp_path / "a.zip", "do it by hand")
     state |= {"content": archive_bytes(tmp_path, 1), "most": 10**9, "changed": "20210101000000"}
     download(address, tmp_path / "a.zip", "do it by hand")
-    assert (tmp_path / "a.zip").read_bytes() == state["content"] and state["asked"] == [0, 0]
+    asked = {"server": [None, "bytes=60000-"], "ftp_server": [0, 0]}  # a web server then answers with all of it
+    assert (tmp_path / "a.zip").read_bytes() == state["content"] and state["asked"] == asked[kind]
 
 
 def test_a_server_without_a_mark_of_its_file_is_not_said_to_go_on(server, tmp_path, monkeypatch):
@@ -423,17 +415,19 @@ def test_worker_processes_neither_hold_locks_nor_outlive_their_parent(tmp_path, 
         "import multiprocessing, os, sys, time; from pathlib import Path; from nemo import cli, files\n"
         "folder = Path(sys.argv[1])\n"
         "multiprocessing.set_start_method(sys.argv[2])\n"
-        "with files.lock(folder, 'x', 'it'), cli.worker_pool(2) as pool:\n"
+        "with files.lock(folder, 'x', 'it'), cli.WorkerPool(2) as pool:\n"
         "    pids = set(pool.map(os.getppid, [])) | {pool.submit(os.getpid).result() for _ in range(8)}\n"
         "    files.write_text(folder / 'pids.txt', ' '.join(map(str, pids)))\n"
         "    time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), method], env=os.environ | {"PYTHONPATH": str(ROOT / "code")})
-    while not (tmp_path / "pids.txt").is_file() and process.poll() is None:
-        time.sleep(0.02)
-    workers = [int(pid) for pid in (tmp_path / "pids.txt").read_text().split()]
-    process.kill()
-    process.wait()
+    with tempfile.TemporaryDirectory() as short:  # for the fork server's socket, which a killed one leaves
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "code"), "TMPDIR": short}
+        process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path), method], env=environment)
+        while not (tmp_path / "pids.txt").is_file() and process.poll() is None:
+            time.sleep(0.02)
+        workers = [int(pid) for pid in (tmp_path / "pids.txt").read_text().split()]
+        process.kill()
+        process.wait()
     with lock(tmp_path, "x", "it"):
         pass
     deadline = time.monotonic() + 10
@@ -463,47 +457,33 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path, way):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 3 MB; the test skips where none can be mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no small disk can be mounted here (needs root)")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+# ---- honest scoring -----------------------------------------------------------------------------------------------
 
 
-def test_preparation_on_a_full_disk_stops_cleanly_and_goes_on(small_disk, sample_raw, code, tmp_path):
-    arguments = ("--raw", sample_raw / "PASCAL3D+_release1.1", "--split", "train", "--categories", "car", "--workers", 2)
-    code("prepare_images", *arguments, "--out", tmp_path / "whole")
-    ballast, out = small_disk / "ballast", small_disk / "out"
-    ballast.write_bytes(bytes(2_950_000))
-    done = code("prepare_images", *arguments, "--out", out, check=False)
-    assert done.returncode == 1 and re.search("needs about .* of disk in|the disk is full", done.stderr), done.stderr
-    runner = "import sys, runpy; import nemo.resources as r; r.free_disk = lambda folder: 10**12; sys.argv[0] = 'prepare_images'; "
-    runner += f"runpy.run_path({str(ROOT / 'code/prepare_images.py')!r}, run_name='__main__')"
-    command = [sys.executable, "-c", runner, *map(str, arguments), "--out", str(out)]  # the estimate is wrong: the disk fills on the way
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT / "code")}, capture_output=True, text=True)
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert re.search(r"error: cannot write .*: the disk is full; make space and run the same command again", done.stderr), done.stderr
-    ballast.unlink()
-    code("prepare_images", *arguments, "--out", out)
-    assert tree(out) == tree(tmp_path / "whole")
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-def test_torch_files_on_a_full_disk(small_disk, tmp_path):
-    tensor = {"weights": torch.ones(2_000_000)}
-    for write in (lambda file: torch.save(tensor, file), lambda file: file.write(bytes(8_000_000))):
-        with pytest.raises(WriteError, match="the disk is full"), atomic_path(small_disk / "a.pth") as temporary, \
-                open(temporary, "wb") as file:  # fmt: skip
-            write(file)
-        assert not list(small_disk.iterdir())
+def test_a_table_refuses_categories_that_were_prepared_differently(sample_raw, code, tmp_path):
+    """Here: occluded by two runs of make_occluded.py with different seeds into one set."""
+    raw, occluded, level = sample_raw / "PASCAL3D+_release1.1", tmp_path / "raw occluded", "FGL1_BGL1"
+    both, prepare = ("--categories", "car chair"), ("prepare_images", "--raw", raw, "--split", "val", "--workers", 1)
+    for category, seed in (("car", 0), ("chair", 1)):
+        code("make_occluded", "--raw", raw, "--out", occluded, "--levels", level, "--seed", seed, "--workers", 1, "--categories", category)
+    code(*prepare, *both, "--out", tmp_path / "clean")
+    code(*prepare, *both, "--out", tmp_path / "tested", "--occluded", occluded, "--level", level)
+    tested, experiment = PreparedSet(tmp_path / "tested"), Experiment(tmp_path / "exp", "single")
+    config = {"solve": {"solver": "paper"}, "mesh_d": "single", "backbone": "b", "recipe": "r", "image_scale": 1.0, "renderer": "numba"}
+    for category in ("car", "chair"):
+        names = np.array(sorted(tested.wanted("single", category + level)))
+        zeros, ones = np.zeros(len(names)), np.ones(len(names), int)
+        own = config | {"category": category, "data": tested.fingerprint(category + level)}
+        save_poses(experiment.poses(category, level), PoseSet(category, level, names, *[zeros] * 5, ones, ones, own))
+    score = ("report_accuracy", "--exp", tmp_path / "exp", "--clean", tmp_path / "clean", "--prepared", tested.root, "--level", level)
+    for category in ("car", "chair"):
+        assert "table of" in code(*score, "--categories", category).stdout
+    done = code(*score, *both, check=False)
+    told = "error: the images of car and chair were prepared with different occluded.seed (see SOURCE.json of each), which a table does not"
+    assert done.returncode == 1 and done.stderr.startswith(told) and done.stderr.count("\n") == 1, done.stderr
+    tested.source(f"chair{level}").write_text("[")
+    done = code(*score, "--categories", "chair", check=False)
+    assert done.returncode == 1 and "poses of other data" in done.stderr, done.stderr
 
 
 # ---- memory and workers -------------------------------------------------------------------------------------------
@@ -553,7 +533,7 @@ def crash(name: str) -> str:
 
 
 def test_a_dead_worker_is_reported_with_what_it_was_at():
-    with cli.worker_pool(1) as pool, pytest.raises(ValueError, match="a process died .* working on b of car; finished work is kept"):
+    with cli.WorkerPool(1) as pool, pytest.raises(ValueError, match="a process died .* working on b of car; finished work is kept"):
         cli.in_pool(pool, crash, ["a", "b", "c"], "car")
 
 
@@ -580,3 +560,11 @@ def test_a_failing_decoder_in_training_names_the_file(tmp_path, monkeypatch, dea
     with pytest.raises(ValueError, match=r"second\.JPEG") as caught:
         list(batches(loader))
     assert "\n" not in str(caught.value) and ("a decoding process died" in str(caught.value)) == deadly
+
+
+def test_a_dead_decoder_at_inference_names_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr("nemo.dataset.read_crop", lambda path, scale: os.kill(os.getpid(), 9))
+    model = SimpleNamespace(map_hw=(32, 84), checkpoint=SimpleNamespace(config=TrainConfig()))
+    told = r"a decoding process died .* among the 2 images from .*images/car/a\.JPEG on; finished work is kept"
+    with pytest.raises(ValueError, match=told):
+        list(inference.read_batches(PreparedSet(tmp_path), "car", [(1, ["a", "b"])], model, 1))

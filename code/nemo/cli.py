@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +28,7 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except (ValueError, OSError, MemoryError) as error:
-        print(f"error: {error or 'this machine has not enough memory for it'}", file=sys.stderr)
+        tqdm.write(f"error: {error or 'this machine has not enough memory for it'}", file=sys.stderr)  # on a line below open bars
         if os.environ.get("NEMO_TRACEBACK"):
             raise
         sys.exit(1)
@@ -52,43 +51,57 @@ def progress_bar(description: str, total: int | None, **options: object) -> tqdm
     )  # fmt: skip
 
 
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that end when the one that started them is killed."""
-    return ProcessPoolExecutor(workers, initializer=_end_with_parent)
+class WorkerPool(ProcessPoolExecutor):
+    """Processes that end when the one that started them is killed, and that note, in shared memory, what each is at."""
+
+    def __init__(self, workers: int):
+        self.notes = multiprocessing.Array("q", workers, lock=False)  # per process 1 + index of its name; 0: nothing
+        super().__init__(workers, initializer=_enter_pool, initargs=(self.notes, multiprocessing.Value("q", 0)))
 
 
-def _end_with_parent() -> None:
+def _enter_pool(notes: Sequence[int], entered: object) -> None:
     def watch() -> None:
         multiprocessing.parent_process().join()  # with a fork server, os.getppid() is the server
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
+    with entered.get_lock():
+        _note.update(notes=notes, place=entered.value)
+        entered.value += 1
 
 
-def in_pool(pool: ProcessPoolExecutor, work: Callable[[str], T], names: Sequence[str], description: str) -> list[T]:
+_note: dict = {}  # of a process of a pool: the notes of all, and its own place among them
+
+
+def in_pool(pool: WorkerPool, work: Callable[[str], T], names: Sequence[str], description: str) -> list[T]:
     """[work(name) for name in names], spread over processes, with a bar.
 
     Raises ValueError when a process dies, with the names that were being worked on.
     """
-    with tempfile.TemporaryDirectory() as notes:
-        try:
-            noted = pool.map(partial(_noted, work, notes), names, chunksize=4)
-            return list(progress(noted, description, total=len(names)))
-        except BrokenProcessPool as error:
-            at = sorted({note.read_text() for note in Path(notes).iterdir()} - {""})
-            raise ValueError(
-                f"a process died (killed, out of memory, or by a file that crashes the decoder) while working on "
-                f"{' or '.join(at) or 'nothing'} of {description}; finished work is kept, run the same command again to go on"
-            ) from error
+    try:
+        noted = pool.map(partial(_noted, work), range(1, len(names) + 1), names, chunksize=4)
+        return list(progress(noted, description, total=len(names)))
+    except BrokenProcessPool as error:
+        at = " or ".join(sorted(names[number - 1] for number in pool.notes if number))
+        raise process_died("a process", f"while working on {at or 'nothing'} of {description}") from error
 
 
-def _noted(work: Callable[[str], T], notes: str, name: str) -> T:
-    """Keeps, per process, a note of what it is at."""
-    note = Path(notes) / str(os.getpid())
-    note.write_text(name)
-    result = work(name)
-    note.write_text("")
-    return result
+def _noted(work: Callable[[str], T], number: int, name: str) -> T:
+    """Keeps a note of what this process is at."""
+    notes, place = _note["notes"], _note["place"]
+    notes[place] = number
+    try:
+        return work(name)
+    finally:
+        notes[place] = 0
+
+
+def process_died(what: str, at: str, remedy: str = "") -> ValueError:
+    """The error of a process that ended by itself: what it was, what it was at, and what else can be done about it."""
+    return ValueError(
+        f"{what} died (killed, out of memory, or by a file that crashes the decoder) {at}; "
+        f"finished work is kept, run the same command again to go on{remedy}"
+    )
 
 
 def boolean(text: str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nemo.files import write_text
+from nemo.files import read_json, write_text
 
 PENALTY = 1.0  # of squared weights of the standardised evidence, as that many images would weigh
 STEPS = 50  # of Newton's method, which needs about 8
@@ -118,9 +118,12 @@ def save_calibration(path: Path, calibration: Calibration) -> None:
 def load_calibration(path: Path) -> Calibration:
     """Read a calibration; ValueError, naming the file, when it is none."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = read_json(path)
         values = {field.name: content[field.name] for field in fields(Calibration)}
-        lists = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        return Calibration(**lists)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        numbers = {key: tuple(float(number) for number in values[key]) for key in ("mean", "deviation", "weights")}
+        found = Calibration(**values | numbers | {"names": tuple(values["names"])})
+        if not len(found.names) == len(found.mean) == len(found.deviation) == len(found.weights) - 1:
+            raise ValueError("its numbers do not belong together")
+        return found
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: not a calibration of confidences ({error}); make it again with --calibrate") from None

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as image_functional
 
+from nemo import cli
 from nemo.backbone import cells_of
 from nemo.distributed import Group, share
-from nemo.files import read_picture
+from nemo.files import read_picture, reserve
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh
 from nemo.records import Annotation, VertexAnnotation, load_annotation
@@ -129,8 +130,8 @@ class TrainingImages(Dataset):
         shape = decoded_shape(names, self.config)
         if cache == "disk" and names:
             path = decoded_file(prepared, names, self.config)
-            path.parent.mkdir(parents=True, exist_ok=True)
             crops = math.prod(shape)
+            reserve(path, crops + len(names))
             stored = torch.from_file(str(path), shared=True, size=crops + len(names), dtype=torch.uint8)
             self.images, self.decoded = stored[:crops].view(shape), stored[crops:].view(torch.bool)
             return
@@ -205,11 +206,8 @@ def batches(loader: DataLoader) -> Iterator[Sample]:
         if "DataLoader worker" not in str(error):
             raise
         dataset = loader.dataset
-        at = [str(dataset.paths[index - 1]) for index in dataset.decoding.tolist() if index]
-        raise ValueError(
-            f"a decoding process died (killed, out of memory, or by a file that crashes the decoder) at {' or '.join(at) or 'no image'}; "
-            "finished work is kept, run the same command again to go on, or set WORKERS=0"
-        ) from error
+        at = " or ".join(str(dataset.paths[index - 1]) for index in dataset.decoding.tolist() if index)
+        raise cli.process_died("a decoding process", f"at {at or 'no image'}", ", or set WORKERS=0") from error
 
 
 def _as_tensors(annotated: list[tuple[NDArray, NDArray]], vertices: int, image_scale: float) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import sleep
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 TORCHRUN_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SECONDS_TO_LET_GO = 0.1  # at the end; see `_let_go`
 
 
 @dataclass(frozen=True)
@@ -89,5 +91,17 @@ def process_group(cuda: bool) -> Iterator[Group]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield Group(rank, size, local_rank, local_size)
+        _let_go()
     finally:
         dist.destroy_process_group()
+
+
+def _let_go() -> None:
+    """Wait until gloo's threads have let go of the tensors of the last exchange.
+
+    A thread that drops the last reference to one needs Python's lock, which destroy_process_group holds while it waits
+    for the threads: torch 2.6 then hangs. So there is one more exchange, of a tensor that is held here, and a moment.
+    """
+    last = torch.zeros(1)
+    dist.all_reduce(last)
+    sleep(SECONDS_TO_LET_GO)

@@ -21,7 +21,7 @@ from time import sleep
 
 from tqdm import tqdm
 
-from nemo.files import disk_errors, lock, write_text
+from nemo.files import disk_errors, lock, read_json, write_text
 from nemo.resources import require_disk
 
 DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
@@ -168,10 +168,10 @@ def _ftp(address: str, have: int, origin: dict) -> Iterator[Answer]:
 def _read_origin(part: Path, address: str) -> dict:
     """What is known of where `part` comes from; nothing when it is of another address."""
     try:
-        origin = json.loads(_origin(part).read_text())
+        origin = read_json(_origin(part))
     except (OSError, ValueError):
         return {}
-    return origin if isinstance(origin, dict) and origin.get("address") == address else {}
+    return origin if origin.get("address") == address else {}
 
 
 def _check_zip(path: Path, address: str, manual: str) -> None:

@@ -6,6 +6,7 @@ import csv
 import errno
 import fcntl
 import io
+import json
 import os
 import shutil
 import sys
@@ -106,12 +107,31 @@ def csv_text(lines: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+def reserve(path: Path, size: int) -> None:
+    """Make a file of `size` bytes, zeros where nothing was, whose place on the disk is taken: to map it never fails later.
+
+    Raises WriteError, naming `path`, when the disk has no room for it; a file that was not there is not left behind.
+    """
+    path = Path(path)
+    new = not path.exists()
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab") as file:
+                if hasattr(os, "posix_fallocate"):  # not on a Mac, where a disk that fills up later ends the run
+                    os.posix_fallocate(file.fileno(), 0, size)
+                elif file.tell() < size:
+                    file.truncate(size)
+    except WriteError:
+        if new:
+            path.unlink(missing_ok=True)
+        raise
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as a whole or not at all; an equal file is left untouched."""
-    path = Path(path)
-    if path.is_file() and path.read_bytes() == text.encode():
-        return
-    write_bytes(path, text.encode())
+    if not holds(path, text):
+        write_bytes(path, text.encode())
 
 
 def read_text(path: Path) -> str:
@@ -123,6 +143,23 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text file ({error.reason} at byte {error.start})") from None
+
+
+def read_json(path: Path) -> dict:
+    """The named values of a JSON file; ValueError, naming it, when it holds anything else."""
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not named values")
+    return content
+
+
+def holds(path: Path, text: str) -> bool:
+    """Whether a file is there and holds exactly this text."""
+    return Path(path).is_file() and Path(path).read_bytes() == text.encode()
 
 
 def plain_name(name: str, where: object) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from nemo import cli
 from nemo.backbone import FeatureNet, has_bfloat16
 from nemo.checkpoints import Checkpoint, load_checkpoint
 from nemo.dataset import TestImages, map_size, normalise
@@ -419,8 +420,5 @@ def read_batches(
         if "DataLoader worker" not in str(error):
             raise
         ahead = todo[handed : handed + 2 * workers]
-        raise ValueError(
-            "a decoding process died (killed, out of memory, or by a file that crashes the decoder) among the "
-            f"{sum(len(names) for _, names in ahead)} images from {prepared.image(subset, ahead[0][1][0])} on; "
-            "finished work is kept, run the same command again to go on"
-        ) from error
+        images, first = sum(len(names) for _, names in ahead), prepared.image(subset, ahead[0][1][0])
+        raise cli.process_died("a decoding process", f"among the {images} images from {first} on") from error

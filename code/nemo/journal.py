@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nemo.files import disk_errors
 from nemo.settings import FEATURE_STRIDE
 
 GREY_SHARE = 0.35  # of the photograph under a similarity map
@@ -22,36 +25,53 @@ class Journal:
     """A TensorBoard log in `folder`, or nothing at all when there is no folder.
 
     first_step: 0 starts a new log; a resumed training passes the step that it records next, and what a killed run had
-    written from there on is hidden. Raises ValueError when tensorboard is not installed.
+    written from there on is hidden. What is recorded is on disk at once, unlike with torch's SummaryWriter, whose thread
+    keeps two minutes of it and ends with a traceback where the disk is full.
+
+    Raises ValueError when tensorboard is not installed, and all methods WriteError when the disk is full.
     """
 
     def __init__(self, folder: Path | None, first_step: int = 0):
-        self.writer = None
+        self.path = None
         if folder is None:
             return
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.summary.writer.record_writer import RecordWriter
+            from torch.utils.tensorboard import summary
         except ImportError as error:
             raise ValueError(f"TENSORBOARD=true needs a package ({error}); install requirements.txt or set TENSORBOARD=false") from error
         if not first_step and folder.is_dir():
             shutil.rmtree(folder)
-        self.writer = SummaryWriter(str(folder), purge_step=first_step or None)
+        self.summary, self.event = summary, Event
+        self.path = folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"  # later runs sort behind earlier ones
+        with disk_errors(self.path):
+            folder.mkdir(parents=True, exist_ok=True)
+            self.records = RecordWriter(open(self.path, "xb"))
+        self._add(file_version="brain.Event:2")
+        if first_step:
+            self._add(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def _add(self, **content: object) -> None:
+        with disk_errors(self.path):
+            self.records.write(self.event(wall_time=time.time(), **content).SerializeToString())
+            self.records.flush()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Record numbers, by name, of a step."""
-        if self.writer is not None:
+        if self.path is not None:
             for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
+                self._add(step=step, summary=self.summary.scalar(name, value))
 
     def picture(self, name: str, image: NDArray[np.uint8], step: int) -> None:
         """Record a picture [H, W, 3] of a step."""
-        if self.writer is not None:
-            self.writer.add_image(name, image, step, dataformats="HWC")
+        if self.path is not None:
+            self._add(step=step, summary=self.summary.image(name, image, dataformats="HWC"))
 
     def close(self) -> None:
-        """Write what is left."""
-        if self.writer is not None:
-            self.writer.close()
+        """End the log."""
+        if self.path is not None:
+            self.records.close()
 
 
 def similarity_picture(

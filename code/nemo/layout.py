@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from nemo.files import plain_name, read_text
+from nemo.files import plain_name, read_json, read_text
 from nemo.settings import ALL_AZIMUTHS, Azimuths
 
 
@@ -122,6 +122,11 @@ class PreparedSet:
     def source(self, subset: str) -> Path:
         """What the subset was prepared from, and how."""
         return self.lists(subset) / "SOURCE.json"
+
+    def made_from(self, subset: str) -> dict:
+        """What SOURCE.json says; empty when it is unknown, ValueError when it says nothing that can be read."""
+        path = self.source(subset)
+        return read_json(path) if path.is_file() else {}
 
     def fingerprint(self, subset: str) -> str:
         """A short digest of what the subset was prepared from, how, and which azimuths are meant; empty when it is unknown."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nemo.files import atomic_path, csv_text, plain_name, write_text
+from nemo.files import atomic_path, csv_text, plain_name, read_json, write_text
 
 MAX_UNPACKED_BYTES = 2**28  # of a compressed npz file; an occluder mask of 12 megapixels has 2**24
 
@@ -68,6 +68,20 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -
         if codes.max() > sys.maxunicode:
             raise ValueError("a text of characters that do not exist")
     return array
+
+
+def load_config(path: Path) -> dict:
+    """Only the settings of a file of poses or feature maps."""
+    return _config(path, load_npz(path, ["config"], only=("config",))["config"])
+
+
+def load_numbers(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, float]:
+    """Only these numbers of an annotation; ValueError, naming file and key, when one is none."""
+    arrays = load_npz(path, required, only=(*required, *optional))
+    for key, value in arrays.items():
+        if value.shape or value.dtype.kind not in "biuf" or not np.isfinite(value):
+            raise ValueError(f"{path}: {key} is {value.dtype} {value.shape}, not a number")
+    return {key: value.item() for key, value in arrays.items()}
 
 
 def save_npz(path: Path, arrays: Mapping[str, object]) -> None:
@@ -230,17 +244,17 @@ _POSE_ARRAYS = ("names", "azimuth", "elevation", "theta", "distance", "loss", "s
 
 
 def save_poses(path: Path, poses: PoseSet, with_csv: bool = True) -> None:
-    """Write poses as npz and, for reading by eye, as csv (degrees) beside it."""
+    """Write poses as npz and, for reading by eye, as csv (degrees) beside it: before it, since the npz says that all is done."""
     arrays = {key: getattr(poses, key) for key in _POSE_ARRAYS}
     header = {"category": poses.category, "level": poses.level, "config": json.dumps(poses.config, sort_keys=True)}
     if poses.principal_xy is not None:
         arrays["principal_xy"] = poses.principal_xy
-    save_npz(path, {**header, **arrays})
     if with_csv:
         columns = ["name", "azimuth_deg", "elevation_deg", "theta_deg", "distance", "loss", "start", "mesh"]
         columns += [] if poses.principal_xy is None else ["principal_x", "principal_y"]
         lines = [[row[column] for column in columns] for row in poses.rows()]
         write_text(Path(path).with_suffix(".csv"), csv_text([columns, *lines]))
+    save_npz(path, {**header, **arrays})
 
 
 def load_poses(path: Path) -> PoseSet:
@@ -330,17 +344,17 @@ def record_seconds(path: Path, seconds: float, items: int, unit: str, resumed: b
 def load_seconds(path: Path) -> dict:
     """What `record_seconds` noted; empty when the file is broken."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = read_json(path)
         kinds = {"seconds": float, "items": int, "unit": str, "resumed": bool}
         return {key: kind(found[key]) for key, kind in kinds.items()} | {"settings": str(found.get("settings", ""))}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return {}
 
 
 def _config(path: Path, stored: NDArray) -> dict:
     try:
         config = json.loads(str(stored))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: config is not JSON ({error})") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path}: config is not a set of named values")

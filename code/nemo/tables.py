@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nemo import cli
-from nemo.files import csv_text
+from nemo.files import csv_text, read_text
 from nemo.layout import Experiment, PreparedSet
 from nemo.metrics import (
     LABELS,
@@ -36,6 +37,7 @@ from nemo.settings import category as category_settings
 
 METRICS = ("pi/6", "pi/18", "median")
 MISSING_SHOWN = 10  # names of images without a pose in the notes; all are in missing.csv
+PER_CATEGORY_SOURCE = ("images", "names_sha256")  # of SOURCE.json
 PER_CATEGORY_SETTINGS = ("category", "checkpoint", "data", "map_hw", "focal_cells", "principal_xy_cells", "start_distance")
 
 
@@ -56,6 +58,7 @@ class Row:
     missing_names: tuple[str, ...] = ()
     truth: NDArray | None = None
     poses: PoseSet | None = None
+    made_from: dict = field(default_factory=dict)  # SOURCE.json of the images; empty where there is none
 
     @property
     def accuracy(self) -> Accuracy:
@@ -75,7 +78,7 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
     subset = category + level
     expected = tested.wanted(experiment.mesh_d, subset)
     skipped = tested.skipped(subset)
-    unusable = len(skipped.read_text().splitlines()) if skipped.is_file() else 0
+    unusable = len(read_text(skipped).splitlines()) if skipped.is_file() else 0
     if strangers := set(names) - expected:
         raise ValueError(
             f"{experiment.poses(category, level)} has {len(strangers)} poses of images that {tested.root} lacks; run InferenceNeMo.sh again"
@@ -89,19 +92,41 @@ def score_category(experiment: Experiment, clean: PreparedSet, tested: PreparedS
     not_finite = int((~np.isfinite(poses.angles).all(-1)).sum())
     truth, missing = true_poses(clean, category, names), tuple(sorted(expected - set(names)))
     return Row(category, names, pose_errors(poses.angles, truth), not_finite, len(missing), poses.config, unusable, missing,
-               truth, poses)  # fmt: skip
+               truth, poses, tested.made_from(subset))  # fmt: skip
 
 
 def check_same_settings(rows: list[Row]) -> None:
-    """A table does not mix results of different settings."""
-    first = {key: value for key, value in rows[0].config.items() if key not in PER_CATEGORY_SETTINGS}
+    """ValueError for categories that were solved with different settings, or on images that were prepared differently."""
     for row in rows[1:]:
-        other = {key: value for key, value in row.config.items() if key not in PER_CATEGORY_SETTINGS}
-        if other != first:
-            keys = sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+        if keys := _differing(rows[0].config, row.config, PER_CATEGORY_SETTINGS):
             raise ValueError(
                 f"{rows[0].category} and {row.category} were solved with different {', '.join(keys)}; run InferenceNeMo.sh for both again"
             )
+    known = [row for row in rows if row.made_from]
+    for row in known[1:]:
+        if keys := _differing(_preparation(known[0]), _preparation(row), PER_CATEGORY_SOURCE):
+            raise ValueError(
+                f"the images of {known[0].category} and {row.category} were prepared with different {', '.join(keys)} (see SOURCE.json of "
+                "each), which a table does not mix; prepare them again alike, or set CATEGORIES to those that are"
+            )
+
+
+def _preparation(row: Row) -> dict:
+    return row.made_from | {"split": str(row.made_from.get("split", "")).replace(row.category, "<category>")}
+
+
+def _differing(first: dict, other: dict, but: Sequence[str]) -> list[str]:
+    """Keys with different values, without those named `but`; of values with names of their own as `occluded.seed`."""
+    first, other = (_flat(values, but) for values in (first, other))
+    return sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
+
+
+def _flat(values: dict, but: Sequence[str]) -> dict:
+    flat = {}
+    for key, value in values.items():
+        if key not in but:
+            flat |= {f"{key}.{name}": part for name, part in value.items()} if isinstance(value, dict) else {key: value}
+    return flat
 
 
 def table_rows(rows: list[Row]) -> list[list[str]]:

@@ -337,7 +337,7 @@ class Trainer:
             scalars |= {f"validation/{name}": value for name, value in figures.items()}
         self.log.append(row)
         journal.scalars(scalars, self.epoch)
-        if journal.writer is not None and (self.epoch == 1 or last or self.epoch % max(1, self.config.total_epochs // 10) == 0):
+        if journal.path is not None and (self.epoch == 1 or last or self.epoch % max(1, self.config.total_epochs // 10) == 0):
             self._draw(journal)
         if self.epoch % REFERENCE_EPOCHS_BETWEEN_SAVES == 0:
             self.save(f"_{self.epoch - 1}.pth")
