@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -241,6 +241,15 @@ def test_compiled_best_equals_the_plain_one(renderer):
 def test_paper_and_best_differ_in_when_they_stop():
     assert (pose.make_plan(PAPER).patience, pose.make_plan(PAPER).averaging) == (0, 0)
     assert pose.make_plan(BEST).patience > 0 and pose.make_plan(BEST).averaging > 0
+
+
+def test_plans_that_differ_in_anything_have_different_names():
+    plan = pose.make_plan(BEST)
+    others = [replace(plan, **{key: value}) for key, value in (
+        ("stages", ((3, 4), (2, 5), (1, 19))), ("rates", plan.rates * 1.01), ("betas", (0.7, 0.71)), ("local_scale", 0.2),
+        ("principal_scale", 0.1), ("separation", 0.1), ("averaging", 0.2), ("keep_best", True), ("patience", 5))]  # fmt: skip
+    assert len({each.fingerprint for each in [plan, *others, pose.make_plan(PAPER)]}) == len(fields(plan)) + 2
+    assert pose.make_plan(BEST).fingerprint == plan.fingerprint
 
 
 @pytest.mark.parametrize("renderer", [*FAST, "torch"])

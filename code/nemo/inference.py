@@ -24,7 +24,7 @@ from nemo.checkpoints import Checkpoint, load_checkpoint
 from nemo.dataset import TestImages, map_size, normalise
 from nemo.layout import PreparedSet, numbered_meshes, read_list
 from nemo.meshes import Mesh, published_cuboid, read_off
-from nemo.pose import Poses, Starts, choose_camera, solve, starts_of
+from nemo.pose import Poses, Starts, choose_camera, make_plan, solve, starts_of
 from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
 from nemo.rendering import MapCamera
 from nemo.settings import SolveConfig
@@ -176,7 +176,7 @@ def run_config(model: Model, config: SolveConfig, level: str, data: str) -> dict
         "image_scale": trained.image_scale, "recipe": trained.recipe, "checkpoint": model.checkpoint.fingerprint, "data": data,
         "training": trained.fingerprint,
         "focal_cells": camera.focal, "principal_xy_cells": list(camera.principal_xy), "map_hw": list(map_hw),
-        "start_distance": distance,
+        "start_distance": distance, "plan": make_plan(config).fingerprint,
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from nemo.confidence import load_calibration
 from nemo.drawing import Pose, camera_of_pose, draw_mesh, film_steps, pose_of_iterate
 from nemo.inference import Model, in_halves, load_model
 from nemo.meshes import Mesh
-from nemo.pose import Poses, Starts, choose_camera, solve, start_poses, starts_of
+from nemo.pose import Poses, Starts, choose_camera, make_plan, solve, start_poses, starts_of
 from nemo.rendering import MapCamera, make_scene, rasterise_poses, resolve_renderer
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 
@@ -483,8 +483,8 @@ class PoseFinder:
     def depends_on(self) -> dict:
         """What evidence, and with it a calibration, depends on, as JSON values."""
         config = {key: value for key, value in asdict(self.config).items() if key not in ("overlay_side", "wanted_side")}
-        values = {"checkpoint": self.model.checkpoint.fingerprint, "photograph": config, "solve": asdict(self.solve_config)}
-        return json.loads(json.dumps(values))
+        solve = asdict(self.solve_config) | {"plan": make_plan(self.solve_config).fingerprint}
+        return json.loads(json.dumps({"checkpoint": self.model.checkpoint.fingerprint, "photograph": config, "solve": solve}))
 
     def use_calibration(self, path: Path) -> bool:
         """Give confidences from now on by a calibration file; False where there is none, or it is of other settings.

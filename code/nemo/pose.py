@@ -7,6 +7,7 @@ stays where the camera has it unless `SolveConfig.six_d`. Frames as in `renderin
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -106,6 +107,12 @@ class Plan:
     def evaluations(self) -> int:
         """Renderings compared with an image after the start grid, at most; what is returned is evaluated once more."""
         return sum(candidates * steps for candidates, steps in self.stages) + self.stages[-1][0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Short name of everything in the plan: other plans, other poses."""
+        values = [value.tolist() if isinstance(value, np.ndarray) else value for value in (getattr(self, f.name) for f in fields(self))]
+        return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 # Chosen by benchmarks/solvers.py on one half of its photographs, under several draws of occluders, and on sample data that
