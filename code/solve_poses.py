@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from nemo.inference import PRECISIONS, Run, load_model, names_by_mesh, resolve_p
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.records import load_features, load_seconds, record_seconds
 from nemo.rendering import RENDERERS, resolve_renderer
-from nemo.settings import SolveConfig
+from nemo.settings import SolveConfig, short_digest
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -81,7 +80,7 @@ def solve_locked(args: argparse.Namespace, category: str, config: SolveConfig, d
         for name in (run.partial.name, *((target.name, target.with_suffix(".csv").name) if of == 1 else ())):
             remove_parts(target.parent, name)
         solved, before, failed = solve_category(run)
-        alone, settings = experiment.timing("solve_poses", target.stem), hashlib.sha256(cli.as_json(run.settings).encode()).hexdigest()[:16]
+        alone, settings = experiment.timing("solve_poses", target.stem), short_digest(cli.as_json(run.settings).encode())
         if of == 1:
             forget_times(alone, settings, shares_too=not before)
         if solved > before:  # parallel runs of one category have a time each

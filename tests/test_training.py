@@ -7,7 +7,7 @@ import json
 import shutil
 import weakref
 import zlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from test_distributed import CONFIG, IMAGES, make_trainer, meshes, names_of, wri
 
 import train
 from nemo import bank as bank_module
-from nemo import training
+from nemo import inference, training
 from nemo.backbone import FeatureNet, build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
 from nemo.checkpoints import Checkpoint, export_checkpoint, load_checkpoint, save_checkpoint
@@ -31,6 +31,7 @@ from nemo.inference import load_model
 from nemo.journal import similarity_picture
 from nemo.layout import Experiment, PreparedSet, RawPascal3D
 from nemo.meshes import Mesh, cuboid_grid, cuboid_mesh, write_off
+from nemo.pose import Poses
 from nemo.records import Annotation
 from nemo.settings import ALL_AZIMUTHS, FIXED_RECIPE, Azimuths, TrainConfig
 from nemo.training import Trainer, Validation, hold_out, learning_rate
@@ -394,10 +395,11 @@ def test_validation_goes_on_in_halves_when_memory_is_short(noise_pictures, tmp_p
         tried.append(len(features))
         if len(features) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return argparse.Namespace(**{angle: np.full(len(features), value) for angle, value in truth.items()})
+        filled = {f.name: np.full(len(features), truth.get(f.name, 0.0)) for f in fields(Poses)}
+        return Poses(**filled)
 
     truth = {"azimuth": 0.7, "elevation": 0.2, "theta": 0.1}
-    monkeypatch.setattr(training, "solve", small)
+    monkeypatch.setattr(inference, "solve", small)
     monkeypatch.setattr(training, "load_annotation", lambda path: argparse.Namespace(**truth))
     trainer = trainer_of(noise_pictures, tmp_path)
     found = Validation(PreparedSet(noise_pictures), [names_of(0)[:5], []]).accuracy(trainer._model(), Group())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from nemo.files import read_picture, reserve
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh
 from nemo.records import Annotation, VertexAnnotation, load_annotation
-from nemo.settings import FEATURE_STRIDE, IMAGENET_MEAN, IMAGENET_STD, TrainConfig
+from nemo.settings import FEATURE_STRIDE, IMAGENET_MEAN, IMAGENET_STD, TrainConfig, short_digest
 from nemo.settings import category as category_settings
 from nemo.visibility import vertices_in_crop
 
@@ -59,7 +58,7 @@ def decoded_shape(names: Sequence[str], config: TrainConfig) -> tuple[int, int, 
 def decoded_file(prepared: PreparedSet, names: Sequence[str], config: TrainConfig) -> Path:
     """Where IMAGE_CACHE=disk keeps the decoded crops of these images."""
     described = "\n".join([prepared.fingerprint(config.category), str(decoded_shape(names, config)), *names])
-    return prepared.decoded(config.category) / f"{hashlib.sha256(described.encode()).hexdigest()[:16]}.uint8"
+    return prepared.decoded(config.category) / f"{short_digest(described.encode())}.uint8"
 
 
 def normalise(images: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -26,7 +25,6 @@ from nemo.layout import PreparedSet, numbered_meshes, read_list
 from nemo.meshes import Mesh, published_cuboid, read_off
 from nemo.pose import Poses, Starts, choose_camera, make_plan, solve, starts_of
 from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
-from nemo.rendering import MapCamera
 from nemo.settings import SolveConfig
 
 T = TypeVar("T")
@@ -97,6 +95,25 @@ def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
             smallest = size - size // 2
             print(f"note: out of GPU memory, going on with {smallest} images at a time (BATCH_SIZE={smallest})", file=sys.stderr)
     return done
+
+
+class MeshSolver:
+    """`pose.solve` with the meshes of a model. Each mesh's start grid is rendered once; see `in_halves` for small GPUs."""
+
+    def __init__(self, model: Model, config: SolveConfig, renderer: str):
+        trained = model.checkpoint.config
+        self.model, self.config, self.renderer = model, config, renderer
+        self.camera, self.start_distance = choose_camera(config, trained.category, model.map_hw, trained.image_scale)
+        self.starts: dict[int, Starts] = {}  # of each mesh
+
+    def solve(self, number: int, features: Tensor) -> Poses:
+        """Poses of mesh `number` in feature maps [B, C, H, W]."""
+        mesh, banks = self.model.mesh(number), self.model.banks(number)
+        how = self.config, self.camera, self.start_distance, self.renderer
+        if number not in self.starts:
+            self.starts[number] = starts_of(mesh, *how, features.device)
+        parts = in_halves(lambda part: solve(mesh, features[part], *banks, *how, self.starts[number]), len(features), "score volumes")
+        return Poses.joined(parts)
 
 
 def resolve_precision(name: str, solver: str, device: torch.device) -> str:
@@ -219,7 +236,7 @@ class Run:
         self.rows: dict[str, dict] = {}
         self.failures: list[str] = []
         self.used: list[Path] = []
-        self.starts: dict[int, Starts] = {}  # of each mesh
+        self.solver = MeshSolver(self.model, self.config, self.renderer)
 
     def finished(self) -> PoseSet | None:
         """The result of an earlier run with the same settings and images, if there is one."""
@@ -374,26 +391,13 @@ class Run:
 
     def _rows(self, mesh: int, features: Tensor) -> list[dict]:
         """The pose columns of each image with its mesh or, for ANY_MESH, with the mesh of the lowest loss."""
-        trained = self.model.checkpoint.config
-        camera, distance = choose_camera(self.config, self.category, self.model.map_hw, trained.image_scale)
         columns, rows = [key for key in self.columns if key != "mesh"], []
         for number in [mesh] if mesh != ANY_MESH else range(1, len(self.model.checkpoint.memory) + 1):
-            in_parts = self._in_parts(number, features, camera, distance)
-            found = [dict(zip(columns, values, strict=True)) | {"mesh": number} for values in zip(*(in_parts[key] for key in columns))]
+            poses = self.solver.solve(number, features)
+            each = zip(*(getattr(poses, key) for key in columns), strict=True)
+            found = [dict(zip(columns, values, strict=True)) | {"mesh": number} for values in each]
             rows = [min(pair, key=_finite_loss) for pair in zip(rows, found, strict=True)] if rows else found
         return rows
-
-    def _in_parts(self, number: int, features: Tensor, camera: MapCamera, distance: float) -> dict[str, NDArray]:
-        """The columns of the poses with mesh `number`; solved in halves where a GPU's memory is too small for all."""
-        mesh, (bank, clutter) = self.model.mesh(number), self.model.banks(number)
-        if number not in self.starts:
-            self.starts[number] = starts_of(mesh, self.config, camera, distance, self.renderer, features.device)
-
-        def solve_part(part: slice) -> Poses:
-            return solve(mesh, features[part], bank, clutter, self.config, camera, distance, self.renderer, self.starts[number])
-
-        parts = in_halves(solve_part, len(features), "score volumes")
-        return {key: np.concatenate([getattr(poses, key) for poses in parts]) for key in self.columns if key != "mesh"}
 
 
 def _finite_loss(row: dict) -> float:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from nemo.files import plain_name, read_json, read_text
-from nemo.settings import ALL_AZIMUTHS, Azimuths
+from nemo.settings import ALL_AZIMUTHS, Azimuths, short_digest
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class PreparedSet:
     def fingerprint(self, subset: str) -> str:
         """A short digest of what the subset was prepared from, how, and which azimuths are meant; empty when it is unknown."""
         path = self.source(subset)
-        return hashlib.sha256(path.read_bytes() + self.azimuths.encode()).hexdigest()[:16] if path.is_file() else ""
+        return short_digest(path.read_bytes() + self.azimuths.encode()) if path.is_file() else ""
 
     def decoded(self, subset: str) -> Path:
         """Crops decoded by a training, if it keeps them on disk."""

@@ -25,9 +25,9 @@ from torch import Tensor
 from nemo import boxes, cameras, settings
 from nemo.confidence import load_calibration
 from nemo.drawing import Pose, camera_of_pose, draw_mesh, film_steps, pose_of_iterate
-from nemo.inference import Model, in_halves, load_model
+from nemo.inference import MeshSolver, Model, load_model
 from nemo.meshes import Mesh
-from nemo.pose import Poses, Starts, choose_camera, make_plan, solve, start_poses, starts_of
+from nemo.pose import make_plan, solve, start_poses
 from nemo.rendering import MapCamera, make_scene, rasterise_poses, resolve_renderer
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 
@@ -334,9 +334,9 @@ class PoseFinder:
         self.solve_config = replace(solve_config or SolveConfig(solver=self.config.solver), six_d=False)
         places, distances = self.config.picture_places, self.config.picture_distances
         self.place_config = replace(self.solve_config, six_d=True, distance_factors=distances, shifts=places)
-        self.camera, self.start_distance = choose_camera(self.solve_config, trained.category, model.map_hw, trained.image_scale)
+        self.solvers: dict[SolveConfig, MeshSolver] = {}  # of each search
+        self.camera = self._solver(self.solve_config).camera
         self.outlines = usual_outlines(model.mesh(1))
-        self.starts: dict[tuple[int, SolveConfig], Starts] = {}  # of each mesh in each search
 
     def find(self, image: ArrayLike, box: ArrayLike | None = None) -> PhotographPose:
         """The pose of the object in an image (see `photograph_of`), in a box (x0, y0, x1, y1) or all of the picture."""
@@ -392,23 +392,21 @@ class PoseFinder:
         return self._solve(self._features(photographs, framings), config)
 
     def _solve(self, features: Tensor, config: SolveConfig) -> _Found:
-        found, views = [], _view_rotations(config)
+        found, views, solver = [], _view_rotations(config), self._solver(config)
         for mesh in range(1, len(self.model.checkpoint.memory) + 1):
-            parts = in_halves(lambda part, mesh=mesh: self._solve_with(mesh, features[part], config), len(features), "score volumes")
-            columns = ("azimuth", "elevation", "theta", "distance", "loss", "principal_xy", "start_losses")
-            *pose, principal_xy, start_losses = (np.concatenate([getattr(part, key) for part in parts]) for key in columns)
-            view_losses = start_losses.reshape(len(features), -1, len(views)).min(1)
+            poses = solver.solve(mesh, features)
+            view_losses = poses.start_losses.reshape(len(features), -1, len(views)).min(1)
             every_view, number = np.broadcast_to(views, (len(features), *views.shape)), np.full(len(features), mesh)
-            found.append(_Found(*pose, principal_xy * self.cell, number, view_losses, every_view))
+            place = poses.distance, poses.loss, poses.principal_xy * self.cell
+            found.append(_Found(poses.azimuth, poses.elevation, poses.theta, *place, number, view_losses, every_view))
         best = np.argmin([f.loss for f in found], 0)
         take = np.arange(len(best))
         return _Found(*(np.stack([getattr(f, field.name) for f in found])[best, take] for field in fields(_Found)))
 
-    def _solve_with(self, mesh: int, features: Tensor, config: SolveConfig) -> Poses:
-        arguments = config, self.camera, self.start_distance, self.renderer
-        if (mesh, config) not in self.starts:
-            self.starts[mesh, config] = starts_of(self.model.mesh(mesh), *arguments, features.device)
-        return solve(self.model.mesh(mesh), features, *self.model.banks(mesh), *arguments, self.starts[mesh, config])
+    def _solver(self, config: SolveConfig) -> MeshSolver:
+        if config not in self.solvers:
+            self.solvers[config] = MeshSolver(self.model, config, self.renderer)
+        return self.solvers[config]
 
     def _features(self, photographs: Sequence[Photograph], framings: Sequence[Framing]) -> Tensor:
         scale = self.model.checkpoint.config.image_scale
@@ -473,9 +471,9 @@ class PoseFinder:
         """Pictures of the search that ends in a pose: the mesh over the photograph at some of its steps, start and end
         among them, no side longer than `side`. The search is run again in the crop around the pose."""
         framing = Framing(self.camera.focal * self.cell / pose.focal_px, pose.principal_xy)
-        own, bank = self.model.mesh(pose.mesh), self.model.banks(pose.mesh)
+        own, bank, solver = self.model.mesh(pose.mesh), self.model.banks(pose.mesh), self._solver(self.solve_config)
         features = self._features([photograph], [framing])
-        found = solve(own, features, *bank, self.solve_config, self.camera, self.start_distance, self.renderer, trace=True)
+        found = solve(own, features, *bank, self.solve_config, solver.camera, solver.start_distance, self.renderer, trace=True)
         path = found.path[0]
         poses = [replace(pose, **pose_of_iterate(path[i])._asdict()) for i in film_steps(path)]
         return [overlay(photograph, [(mesh or own, each)], side) for each in [*poses, pose]]

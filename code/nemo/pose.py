@@ -7,7 +7,7 @@ stays where the camera has it unless `SolveConfig.six_d`. Frames as in `renderin
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -54,6 +54,12 @@ class Poses:
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Poses]) -> Poses:
+        """The images of all parts, in order."""
+        columns = {f.name: [getattr(part, f.name) for part in parts] for f in fields(cls)}
+        return cls(**{name: None if values[0] is None else np.concatenate(values) for name, values in columns.items()})
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,7 @@ class Plan:
     def fingerprint(self) -> str:
         """Short name of everything in the plan: other plans, other poses."""
         values = [value.tolist() if isinstance(value, np.ndarray) else value for value in (getattr(self, f.name) for f in fields(self))]
-        return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+        return settings.short_digest(repr(values).encode())
 
 
 # Chosen by benchmarks/solvers.py on one half of its photographs, under several draws of occluders, and on sample data that
@@ -244,12 +250,7 @@ def solve(
     for chunk in features.split(rendering.images_that_fit(scene, features.shape[1], budget_bytes)):
         target = rendering.make_target(chunk.to(device, torch.float32), bank, clutter, renderer)
         parts.append(solve_target(scene, target, starts, plan, renderer, trace))
-    return _concatenate(parts)
-
-
-def _concatenate(parts: list[Poses]) -> Poses:
-    columns = {name: [getattr(p, name) for p in parts] for name in Poses.__dataclass_fields__}
-    return Poses(**{name: None if c[0] is None else np.concatenate(c) for name, c in columns.items()})
+    return Poses.joined(parts)
 
 
 def solve_target(scene: Scene, target: Target, starts: Starts, plan: Plan, renderer: str, trace: bool = False) -> Poses:

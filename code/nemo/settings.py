@@ -181,6 +181,11 @@ class CuboidConfig:
 EXACT_MINIMUM_THICKNESS = 0.05
 
 
+def short_digest(content: bytes) -> str:
+    """16 hexadecimal digits that stand for a content: of settings, lists, and what results are recognised by."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How a category is trained. Defaults are the paper's; the fields below the line are what RECIPE switches."""
@@ -223,7 +228,7 @@ class TrainConfig:
     def fingerprint(self) -> str:
         """A short digest of everything but the category."""
         values = {key: value for key, value in sorted(asdict(self).items()) if key != "category"}
-        return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+        return short_digest(repr(values).encode())
 
 
 # What RECIPE="fixed" mends, and why.

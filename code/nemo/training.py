@@ -6,15 +6,13 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from nemo import cli
@@ -25,12 +23,11 @@ from nemo.dataset import SAMPLE_FIELDS, Sample, TrainingImages, batches, make_lo
 from nemo.devices import Placement
 from nemo.distributed import Group, share
 from nemo.files import atomic_path, csv_text, write_text
-from nemo.inference import Model, in_halves, read_batches
+from nemo.inference import MeshSolver, Model, read_batches
 from nemo.journal import Journal, similarity_picture
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh, same_meshes
 from nemo.metrics import Accuracy, accuracy, pose_errors
-from nemo.pose import Starts, choose_camera, solve, starts_of
 from nemo.records import load_annotation
 from nemo.rendering import resolve_renderer
 from nemo.settings import SolveConfig, TrainConfig
@@ -88,33 +85,22 @@ class Validation:
 
     def accuracy(self, model: Model, group: Group) -> Accuracy:
         """What inference with SOLVER=best gives on them, by all processes together. ValueError for an unreadable image."""
-        config, trained = SolveConfig(solver="best"), model.checkpoint.config
-        renderer = resolve_renderer("auto", model.device)
-        camera, distance = choose_camera(config, trained.category, model.map_hw, trained.image_scale)
+        solver = MeshSolver(model, SolveConfig(solver="best"), resolve_renderer("auto", model.device))
+        category = model.checkpoint.config.category
         batches = [
             (mesh, names[i : i + VALIDATION_BATCH])
             for mesh, names in enumerate(self.names, start=1)
             for i in range(0, len(names), VALIDATION_BATCH)
         ]
         errors: list[float] = []
-        starts: dict[int, Starts] = {}  # of each mesh
-        for mesh, names, images in read_batches(self.prepared, trained.category, share(batches, group.rank, group.size), model, 0):
+        for mesh, names, images in read_batches(self.prepared, category, share(batches, group.rank, group.size), model, 0):
             if unreadable := [image for image in images if isinstance(image, str)]:
                 raise ValueError(unreadable[0])
-            if mesh not in starts:
-                starts[mesh] = starts_of(model.mesh(mesh), config, camera, distance, renderer, model.device)
-            features, rest = model.features(torch.stack(images)), (*model.banks(mesh), config, camera, distance, renderer, starts[mesh])
-            solve_part = partial(_solve_part, model.mesh(mesh), features, rest)
-            truth = [load_annotation(self.prepared.annotation(trained.category, name)) for name in names]
-            found = np.concatenate(in_halves(solve_part, len(features), "score volumes"))
+            poses = solver.solve(mesh, model.features(torch.stack(images)))
+            found = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=1)
+            truth = [load_annotation(self.prepared.annotation(category, name)) for name in names]
             errors += pose_errors(found, [(a.azimuth, a.elevation, a.theta) for a in truth]).tolist()
         return accuracy([error for part in group.collect(errors) for error in part])
-
-
-def _solve_part(mesh: Mesh, features: Tensor, rest: Sequence, part: slice) -> NDArray[np.float64]:
-    """(azimuth, elevation, theta) of a part of a batch [B, 3]."""
-    poses = solve(mesh, features[part], *rest)
-    return np.stack([poses.azimuth, poses.elevation, poses.theta], axis=1)
 
 
 @dataclass
