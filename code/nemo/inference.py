@@ -98,21 +98,25 @@ def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
 
 
 class MeshSolver:
-    """`pose.solve` with the meshes of a model. Each mesh's start grid is rendered once; see `in_halves` for small GPUs."""
+    """`pose.solve` with the meshes of a model: each mesh's banks are brought to the device, and its start grid is rendered, once.
+
+    Where a GPU's memory is too small for a batch, see `in_halves`.
+    """
 
     def __init__(self, model: Model, config: SolveConfig, renderer: str):
         trained = model.checkpoint.config
         self.model, self.config, self.renderer = model, config, renderer
         self.camera, self.start_distance = choose_camera(config, trained.category, model.map_hw, trained.image_scale)
-        self.starts: dict[int, Starts] = {}  # of each mesh
+        self.known: dict[int, tuple[Mesh, Tensor, Tensor, Starts]] = {}  # by number: mesh, its bank, clutter feature and starts
 
     def solve(self, number: int, features: Tensor) -> Poses:
         """Poses of mesh `number` in feature maps [B, C, H, W]."""
-        mesh, banks = self.model.mesh(number), self.model.banks(number)
         how = self.config, self.camera, self.start_distance, self.renderer
-        if number not in self.starts:
-            self.starts[number] = starts_of(mesh, *how, features.device)
-        parts = in_halves(lambda part: solve(mesh, features[part], *banks, *how, self.starts[number]), len(features), "score volumes")
+        if number not in self.known:
+            mesh = self.model.mesh(number)
+            self.known[number] = mesh, *self.model.banks(number), starts_of(mesh, *how, features.device)
+        mesh, bank, clutter, starts = self.known[number]
+        parts = in_halves(lambda part: solve(mesh, features[part], bank, clutter, *how, starts), len(features), "score volumes")
         return Poses.joined(parts)
 
 
