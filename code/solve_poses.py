@@ -15,8 +15,9 @@ from nemo.devices import decoding_workers, gpus_of
 from nemo.files import lock, remove_parts
 from nemo.inference import PRECISIONS, Run, load_model, names_by_mesh, resolve_precision
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
+from nemo.pose import resolve_renderer
 from nemo.records import load_features, load_seconds, record_seconds
-from nemo.rendering import RENDERERS, resolve_renderer
+from nemo.rendering import RENDERERS
 from nemo.settings import SolveConfig, short_digest
 
 

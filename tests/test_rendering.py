@@ -392,10 +392,10 @@ def test_rasterize_keeps_the_nearest_triangle():
 
 
 def test_cuda_kernel_in_the_interpreter():
-    """The tests of this file and of the pose solver that ask for triton, in a process that runs it on the CPU."""
+    """The tests that ask for triton, in a process that runs it on the CPU."""
     pytest.importorskip("triton")
     here = os.path.dirname(__file__)
-    files = [os.path.join(here, name) for name in ("test_rendering.py", "test_pose.py")]
+    files = [os.path.join(here, name) for name in ("test_rendering.py", "test_pose.py", "test_gpus.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-k", "triton", *files]
     done = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
@@ -403,59 +403,17 @@ def test_cuda_kernel_in_the_interpreter():
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout[-3000:]
 
 
-@pytest.mark.parametrize("cuboid", [True, False])
-def test_cuda_kernel_compiles(cuboid):
-    """Both kernels through Triton's compiler down to machine code for a GPU that need not be here."""
-    compiler = pytest.importorskip("triton.compiler")
-    backend = pytest.importorskip("triton.backends.compiler")
-    from nemo import kernels_triton as kernels
-
-    if INTERPRETED:
-        pytest.skip("kernels are not compiled in the interpreter")
-    assert (kernels.NEAR.value, kernels.TINY.value) == (kernels_numba.NEAR, kernels_numba.TINY)
-    assert kernels.ADAM_EPSILON.value == kernels_numba.ADAM_EPSILON
-    integers = ["face_count", "nx", "ny", "nz", "pixels", "vertex_count", "width", "steps", "rows", "patience", "candidates"]
-    floats = ["lx", "ly", "lz", "hx", "hy", "hz", "focal"]
-    doubles = ["poses", "first", "second", "best_loss", "best_poses", "average", "path", "schedule", "constants"]
-    types = (
-        dict.fromkeys(integers, "i32")
-        | dict.fromkeys(floats, "fp32")
-        | dict.fromkeys(doubles, "*fp64")
-        | {"faces": "*i32", "since_best": "*i64", "evaluations": "*i64"}
-    )
-    switches = {"CLUTTER": True, "CUBOID": cuboid, "LOCAL": True, "AVERAGE": True, "TRACE": True, "BLOCK": kernels.BLOCK}
-    for kernel, loss in ((kernels._compare_kernel, "*fp32"), (kernels._advance_kernel, "*fp64")):
-        fixed = {name: value for name, value in switches.items() if name in kernel.arg_names}
-        signature = (
-            {name: types.get(name, "*fp32") for name in kernel.arg_names}
-            | dict.fromkeys(fixed, "constexpr")
-            | {"loss": loss}
-        )
-        target = backend.GPUTarget("cuda", 80, 32)
-        compiled = compiler.compile(
-            compiler.ASTSource(kernel, signature, fixed),
-            target,
-            {"num_warps": kernels.WARPS, "enable_fp_fusion": True},
-        )
-        assert compiled.asm["cubin"]
-
-
-def test_names_and_devices_of_renderers(monkeypatch):
-    assert rendering.resolve_renderer("auto", "cpu") == "numba"
-    assert rendering.resolve_renderer("torch", "cpu") == "torch"
-    assert rendering.resolve_renderer("auto", "cuda:1") == "numba"  # triton only when asked for, until it has run on a GPU
-    monkeypatch.setitem(rendering.AUTO, "cuda", "triton")
-    installed = importlib.util.find_spec("triton") is not None
-    assert rendering.resolve_renderer("auto", "cuda:1") == ("triton" if installed else "numba")
-    assert rendering.resolve_renderer("auto", "cpu") == "numba"
+def test_names_and_devices_of_renderers():
+    cpu = torch.device("cpu")
+    rendering.check_renderer("torch", cpu)
     if not INTERPRETED:
         with pytest.raises(ValueError, match="RENDERER=triton needs a CUDA device and the triton package, found cpu"):
-            rendering.resolve_renderer("triton", "cpu")
+            rendering.check_renderer("triton", cpu)
     with pytest.raises(ValueError, match="RENDERER must be one of auto, torch, numba"):
-        rendering.resolve_renderer("opengl", "cpu")
+        rendering.check_renderer("opengl", cpu)
     if importlib.util.find_spec("pytorch3d") is None:
         with pytest.raises(ValueError, match="conda-forge.*RENDERER=auto works"):
-            rendering.resolve_renderer("pytorch3d", "cpu")
+            rendering.check_renderer("pytorch3d", cpu)
 
 
 @pytest.mark.parametrize("renderer", ["pytorch3d", "pytorch3d-features"])

@@ -233,6 +233,27 @@ def test_shards_together_give_what_one_run_gives(road, code, tmp_path):
     assert [p.name for p in sorted((tmp_path / "Poses_single").iterdir())] == ["car.csv", "car.npz"]
 
 
+def test_two_gpus_give_what_the_cpu_gives(road, script, code, tmp_path):
+    """Training with a separate bank, and inference in two shares, on pretended GPUs; RENDERER=auto finds that Triton does not run."""
+    python, roots = tmp_path / "python", {"DATAROOT": road["DATAROOT"], "EXPROOT": tmp_path, "CATEGORIES": "car", "GPUS": "all"}
+    run = (
+        "import runpy, sys; sys.argv = sys.argv[1:]\n"
+        "if sys.argv[0] == '-c': sys.exit(exec(sys.argv[1]))\n"
+        "from pretend_gpus import pretend_gpus\n"
+        "with pretend_gpus(2): runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT / "code"}:{ROOT / "tests"}" exec "{sys.executable}" -c "{run}" "$@"\n')
+    python.chmod(0o755)
+    train = script("TrainNeMo.sh", **TRAIN | roots, PYTHON=python, SEPARATE_BANK="true", WORKERS=1)
+    assert "network on 1 GPU(s), bank alone on GPU 1" in ran(train)
+    ours, theirs = (load_checkpoint(root / "NeMo_single/saved_model_car_last.pth") for root in (tmp_path, road["EXPROOT"]))
+    torch.testing.assert_close([*ours.state.values(), *ours.memory], [*theirs.state.values(), *theirs.memory], rtol=0, atol=0)
+    infer = script("InferenceNeMo.sh", **INFER | roots | {"NUM_PICTURES": 0}, PYTHON=python)
+    assert "by numba on cuda:0" in ran(infer) and "by numba on cuda:1" in infer.stdout
+    assert infer.stderr.count("note: RENDERER=auto uses numba") >= 2
+    assert (tmp_path / "Poses_single/car.csv").read_bytes() == (road["EXPROOT"] / "Poses_single/car.csv").read_bytes()
+
+
 def test_six_d_also_says_where_the_object_lies(road, script, tmp_path):
     (tmp_path / "NeMo_single").symlink_to(road["EXPROOT"] / "NeMo_single")
     settings = INFER | {"SIX_D": "true", "SOLVER": "best", "CATEGORIES": "car", "DATAROOT": road["DATAROOT"], "EXPROOT": tmp_path}

@@ -27,8 +27,8 @@ from nemo.confidence import load_calibration
 from nemo.drawing import Pose, camera_of_pose, draw_mesh, film_steps, pose_of_iterate
 from nemo.inference import MeshSolver, Model, load_model
 from nemo.meshes import Mesh
-from nemo.pose import make_plan, solve, start_poses
-from nemo.rendering import MapCamera, make_scene, rasterise_poses, resolve_renderer
+from nemo.pose import make_plan, resolve_renderer, solve, start_poses
+from nemo.rendering import MapCamera, make_scene, rasterise_poses
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 
 PICTURE_SUFFIXES = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"))

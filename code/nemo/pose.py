@@ -7,23 +7,28 @@ stays where the camera has it unless `SolveConfig.six_d`. Frames as in `renderin
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from nemo import kernels_numba, rendering, settings
 from nemo.cameras import camera_centre, spherical_from_centre
-from nemo.meshes import Mesh
+from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh
 from nemo.rendering import MapCamera, PictureTable, Scene, Target
 from nemo.resources import free_memory
 from nemo.settings import SolveConfig
 
 MEMORY_BUDGET = 2 << 30  # bytes of score volumes held at a time on the CPU, at most
 FREE_SHARE = 0.25  # of the memory that is free, what score volumes may take
+TRIAL_STEPS = 6
+TRIAL_TOLERANCE = 1e-3  # float32 against float64 gives 1e-6; where the sight of one cell changes on the way, more
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,7 @@ def solve(
     features [B, C, H, W]: unit feature maps, of any float type; scores are computed in float32 on their device.
     bank [V, C]: unit vertex features. clutter [C]: unit clutter feature, used if config.clutter. config: the solver and
     its settings. camera, start_distance (CAD units, of the start grid): see `choose_camera`. renderer: see
-    `rendering.resolve_renderer`, default config.renderer. starts: what `starts_of` makes of the same arguments, to make it
+    `resolve_renderer`, default config.renderer. starts: what `starts_of` makes of the same arguments, to make it
     once only. plan: in place of the solver's own. trace: also return every iterate. budget_bytes: for the score volumes
     held at a time, by default `memory_budget`.
 
@@ -240,7 +245,7 @@ def solve(
     if len(bank) != len(mesh.vertices):
         raise ValueError(f"the bank has {len(bank)} vertex features, the mesh {len(mesh.vertices)} vertices")
     plan = plan or make_plan(config)
-    renderer = rendering.resolve_renderer(renderer or config.renderer, features.device)
+    renderer = resolve_renderer(renderer or config.renderer, features.device)
     device = torch.device("cpu") if renderer == "numba" else features.device
     scene = rendering.make_scene(mesh, camera)
     starts = starts or starts_of(mesh, config, camera, start_distance, renderer, features.device)
@@ -251,6 +256,60 @@ def solve(
         target = rendering.make_target(chunk.to(device, torch.float32), bank, clutter, renderer)
         parts.append(solve_target(scene, target, starts, plan, renderer, trace))
     return Poses.joined(parts)
+
+
+def resolve_renderer(name: str, device: torch.device) -> str:
+    """RENDERER as asked for -> the one to use on a device; auto is triton on a GPU where `triton_agrees`, otherwise numba.
+
+    Raises ValueError for a name that does not exist, and for a renderer that cannot run there.
+    """
+    if name == "auto":
+        on_gpu = device.type == "cuda" and rendering.has_triton(device)
+        return "triton" if on_gpu and triton_agrees(device) else "numba"
+    rendering.check_renderer(name, device)
+    return name
+
+
+@lru_cache
+def triton_agrees(device: torch.device) -> bool:
+    """Whether Triton's kernels give on a GPU what numba's give on the CPU, found by solving small problems.
+
+    They are compiled for each GPU by the Triton that is installed, which may lack a C compiler, or fail. Where they do
+    not agree, that is told. Raises ValueError when they leave the GPU unusable.
+    """
+    try:
+        difference = max(_trial(device, bent, solver) for bent in (False, True) for solver in ("paper", "best"))
+    except Exception as error:  # a compiler's, a driver's, a GPU's; told below
+        reason = f"they failed with {type(error).__name__}: {error}".splitlines()[0]
+    else:
+        if difference <= TRIAL_TOLERANCE:
+            return True
+        reason = f"they differ by {difference:.1g}"
+    print(f"note: RENDERER=auto uses numba; on {device} Triton's kernels do not solve a trial as it does: {reason}", file=sys.stderr)
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError as error:
+            raise ValueError(f"Triton's kernels have left {device} unusable; set RENDERER=numba") from error
+    return False
+
+
+def _trial(device: torch.device, bent: bool, solver: str) -> float:
+    """Largest difference between what two kernels make of two images of noise: start losses, final losses, centres."""
+    random = np.random.default_rng(0)
+    mesh = cuboid_mesh(CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (3, 4, 2)))
+    if bent:
+        mesh = Mesh(mesh.vertices * (1 + 0.1 * mesh.vertices[:, :1]), mesh.faces)
+    features, bank, clutter = (
+        torch.as_tensor(random.standard_normal(shape), dtype=torch.float32) for shape in ((2, 8, 12, 20), (len(mesh.vertices), 8), (8,))
+    )
+    problem = [functional.normalize(x, dim=axis) for x, axis in ((features, 1), (bank, 1), (clutter, 0))]
+    config = SolveConfig(solver=solver, total_epochs=TRIAL_STEPS)
+    arguments = config, *choose_camera(config, "car", tuple(features.shape[2:]))
+    plan = make_plan(config, ((2, 2), (1, TRIAL_STEPS - 2)))
+    expected = solve(mesh, *problem, *arguments, "numba", plan=plan)
+    found = solve(mesh, *(x.to(device) for x in problem), *arguments, "triton", plan=plan)
+    return max(float(np.abs(getattr(expected, key) - getattr(found, key)).max()) for key in ("start_losses", "loss", "centre"))
 
 
 def solve_target(scene: Scene, target: Target, starts: Starts, plan: Plan, renderer: str, trace: bool = False) -> Poses:

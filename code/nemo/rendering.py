@@ -38,7 +38,6 @@ from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh
 from nemo.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
 
 RENDERERS = ("torch", "numba", "triton", "pytorch3d", "pytorch3d-features")
-AUTO = {"cpu": "numba", "cuda": "numba"}  # "cuda": "triton" once its kernels, which pass in the interpreter, have run on a GPU
 CPU_PAIRS, GPU_PAIRS = 10_000, 4_000_000  # pixel-face pairs the specification tests at a time: cache, memory
 CPU_LOOKUPS, GPU_LOOKUPS = 1 << 20, 1 << 28  # scores of a table of pictures looked up at a time: cache, 1 GiB
 
@@ -165,19 +164,17 @@ def images_that_fit(scene: Scene, channels: int, budget_bytes: int) -> int:
     return max(1, budget_bytes // bytes_per_image(scene, channels))
 
 
-def resolve_renderer(name: str, device: torch.device | str = "cpu") -> str:
-    """RENDERER as asked for -> the one to use on a device; auto is what `AUTO` says, numba where that cannot run.
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton is installed and a device is a GPU, or its interpreter is asked for."""
+    on_gpu = device.type == "cuda" or bool(os.environ.get("TRITON_INTERPRET"))
+    return on_gpu and importlib.util.find_spec("triton") is not None
 
-    Raises ValueError for a name that does not exist, and for a renderer that cannot run here.
-    """
-    can_triton = importlib.util.find_spec("triton") is not None
-    on_gpu = torch.device(device).type == "cuda" or bool(os.environ.get("TRITON_INTERPRET"))
-    if name == "auto":
-        chosen = AUTO.get(torch.device(device).type, "numba")
-        return chosen if chosen != "triton" or can_triton else "numba"
+
+def check_renderer(name: str, device: torch.device) -> None:
+    """ValueError for a renderer that does not exist or cannot run on a device."""
     if name not in RENDERERS:
         raise ValueError(f"RENDERER must be one of auto, {', '.join(RENDERERS)}, found {name!r}")
-    if name == "triton" and not (can_triton and on_gpu):
+    if name == "triton" and not has_triton(device):
         raise ValueError(
             f"RENDERER=triton needs a CUDA device and the triton package, found {device}; RENDERER=auto picks what works"
         )
@@ -187,7 +184,6 @@ def resolve_renderer(name: str, device: torch.device | str = "cpu") -> str:
             "pytorch3d` or by https://github.com/facebookresearch/pytorch3d/blob/main/INSTALL.md; RENDERER=auto works "
             "without it and gives the same numbers"
         )
-    return name
 
 
 def compare(

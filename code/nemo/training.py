@@ -28,8 +28,8 @@ from nemo.journal import Journal, similarity_picture
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh, same_meshes
 from nemo.metrics import Accuracy, accuracy, pose_errors
+from nemo.pose import resolve_renderer
 from nemo.records import load_annotation
-from nemo.rendering import resolve_renderer
 from nemo.settings import SolveConfig, TrainConfig
 
 REFERENCE_EPOCHS_BETWEEN_SAVES = 200  # the reference writes after 200, 400, ... epochs, numbered 199, 399, ...
@@ -212,7 +212,8 @@ class Trainer:
         clutter = self.config.weight_regularisation * clutter_loss(at_noise, bank.mesh_rows, sum(counts))
         values = torch.stack([main, clutter]).detach()
         self.group.sum(values)
-        if not values.isfinite().all():
+        loss, clutter_value = values.tolist()  # the host waits for the GPU here, and not after the backward pass
+        if not math.isfinite(loss + clutter_value):
             self._skip_non_finite(report)
             return
         ((main + clutter) * self.group.size).backward()  # DistributedDataParallel takes the mean over processes
@@ -220,7 +221,6 @@ class Trainer:
             total, images_seen = vertex_sums(at_vertices, visible)
             self.group.sum(total, images_seen)
             bank.update(total, images_seen, self.group.concatenate(at_noise, counts))
-        loss, clutter_value = values.tolist()
         report.loss, report.clutter, report.trained = report.loss + loss, report.clutter + clutter_value, report.trained + 1
         self.non_finite_in_a_row = 0
 

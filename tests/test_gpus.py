@@ -1,0 +1,164 @@
+"""What the host does in a run on GPUs, on pretended ones: what lies where, when it waits, what it launches.
+
+Tests named after triton run in its interpreter, see `test_rendering.test_cuda_kernel_in_the_interpreter`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from pretend_gpus import PretendGPUs, pretend_gpus
+from test_distributed import CONFIG, meshes, names_of, outcome, write_prepared
+from test_pose import BEST, PAPER, SMALL_HW, planted_problem
+
+from nemo import kernels_numba, pose, rendering
+from nemo.dataset import TrainingImages
+from nemo.devices import place
+from nemo.layout import PreparedSet
+from nemo.meshes import Mesh
+from nemo.training import Trainer
+
+GPU = torch.device("cuda", 1)
+SOLVERS = {"paper": replace(PAPER, total_epochs=6), "best": BEST}
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+in_interpreter = pytest.mark.skipif(not os.environ.get("TRITON_INTERPRET"), reason="for Triton's interpreter, which another test starts")
+
+
+@pytest.fixture
+def gpus():
+    with pretend_gpus(2) as pretended:
+        yield pretended
+
+
+def test_the_pretence_keeps_the_rules(gpus: PretendGPUs):
+    """What these tests rely on, so that they can fail."""
+    here, there = torch.ones(3), torch.ones(3).to(GPU)
+    assert there.is_cuda and there.device == (there * 2)[1:].device == torch.zeros(2, device=GPU).device == GPU and not here.is_cuda
+    for mixed in (lambda: here + there, lambda: torch.cat([here, there]), lambda: there + there.to("cuda:0"), lambda: here[there.long()]):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    with pytest.raises(TypeError, match="can't convert cuda:1 device type tensor to numpy"):
+        there.numpy()
+    there.cpu().zero_()
+    assert there.tolist() == [1, 1, 1] and (there * torch.tensor(2.0))[0] == 2
+    gpus.log.clear()
+    assert here.pin_memory().to(GPU, non_blocking=True).sum().device == GPU and here.sum().item() == 3
+    assert gpus.log == []
+    for wait in (lambda x: x.sum().item(), lambda x: bool(x[0]), lambda x: x[x > 0], lambda x: x.nonzero(), lambda x: x.cpu(), here.to):
+        gpus.log.clear()
+        wait(there)
+        assert len(gpus.log) >= 1, wait
+
+
+@pytest.mark.parametrize("renderer", ["torch", "numba"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_gpus_features_give_the_poses_of_the_cpus(gpus, solver, renderer):
+    problem, _ = planted_problem(2, 0.1)
+    arguments = SOLVERS[solver], *pose.choose_camera(SOLVERS[solver], "car", SMALL_HW), renderer
+    expected = pose.solve(*problem, *arguments)
+    found = pose.solve(problem[0], *(x.to(GPU) for x in problem[1:]), *arguments)
+    for key in ("start_losses", "centre", "loss", "evaluations"):
+        np.testing.assert_array_equal(getattr(found, key), getattr(expected, key))
+
+
+@in_interpreter
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_triton_never_waits_between_the_first_launch_and_the_last(gpus, solver):
+    """Of batches after the first nothing waits, from the features' scores to the end of the last stage."""
+    (mesh, *tensors), _ = planted_problem(2, 0.1)
+    config = SOLVERS[solver]
+    arguments = config, *pose.choose_camera(config, "car", SMALL_HW), "triton"
+    tensors = [x.to(GPU) for x in tensors]
+    starts = pose.starts_of(mesh, *arguments, GPU)
+    found = []
+    for _ in range(2):
+        gpus.log.clear()
+        found.append(pose.solve(mesh, *tensors, *arguments, starts).centre)
+    launches = len(pose.make_plan(config).stages)
+    assert gpus.log[:launches] == ["launch"] * launches and set(gpus.log[launches:]) == {"wait cpu"}
+    np.testing.assert_array_equal(*found)
+
+
+@in_interpreter
+def test_auto_takes_triton_on_a_gpu_where_it_agrees(gpus, monkeypatch, capsys):
+    def resolved() -> str:
+        pose.triton_agrees.cache_clear()
+        return pose.resolve_renderer("auto", GPU)
+
+    assert resolved() == "triton" and capsys.readouterr().err == ""
+    kernels, notes = rendering.triton_kernels(), []
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no C compiler\nand so on")
+
+    for broken in (lambda *_: None, fail):
+        monkeypatch.setattr(kernels, "advance", broken)
+        assert resolved() == "numba"
+        notes.append(capsys.readouterr().err)
+    assert notes[0].count("note:") == 1 and "numba" in notes[0] and "on cuda:1: they differ by inf" in notes[0]
+    assert notes[1].endswith("they failed with RuntimeError: no C compiler\n")
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    with pytest.raises(ValueError, match="have left cuda:1 unusable; set RENDERER=numba"):
+        resolved()
+
+
+@pytest.mark.skipif(bool(os.environ.get("TRITON_INTERPRET")), reason="kernels are not compiled in the interpreter")
+@pytest.mark.parametrize("capability", [80, *(pytest.param(other, marks=pytest.mark.slow) for other in (75, 90, 120))])
+def test_what_is_launched_compiles(capability):
+    """From the real arguments, which Triton compiles into the kernel in part, to machine code for a GPU that need not be here."""
+    driver = pytest.importorskip("triton.runtime").driver
+    target = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", capability, 32)
+    compiled = set()
+
+    def compile_only(kernel: object, grid: tuple, args: tuple, options: dict) -> None:
+        program = kernel.warmup(*args, grid=grid, **options)
+        assert program.metadata.target == target and len(program.asm["cubin"]) > 10_000
+        compiled.add((program.metadata.name, str(program.src.constants)))
+
+    problem, _ = planted_problem(2, 0.1)
+    bent = Mesh(problem[0].vertices * np.linspace(1, 1.1, len(problem[0].vertices))[:, None], problem[0].faces)
+    there = {"get_current_target": lambda: target, "get_current_device": lambda: capability, "get_current_stream": lambda device: 0}
+    before = dict(vars(driver))
+    driver.set_active(SimpleNamespace(**there))
+    try:
+        with pretend_gpus(2, compile_only):
+            features, bank, clutter = (x.to(GPU) for x in problem[1:])
+            for mesh in (problem[0], bent):
+                scene = rendering.make_scene(mesh, rendering.paper_camera(SMALL_HW))
+                target_of = rendering.make_target(features, bank, clutter)
+                centre = torch.tensor([[4.0, 1, 2]] * 2, device=GPU)
+                rendering.compare(scene, target_of, centre, torch.eye(3, device=GPU).expand(2, 3, 3), "triton")
+                for config in (*SOLVERS.values(), replace(PAPER, total_epochs=1)):
+                    pose.solve(mesh, features, bank, clutter, config, scene.camera, 5.0, "triton")
+    finally:
+        vars(driver).update(before)
+    assert {name for name, _ in compiled} == {"_compare_kernel", "_advance_kernel"} and len(compiled) >= 8
+
+
+def test_both_kernels_have_the_same_constants():
+    kernels = pytest.importorskip("nemo.kernels_triton")
+    for name in ("NEAR", "TINY", "ADAM_EPSILON"):
+        assert getattr(kernels, name).value == getattr(kernels_numba, name)
+
+
+@pytest.mark.parametrize("separate_bank", [False, True])
+def test_training_on_gpus_ends_as_on_the_cpu(gpus, tmp_path, separate_bank):
+    """Weights, banks and losses, with the bank beside the network or on a GPU of its own."""
+    write_prepared(tmp_path)
+    found = []
+    for number, indices in enumerate(([], [0, 1] if separate_bank else [1])):
+        folder = tmp_path / str(number)
+        datasets = [TrainingImages(PreparedSet(tmp_path), names_of(i), mesh, CONFIG) for i, mesh in enumerate(meshes())]
+        trainer = Trainer(CONFIG, meshes(), datasets, place(indices, separate_bank), folder)
+        trainer.fit()
+        found.append(outcome(trainer))
+    network, bank = (torch.device("cuda", i) for i in ((0, 1) if separate_bank else (1, 1)))
+    assert {p.device for p in trainer.network.parameters()} == {network} and {b.memory.device for b in trainer.banks} == {bank}
+    assert found[0].pop("log") == found[1].pop("log")
+    torch.testing.assert_close(*found, rtol=0, atol=0, check_device=False)
