@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 from pretend_gpus import PretendGPUs, pretend_gpus
+from ptx import Program, UnknownInstruction
 from test_distributed import CONFIG, meshes, names_of, outcome, write_prepared
-from test_pose import BEST, PAPER, SMALL_HW, planted_problem
+from test_pose import BEST, PAPER, SMALL_HW, golden_problem, planted_problem, rotation_error_deg
 
 from nemo import kernels_numba, pose, rendering
+from nemo.cameras import camera_centre
 from nemo.dataset import TrainingImages
 from nemo.devices import place
 from nemo.layout import PreparedSet
-from nemo.meshes import Mesh
 from nemo.training import Trainer
 
 GPU = torch.device("cuda", 1)
@@ -101,44 +102,81 @@ def test_auto_takes_triton_on_a_gpu_where_it_agrees(gpus, monkeypatch, capsys):
         monkeypatch.setattr(kernels, "advance", broken)
         assert resolved() == "numba"
         notes.append(capsys.readouterr().err)
-    assert notes[0].count("note:") == 1 and "numba" in notes[0] and "on cuda:1: they differ by inf" in notes[0]
+    assert notes[0].count("note: RENDERER=auto uses numba; on cuda:1") == 1 and notes[0].endswith("they differ by inf\n")
     assert notes[1].endswith("they failed with RuntimeError: no C compiler\n")
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
     with pytest.raises(ValueError, match="have left cuda:1 unusable; set RENDERER=numba"):
         resolved()
 
 
-@pytest.mark.skipif(bool(os.environ.get("TRITON_INTERPRET")), reason="kernels are not compiled in the interpreter")
-@pytest.mark.parametrize("capability", [80, *(pytest.param(other, marks=pytest.mark.slow) for other in (75, 90, 120))])
-def test_what_is_launched_compiles(capability):
-    """From the real arguments, which Triton compiles into the kernel in part, to machine code for a GPU that need not be here."""
+@pytest.fixture
+def compiled_gpus(request):
+    """Pretended GPUs of a compute capability, whose kernels Triton compiles and `ptx` runs."""
+    if os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("kernels are not compiled in the interpreter")
     driver = pytest.importorskip("triton.runtime").driver
-    target = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", capability, 32)
-    compiled = set()
+    target = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", request.param, 32)
+    programs, before = {}, dict(vars(driver))
 
-    def compile_only(kernel: object, grid: tuple, args: tuple, options: dict) -> None:
-        program = kernel.warmup(*args, grid=grid, **options)
-        assert program.metadata.target == target and len(program.asm["cubin"]) > 10_000
-        compiled.add((program.metadata.name, str(program.src.constants)))
+    def compile_and_run(kernel: object, grid: tuple, arguments: tuple, options: dict) -> None:
+        compiled = kernel.warmup(*arguments, grid=grid, **options)
+        assert compiled.metadata.target == target and len(compiled.asm["cubin"]) > 10_000
+        program = programs.setdefault(compiled.hash, Program(compiled.asm["ptx"], 32 * compiled.metadata.num_warps))
+        fixed = {path[0] for path in compiled.src.constants}
+        try:
+            program.run(grid[0], [x for i, x in enumerate(arguments) if i not in fixed])
+        except UnknownInstruction as error:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"tests/ptx.py does not know the instruction `{error}`")
 
-    problem, _ = planted_problem(2, 0.1)
-    bent = Mesh(problem[0].vertices * np.linspace(1, 1.1, len(problem[0].vertices))[:, None], problem[0].faces)
-    there = {"get_current_target": lambda: target, "get_current_device": lambda: capability, "get_current_stream": lambda device: 0}
-    before = dict(vars(driver))
+    there = {"get_current_target": lambda: target, "get_current_device": lambda: request.param, "get_current_stream": lambda device: 0}
     driver.set_active(SimpleNamespace(**there))
     try:
-        with pretend_gpus(2, compile_only):
-            features, bank, clutter = (x.to(GPU) for x in problem[1:])
-            for mesh in (problem[0], bent):
-                scene = rendering.make_scene(mesh, rendering.paper_camera(SMALL_HW))
-                target_of = rendering.make_target(features, bank, clutter)
-                centre = torch.tensor([[4.0, 1, 2]] * 2, device=GPU)
-                rendering.compare(scene, target_of, centre, torch.eye(3, device=GPU).expand(2, 3, 3), "triton")
-                for config in (*SOLVERS.values(), replace(PAPER, total_epochs=1)):
-                    pose.solve(mesh, features, bank, clutter, config, scene.camera, 5.0, "triton")
+        with pretend_gpus(2, compile_and_run):
+            yield programs
     finally:
         vars(driver).update(before)
-    assert {name for name, _ in compiled} == {"_compare_kernel", "_advance_kernel"} and len(compiled) >= 8
+
+
+CAPABILITIES = [80, *(pytest.param(other, marks=pytest.mark.slow) for other in (75, 90))]
+
+
+@pytest.mark.parametrize("compiled_gpus", CAPABILITIES, indirect=True)
+def test_auto_takes_compiled_triton(compiled_gpus, capsys):
+    """With the trial that decides it, of both solvers, on a cuboid and on a mesh that is none, in the code for a GPU."""
+    pose.triton_agrees.cache_clear()
+    assert pose.resolve_renderer("auto", GPU) == "triton" and capsys.readouterr().err == ""
+    assert len(compiled_gpus) >= 4 and all(program.executed > 10_000 for program in compiled_gpus.values())
+
+
+@pytest.mark.parametrize("compiled_gpus", CAPABILITIES, indirect=True)
+def test_compiled_triton_follows_numba(compiled_gpus):
+    """In loss and gradients; and step for step, also where Triton compiles a single step into the kernel."""
+    (mesh, *tensors), true = planted_problem(2, 0.1)
+    scene, there = rendering.make_scene(mesh, rendering.paper_camera(SMALL_HW)), [x.to(GPU) for x in tensors]
+    centre = torch.as_tensor(camera_centre(true[0] + 0.1, true[1], 4.5), dtype=torch.float32)
+    rotation = rendering.look_at(centre, torch.as_tensor(true[2], dtype=torch.float32))
+    expected = rendering.compare(scene, rendering.make_target(*tensors), centre, rotation, "numba")
+    found = rendering.compare(scene, rendering.make_target(*there), centre.to(GPU), rotation.to(GPU), "triton")
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x.cpu(), y, atol=2e-6, rtol=1e-5)
+    for config in (replace(PAPER, total_epochs=8), replace(PAPER, total_epochs=1), BEST):
+        arguments = config, *pose.choose_camera(config, "car", SMALL_HW)
+        expected, found = (pose.solve(mesh, *x, *arguments, name, trace=True) for x, name in ((tensors, "numba"), (there, "triton")))
+        np.testing.assert_allclose(found.path_losses, expected.path_losses, atol=1e-5)
+        np.testing.assert_allclose(found.path, expected.path, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled_gpus", [90], indirect=True)
+def test_compiled_triton_reproduces_the_reference(compiled_gpus, golden):
+    """All of golden/solve: 301 evaluations of 12 maps in the code for a GPU."""
+    data = golden("solve.npz")
+    mesh, *tensors = golden_problem(data)
+    camera = rendering.paper_camera(data["features"].shape[2:])
+    poses = pose.solve(mesh, *(x.to(GPU) for x in tensors), PAPER, camera, 5.0, "triton")
+    np.testing.assert_array_equal(poses.start, data["start_index"])
+    assert rotation_error_deg(poses, data["rot_pred"]).max() < 0.2
+    np.testing.assert_allclose(poses.loss, data["final_loss"], atol=1e-3)
 
 
 def test_both_kernels_have_the_same_constants():
