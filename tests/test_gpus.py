@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -185,17 +188,26 @@ def test_both_kernels_have_the_same_constants():
         assert getattr(kernels, name).value == getattr(kernels_numba, name)
 
 
+def trained(root: Path, name: str, gpus: list[int], separate_bank: bool) -> Trainer:
+    """A finished training on the noise pictures below root."""
+    datasets = [TrainingImages(PreparedSet(root), names_of(i), mesh, CONFIG) for i, mesh in enumerate(meshes())]
+    trainer = Trainer(CONFIG, meshes(), datasets, place(gpus, separate_bank), root / name)
+    trainer.fit()
+    return trainer
+
+
 @pytest.mark.parametrize("separate_bank", [False, True])
 def test_training_on_gpus_ends_as_on_the_cpu(gpus, tmp_path, separate_bank):
-    """Weights, banks and losses, with the bank beside the network or on a GPU of its own."""
+    """Weights, banks and losses, with the bank beside the network or on a GPU of its own; in bfloat16 nearly the same losses."""
     write_prepared(tmp_path)
-    found = []
-    for number, indices in enumerate(([], [0, 1] if separate_bank else [1])):
-        folder = tmp_path / str(number)
-        datasets = [TrainingImages(PreparedSet(tmp_path), names_of(i), mesh, CONFIG) for i, mesh in enumerate(meshes())]
-        trainer = Trainer(CONFIG, meshes(), datasets, place(indices, separate_bank), folder)
-        trainer.fit()
-        found.append(outcome(trainer))
+    there = [0, 1] if separate_bank else [1]
+    trainer = trained(tmp_path, "gpu", there, separate_bank)
+    found = [outcome(trained(tmp_path, "cpu", [], False)), outcome(trainer)]
+    in_half = partial(lambda autocast, device, *rest, **options: autocast("cpu", *rest, **options), torch.autocast)
+    with mock.patch.object(torch, "autocast", in_half):
+        half = trained(tmp_path, "half", there, separate_bank)
+    for exact, rounded in zip(trainer.log, half.log, strict=True):
+        assert 0 < abs(rounded["loss"] / exact["loss"] - 1) < 0.01
     network, bank = (torch.device("cuda", i) for i in ((0, 1) if separate_bank else (1, 1)))
     assert {p.device for p in trainer.network.parameters()} == {network} and {b.memory.device for b in trainer.banks} == {bank}
     assert found[0].pop("log") == found[1].pop("log")
