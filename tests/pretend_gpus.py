@@ -28,6 +28,8 @@ WAITS = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "__c
 ON_HOST = {"numpy", "__array__"}
 NEUTRAL = {"_has_compatible_shallow_copy_type"}  # ask about tensors on different devices
 INDEXING = {"__getitem__", "__setitem__", "index_put_"}
+DEVICES = WeakTensorKeyDictionary()  # of the tensors that are not on the CPU, which may outlive a pretence in a cache
+PINNED = WeakTensorKeyDictionary()
 FROM_HOST = {"tensor", "as_tensor", "asarray", "new_tensor"}
 
 
@@ -37,21 +39,19 @@ class PretendGPUs(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.log: list[str] = []
-        self.devices: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # of the tensors that are not on the CPU
-        self.pinned: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def device(self, tensor: Tensor) -> torch.device:
         """Where a tensor lies, or says so."""
         with torch._C.DisableTorchFunction():
-            return self.devices.get(tensor, CPU)
+            return DEVICES.get(tensor, CPU)
 
     def put(self, tensor: Tensor, device: torch.device) -> Tensor:
         """Let a tensor say that it lies on a device."""
         with torch._C.DisableTorchFunction():
             if device == CPU:
-                self.devices.pop(tensor, None)
+                DEVICES.pop(tensor, None)
             else:
-                self.devices[tensor] = device
+                DEVICES[tensor] = device
         return tensor
 
     def wait(self, name: str) -> None:
@@ -68,8 +68,10 @@ class PretendGPUs(TorchFunctionMode):
         if name == "get_device":
             return -1 if here == CPU else here.index
         if name == "pin_memory":
-            self.pinned[result := args[0].clone()] = True
-            return result
+            if args[0] not in PINNED:
+                PINNED[result := args[0].clone()] = True
+                return result
+            return args[0]
         if here != CPU and name in ON_HOST:
             raise TypeError(f"can't convert {here} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
         if here != CPU and (name in WAITS or (name == "where" and len(args) == 1)):
@@ -124,7 +126,7 @@ class PretendGPUs(TorchFunctionMode):
             rest.append(value)
         if kwargs.get("device") is not None:
             after, kwargs["device"] = _complete(kwargs["device"]), CPU
-        if before != after and not (before == CPU and source in self.pinned and kwargs.get("non_blocking")):
+        if before != after and CPU in (before, after) and not (before == CPU and source in PINNED and kwargs.get("non_blocking")):
             self.wait(name)
         result = args[0].clone() if name == "cuda" else func(args[0], *rest, **kwargs)
         if name == "copy_" or (result is args[0] and before == after):

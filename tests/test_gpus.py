@@ -206,9 +206,27 @@ def test_training_on_gpus_ends_as_on_the_cpu(gpus, tmp_path, separate_bank):
     in_half = partial(lambda autocast, device, *rest, **options: autocast("cpu", *rest, **options), torch.autocast)
     with mock.patch.object(torch, "autocast", in_half):
         half = trained(tmp_path, "half", there, separate_bank)
-    for exact, rounded in zip(trainer.log, half.log, strict=True):
+    for exact, rounded in zip(trainer.log, half.log, strict=True):  # the same losses but for rounding
         assert 0 < abs(rounded["loss"] / exact["loss"] - 1) < 0.01
     network, bank = (torch.device("cuda", i) for i in ((0, 1) if separate_bank else (1, 1)))
     assert {p.device for p in trainer.network.parameters()} == {network} and {b.memory.device for b in trainer.banks} == {bank}
     assert found[0].pop("log") == found[1].pop("log")
     torch.testing.assert_close(*found, rtol=0, atol=0, check_device=False)
+
+
+def test_the_host_waits_twice_in_a_training_step_and_never_in_the_network(gpus, tmp_path, monkeypatch):
+    """For which vertices are visible and for the loss, both before the backward pass; features are not waited for."""
+    write_prepared(tmp_path)
+    waits, learn = [], Trainer._learn
+
+    def watched(*arguments: object) -> None:
+        gpus.log.clear()
+        learn(*arguments)
+        waits.append(gpus.log.copy())
+
+    monkeypatch.setattr(Trainer, "_learn", watched)
+    trainer = trained(tmp_path, "gpu", [0, 1], separate_bank=True)
+    assert len(waits) == 8 and all(found == ["wait nonzero", "wait tolist"] for found in waits[1:])
+    model, crops = trainer._model(), torch.zeros(2, 3, 128, 336, dtype=torch.uint8)
+    gpus.log.clear()
+    assert model.features(crops).device == torch.device("cuda", 0) and gpus.log == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,14 @@ def decoded_file(prepared: PreparedSet, names: Sequence[str], config: TrainConfi
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] -> float with ImageNet's mean and deviation."""
-    return image_functional.normalize(images.float() / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    mean, deviation = _statistics(images.device)
+    return images.float().div_(255).sub_(mean).div_(deviation)
+
+
+@lru_cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and deviation [3, 1, 1], kept on the device: a GPU waits for what is sent to it with every batch."""
+    return tuple(torch.tensor(values, device=device)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 def gpus_of(text: str) -> list[int]:
@@ -30,6 +31,11 @@ def gpus_of(text: str) -> list[int]:
 def first_device(gpus: Sequence[int]) -> torch.device:
     """The first of the GPUs, or the CPU when there is none."""
     return torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device. To a GPU from pinned memory: a copy from elsewhere waits for all it still has to do."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int:

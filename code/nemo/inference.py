@@ -21,6 +21,7 @@ from nemo import cli
 from nemo.backbone import FeatureNet, has_bfloat16
 from nemo.checkpoints import Checkpoint, load_checkpoint
 from nemo.dataset import TestImages, map_size, normalise
+from nemo.devices import send
 from nemo.layout import PreparedSet, numbered_meshes, read_list
 from nemo.meshes import Mesh, published_cuboid, read_off
 from nemo.pose import Poses, Starts, choose_camera, make_plan, solve, starts_of
@@ -55,7 +56,7 @@ class Model:
         """uint8 [B, 3, H, W] -> unit feature maps [B, C, H/8, W/8], float32; in halves where the GPU's memory is too small."""
 
         def forward(part: slice) -> Tensor:
-            inputs = normalise(images[part].to(self.device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
+            inputs = normalise(send(images[part], self.device)).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 return self.network.feature_map(inputs, self.checkpoint.config.bias_at_test)
 

@@ -20,7 +20,7 @@ from nemo.backbone import build_network, cells_of
 from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
 from nemo.checkpoints import Checkpoint, load_torch_file, save_checkpoint
 from nemo.dataset import SAMPLE_FIELDS, Sample, TrainingImages, batches, make_loader, normalise
-from nemo.devices import Placement
+from nemo.devices import Placement, send
 from nemo.distributed import Group, share
 from nemo.files import atomic_path, csv_text, write_text
 from nemo.inference import MeshSolver, Model, read_batches
@@ -203,11 +203,12 @@ class Trainer:
     def _learn(self, mesh: int, batch: Sample, counts: Sequence[int], seen: int, report: Progress) -> None:
         """Loss of a batch, its gradient, and the bank's move; `seen` vertices are visible in all processes together."""
         device, bank, mine = self.devices.network[0], self.banks[mesh], counts[self.group.rank]
-        images = normalise(batch.image.to(device, non_blocking=True)).contiguous(memory_format=torch.channels_last)
-        cells = torch.cat([cells_of(batch.positions, self.datasets[mesh].map_hw), batch.noise_cells], dim=1)
-        features = self.parallel(images, cells.to(device, non_blocking=True))[:mine].to(self.devices.bank)
+        image, positions, noise_cells = (send(part, device) for part in (batch.image, batch.positions, batch.noise_cells))
+        cells = torch.cat([cells_of(positions, self.datasets[mesh].map_hw), noise_cells], dim=1)
+        images = normalise(image).contiguous(memory_format=torch.channels_last)
+        features = self.parallel(images, cells)[:mine].to(self.devices.bank)
         at_vertices, at_noise = features.split([bank.vertices, features.shape[1] - bank.vertices], dim=1)
-        positions, visible = (part[:mine].to(self.devices.bank, non_blocking=True) for part in (batch.positions, batch.visible))
+        positions, visible = (send(part[:mine], self.devices.bank) for part in (batch.positions, batch.visible))
         main = contrastive_loss(at_vertices, positions, visible, bank.memory, self.config, seen)
         clutter = self.config.weight_regularisation * clutter_loss(at_noise, bank.mesh_rows, sum(counts))
         values = torch.stack([main, clutter]).detach()
