@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 SHARED_BYTES = 1 << 16
+LOCAL_BYTES = 1 << 10  # of each thread
 CONSTANTS_AT = 1 << 60  # addresses of the program's constants, far from all tensors
 KINDS = ("f32", "f64", "s16", "s32", "s64", "u16", "u32", "u64", "b16", "b32", "b64", "pred")
 NUMPY = {"f": "float", "s": "int", "u": "uint", "b": "uint"}
@@ -24,7 +25,7 @@ COMPARE = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equa
 BITWISE = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor, "shl": np.left_shift, "shr": np.right_shift}
 UNARY = {"neg": np.negative, "abs": np.abs, "sqrt": np.sqrt, "not": np.invert}
 ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "min": np.fmin, "max": np.fmax, "rem": np.fmod}
-COMPUTE = {*BITWISE, *UNARY, *ARITHMETIC, "div", "fma", "mad", "cvt", "selp", "shfl", "bfe"}
+COMPUTE = {*BITWISE, *UNARY, *ARITHMETIC, "div", "fma", "mad", "cvt", "cvta", "selp", "shfl", "bfe"}
 ROUND = {"rzi": np.trunc, "rni": np.rint}
 
 
@@ -40,6 +41,11 @@ def dtype_of(kind: str) -> np.dtype:
 def bits_of(kind: str) -> np.dtype:
     """The unsigned type that registers hold values of a kind in."""
     return np.dtype(bool if kind == "pred" else f"uint{kind[1:]}")
+
+
+def bits_of_register(name: str) -> np.dtype:
+    """What LLVM names registers after: %rs, %r or %f, %rd or %fd."""
+    return np.dtype(np.uint16 if name.startswith("%rs") else np.uint64 if name.startswith(("%rd", "%fd")) else np.uint32)
 
 
 @dataclass
@@ -58,6 +64,7 @@ class Program:
         self.constants = {name: self._constant(int(size), values) for name, size, values in
                           re.findall(r"\.global \.align \d+ \.b8 (\S+)\[(\d+)\] = \{([^}]*)\}", self.text)}  # fmt: skip
         self.at = {name: CONSTANTS_AT + (i << 20) for i, name in enumerate(self.constants)} | {"global_smem": 0}
+        self.at |= dict.fromkeys(re.findall(r"__local_depot\d+", self.text), 0)
         self.registers: dict[str, NDArray] = {}
         body = re.split(r"\n\}", rest)[0]  # what follows are the functions that it calls
         for line in self._lines(body):
@@ -90,7 +97,8 @@ class Program:
         self.arguments = dict(zip(self.parameters, values, strict=True))
         with np.errstate(all="ignore"):
             for self.program in range(programs):
-                self.shared, self.registers = np.zeros(SHARED_BYTES, np.uint8), {"%SPL": np.zeros(self.threads, np.uint64)}
+                self.shared, self.local = np.zeros(SHARED_BYTES, np.uint8), np.zeros(self.threads * LOCAL_BYTES, np.uint8)
+                self.registers = {"%SPL": np.zeros(self.threads, np.uint64)}
                 at: int | None = 0
                 while at is not None and at < len(self.steps):
                     self.executed += 1
@@ -165,6 +173,8 @@ class Program:
             yes, no = (self._value(x, kind) for x in operands[1:3])
             return lambda: np.where(self.registers[operands[3]], yes(), no())
         values = [self._value(x, "u32" if name in ("shl", "shr") and i else kind) for i, x in enumerate(operands[1:])]
+        if name == "cvta":
+            return values[0]
         if name == "cvt":
             return self._convert(words, values[0])
         if name == "bfe":
@@ -249,7 +259,7 @@ class Program:
         name = operands[1].strip("[] ")
         if name not in self.parameters:
             return self._unknown(line)
-        bits = np.dtype(np.uint64 if operands[0].startswith("%rd") else np.uint32)
+        bits = bits_of_register(operands[0])
 
         def step() -> None:
             value = np.array([self.arguments[name]])
@@ -260,10 +270,10 @@ class Program:
 
     def _access(self, line: str, words: list[str], place: str, names: str, active: Callable, act: Callable) -> Callable[[], None]:
         """A read or write of one or several neighbouring values."""
-        if words[1] not in ("global", "shared"):
+        if words[1] not in ("global", "shared", "local"):
             return self._unknown(line)
         base, offset = re.fullmatch(r"\[ ?([%\w]+) ?\+? ?(\d+)? ?\]", place).groups()
-        address = self._value(base, "u64" if words[1] == "global" else "u32")
+        address = self._value(base, "u32" if re.match(r"%r\d", base) else "u64")
         bits = bits_of(words[-1])
         registers = re.findall(r"%\w+", names)
 
@@ -272,13 +282,15 @@ class Program:
             threads = np.arange(self.threads) if guard is None else np.flatnonzero(guard)
             for i, register in enumerate(registers):
                 at = address().astype(np.uint64)[threads] + np.uint64(int(offset or 0) + i * bits.itemsize)
+                if words[1] == "local":
+                    at = at + (threads * LOCAL_BYTES).astype(np.uint64)
                 act(register, words[1], at, bits, threads, guard)
 
         return step
 
     def _cells(self, space: str, at: NDArray, bits: np.dtype) -> tuple[NDArray, NDArray]:
         """The memory that addresses are in, as an array, and the places in it."""
-        first, memory = 0, self.shared
+        first, memory = 0, self.shared if space == "shared" else self.local
         if space == "global":
             found = [(start, values) for start, values in self.memory if start <= at[0] < start + len(values)]
             assert found, f"no tensor at {at[0]:#x}"
@@ -288,12 +300,12 @@ class Program:
         return memory[: len(memory) // bits.itemsize * bits.itemsize].view(bits), inside // bits.itemsize
 
     def _read(self, register: str, space: str, at: NDArray, bits: np.dtype, threads: NDArray, guard: NDArray | None) -> None:
-        wide = np.uint16 if register.startswith("%rs") else np.uint64 if register.startswith("%rd") else np.uint32
+        wide = bits_of_register(register)
         values = np.zeros(self.threads, wide)
         if len(threads):
             memory, cells = self._cells(space, at, bits)
             values[threads] = memory[cells]
-        self._set(register, values, np.dtype(wide), guard)
+        self._set(register, values, wide, guard)
 
     def _write(self, register: str, space: str, at: NDArray, bits: np.dtype, threads: NDArray, guard: NDArray | None) -> None:
         if not len(threads):

@@ -125,9 +125,9 @@ def compiled_gpus(request):
         compiled = kernel.warmup(*arguments, grid=grid, **options)
         assert compiled.metadata.target == target and len(compiled.asm["cubin"]) > 10_000
         program = programs.setdefault(compiled.hash, Program(compiled.asm["ptx"], 32 * compiled.metadata.num_warps))
-        fixed = {path[0] for path in compiled.src.constants}
+        fixed = {name if isinstance(name, str) else kernel.arg_names[name[0]] for name in compiled.src.constants}
         try:
-            program.run(grid[0], [x for i, x in enumerate(arguments) if i not in fixed])
+            program.run(grid[0], [x for name, x in zip(kernel.arg_names, arguments, strict=False) if name not in fixed])
         except UnknownInstruction as error:
             (pytest.fail if os.environ.get("CI") else pytest.skip)(f"tests/ptx.py does not know the instruction `{error}`")
 
