@@ -148,17 +148,15 @@ class Method:
 
     name: str
     measure: Callable[[Problem], tuple[float, float]]
-    batches: tuple[int, ...] = (1,)
-    extrapolated: bool = True
+    extrapolated: bool = True  # from one image and a few steps
 
 
 def methods(device: str) -> list[Method]:
     """All that can run here, the default first."""
-    batches = (16, 1, 64)
     found = []
     for name in ["numba"] + ["triton"] * device.startswith("cuda"):
-        found.append(Method(name, lambda p, name=name: compiled(p, name, device), batches, extrapolated=False))
-        whole = Method(f"{name}, any mesh", lambda p, name=name: compiled(_without_grid(p), name, device), batches, extrapolated=False)
+        found.append(Method(name, lambda p, name=name: compiled(p, name, device), extrapolated=False))
+        whole = Method(f"{name}, any mesh", lambda p, name=name: compiled(_without_grid(p), name, device), extrapolated=False)
         found.append(whole)
     found.append(Method("torch", lambda p: one_by_one(p, "torch", "torch", device)))
     if importlib.util.find_spec("pytorch3d"):
@@ -208,7 +206,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="measure whole images with it, too")
     parser.add_argument("--prepared", type=Path, help="prepared test set of the checkpoint's category")
     parser.add_argument("--images", type=int, default=32, help="of the prepared set (default 32)")
-    parser.add_argument("--batches", type=int, nargs="*", default=[1, 16, 64], help="images at a time (default 1 16 64)")
+    parser.add_argument("--batches", type=int, nargs="*", default=[16, 1, 64], help="images at a time (default 16 1 64)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{options.threads} CPU threads, device {options.device}, load {os.getloadavg()[0]:.1f} before the run\n")
@@ -221,7 +219,7 @@ def main() -> None:
         step, solve = floor_seconds(make_problem(name, 1, "cpu"), rate)
         print(f"| {name} | floor | | | {1e3 * step:.3f} | {solve:.4f} | |", flush=True)
         for method in methods(options.device):
-            for count in (n for n in method.batches if n in options.batches):
+            for count in (1,) if method.extrapolated else options.batches:
                 step, solve = method.measure(make_problem(name, count, options.device))
                 first = first or solve
                 predicted = PREDICTED_STEP_MS.get((method.name, name))

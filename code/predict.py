@@ -380,7 +380,7 @@ def _boxes_of(job: Job) -> list[np.ndarray | None]:
 def settings_of(args: argparse.Namespace, finder: PoseFinder) -> dict:
     """Everything that results depend on beside the photographs, as JSON values."""
     return finder.depends_on() | {
-        "photograph": asdict(finder.config), "renderer": finder.renderer, "unlabelled": args.unlabelled, "overlays": args.overlays,
+        "photograph": asdict(finder.config), "renderer": args.renderer, "unlabelled": args.unlabelled, "overlays": args.overlays,
         "film": args.film, "draw_mesh": str(args.draw_mesh or ""),
     }  # fmt: skip
 

@@ -21,6 +21,7 @@ from nemo.distributed import Group, process_group
 from nemo.files import lock, remove_parts
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path, numbered_meshes, read_list
 from nemo.meshes import read_off, same_meshes
+from nemo.pose import resolve_renderer
 from nemo.records import record_seconds
 from nemo.resources import require_disk, require_memory, require_shared_memory
 from nemo.settings import FIXED_RECIPE, MESH_DIMENSIONS, TrainConfig
@@ -132,9 +133,10 @@ def _train_category(args: argparse.Namespace, category: str, placement: Placemen
         for group_names, mesh in zip(names, meshes, strict=True)
     ]
     images = sum(map(len, datasets))
+    validation = Validation(prepared, held, resolve_renderer("auto", placement.network[0])) if held else None
     trainer = Trainer(
-        config, meshes, datasets, placement, args.save_dir, workers, prepared.fingerprint(category), group,
-        Validation(prepared, held) if held else None, args.tensorboard, args.compile,
+        config, meshes, datasets, placement, args.save_dir, workers, prepared.fingerprint(category), group, validation,
+        args.tensorboard, args.compile,
     )  # fmt: skip
     started, resumed = monotonic(), args.resume and trainer.resume()
     epochs = config.total_epochs - trainer.epoch

@@ -1,8 +1,8 @@
 """GPUs for machines that have none: the host's side of a run on GPUs, without them.
 
 While `pretend_gpus` lasts all numbers are computed on the CPU, but a tensor that is sent to a GPU says that it lies there,
-and PyTorch's rules hold: tensors on different devices do not mix, NumPy does not read a GPU's, and each wait of the host
-for a GPU is written down. What a GPU computes, and how fast, it cannot show.
+and PyTorch's rules hold: tensors on different devices do not mix, NumPy does not read a GPU's. Where the host waits for a
+GPU, in the operations named below and in copies, is written down. What a GPU computes, and how fast, it cannot show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from nemo import inference, rendering
+from nemo import dataset, inference, pose, rendering
 
 CPU = torch.device("cpu")
 MEMORY = 8 << 30  # bytes of each GPU
@@ -68,6 +68,8 @@ class PretendGPUs(TorchFunctionMode):
         if name == "get_device":
             return -1 if here == CPU else here.index
         if name == "pin_memory":
+            if here != CPU:
+                raise RuntimeError(f"cannot pin a tensor of {here}, only dense CPU tensors can be pinned")
             if args[0] not in PINNED:
                 PINNED[result := args[0].clone()] = True
                 return result
@@ -169,7 +171,11 @@ def interpreted(kernel: object, grid: tuple, args: tuple, options: dict) -> None
 def pretend_gpus(count: int, run: Callable = interpreted) -> Iterator[PretendGPUs]:
     """Let this machine have `count` GPUs. run: what a launch of Triton does, with the kernel, grid, arguments and options."""
     mode = PretendGPUs()
+    caches = dataset._statistics, pose.triton_agrees, rendering.triton_shape
     with ExitStack() as stack:
+        for cache in caches:
+            cache.cache_clear()
+            stack.callback(cache.cache_clear)
         stack.enter_context(mock.patch.multiple(
             torch.cuda, device_count=lambda: count, mem_get_info=lambda device=None: (MEMORY, MEMORY),
             get_device_capability=lambda device=None: (9, 0), empty_cache=lambda: None, synchronize=lambda device=None: None,
@@ -182,4 +188,3 @@ def pretend_gpus(count: int, run: Callable = interpreted) -> Iterator[PretendGPU
             watched = {name: Kernel(getattr(kernels, name), mode, run) for name in ("_compare_kernel", "_advance_kernel")}
             stack.enter_context(mock.patch.multiple(kernels, **watched))
         yield stack.enter_context(mode)
-

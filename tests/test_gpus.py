@@ -95,20 +95,25 @@ def test_auto_takes_triton_on_a_gpu_where_it_agrees(gpus, monkeypatch, capsys):
         pose.triton_agrees.cache_clear()
         return pose.resolve_renderer("auto", GPU)
 
+    def undefined(*arguments: object) -> None:
+        for tensor in arguments[5]:
+            tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
+
     assert resolved() == "triton" and capsys.readouterr().err == ""
     kernels, notes = rendering.triton_kernels(), []
 
     def fail(*_: object) -> None:
-        raise RuntimeError("no C compiler\nand so on")
+        raise RuntimeError("at 1:0:\n\nno C compiler\n")
 
-    for broken in (lambda *_: None, fail):
+    for broken in (lambda *_: None, undefined, fail):
         monkeypatch.setattr(kernels, "advance", broken)
         assert resolved() == "numba"
         notes.append(capsys.readouterr().err)
     assert notes[0].count("note: RENDERER=auto uses numba; on cuda:1") == 1 and notes[0].endswith("they differ by inf\n")
-    assert notes[1].endswith("they failed with RuntimeError: no C compiler\n")
+    assert notes[1].endswith("they differ by nan\n")
+    assert notes[2].endswith("they failed with RuntimeError: at 1:0: ... no C compiler\n")
     monkeypatch.setattr(torch.cuda, "synchronize", fail)
-    with pytest.raises(ValueError, match="have left cuda:1 unusable; set RENDERER=numba"):
+    with pytest.raises(ValueError, match="have left cuda:1 unusable, they failed with .*; set RENDERER=numba"):
         resolved()
 
 
@@ -146,7 +151,6 @@ CAPABILITIES = [80, *(pytest.param(other, marks=pytest.mark.slow) for other in (
 @pytest.mark.parametrize("compiled_gpus", CAPABILITIES, indirect=True)
 def test_auto_takes_compiled_triton(compiled_gpus, capsys):
     """With the trial that decides it, of both solvers, on a cuboid and on a mesh that is none, in the code for a GPU."""
-    pose.triton_agrees.cache_clear()
     assert pose.resolve_renderer("auto", GPU) == "triton" and capsys.readouterr().err == ""
     assert len(compiled_gpus) >= 4 and all(program.executed > 10_000 for program in compiled_gpus.values())
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import ROOT
 
 ROWS = (
-    ("settings", "files", "resources"),
+    ("settings", "files", "resources", "devices"),
     ("layout", "records", "checkpoints", "cli", "downloads", "boxes", "cameras", "meshes", "kernels_numba", "kernels_triton"),
-    ("visibility", "rendering", "pascal3d", "kitti", "occlusion", "backbone", "bank", "devices", "distributed", "journal", "metrics",
+    ("visibility", "rendering", "pascal3d", "kitti", "occlusion", "backbone", "bank", "distributed", "journal", "metrics",
      "confidence"),
     ("dataset", "pose", "drawing", "plots", "tables", "sample_models", "sample"),
     ("inference", "report_page"),

@@ -65,7 +65,7 @@ def decoded_file(prepared: PreparedSet, names: Sequence[str], config: TrainConfi
 def normalise(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] -> float with ImageNet's mean and deviation."""
     mean, deviation = _statistics(images.device)
-    return images.float().div_(255).sub_(mean).div_(deviation)
+    return (images.float() / 255).sub_(mean).div_(deviation)
 
 
 @lru_cache

@@ -34,8 +34,10 @@ def first_device(gpus: Sequence[int]) -> torch.device:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device. To a GPU from pinned memory: a copy from elsewhere waits for all it still has to do."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    """A tensor on a device. From the CPU to a GPU by pinned memory: a copy from elsewhere waits for all it still has to do."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int:

@@ -236,7 +236,7 @@ class Run:
         data = self.prepared.fingerprint(self.category + self.level)
         self.wanted = {name for group in self.names.values() for name in group}
         self.mine = {name for _, names in self.batches() for name in names}
-        self.settings = run_config(self.model, self.config, self.level, data) | {"renderer": self.renderer}
+        self.settings = run_config(self.model, self.config, self.level, data) | {"renderer": self.config.renderer}
         self.columns = (*POSE_COLUMNS, "principal_xy") if self.config.six_d else POSE_COLUMNS
         self.rows: dict[str, dict] = {}
         self.failures: list[str] = []

@@ -15,6 +15,8 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nemo.devices import send
+
 NEAR = tl.constexpr(1e-3)  # kernels_numba.NEAR; a test compares them
 TINY = tl.constexpr(1e-9)  # kernels_numba.TINY
 ADAM_EPSILON = tl.constexpr(1e-8)  # kernels_numba.ADAM_EPSILON
@@ -343,9 +345,8 @@ def _advance_kernel(scores, clutter, vertices, faces, face_count, lx, ly, lz, hx
 
 
 def _placed(values: NDArray, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """An array on the device. From pinned memory: a copy from elsewhere waits for all that the device still has to do."""
-    values = torch.as_tensor(values, dtype=dtype)
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    """An array on the device, as a tensor."""
+    return send(torch.as_tensor(values, dtype=dtype), device)
 
 
 def place_mesh(vertices: NDArray, faces: NDArray, device: torch.device) -> tuple[Tensor, Tensor]:

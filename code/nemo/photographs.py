@@ -316,7 +316,7 @@ class PoseFinder:
     """A trained category that finds its objects in photographs.
 
     model: see `inference.load_model`. config: how. calibration: what turns evidence into confidence, see `use_calibration`.
-    solve_config: in place of the solver's defaults; its place in a crop is always searched too. renderer: see `rendering`.
+    solve_config: in place of the solver's defaults; its place in a crop is always searched too. renderer: see `pose.resolve_renderer`.
     """
 
     def __init__(

@@ -182,7 +182,7 @@ EXACT_MINIMUM_THICKNESS = 0.05
 
 
 def short_digest(content: bytes) -> str:
-    """16 hexadecimal digits that stand for a content: of settings, lists, and what results are recognised by."""
+    """16 hexadecimal digits that stand for a content, by which settings, lists and results are recognised."""
     return hashlib.sha256(content).hexdigest()[:16]
 
 

@@ -28,7 +28,6 @@ from nemo.journal import Journal, similarity_picture
 from nemo.layout import PreparedSet
 from nemo.meshes import Mesh, same_meshes
 from nemo.metrics import Accuracy, accuracy, pose_errors
-from nemo.pose import resolve_renderer
 from nemo.records import load_annotation
 from nemo.settings import SolveConfig, TrainConfig
 
@@ -82,10 +81,11 @@ class Validation:
 
     prepared: PreparedSet
     names: list[list[str]]
+    renderer: str = "numba"
 
     def accuracy(self, model: Model, group: Group) -> Accuracy:
         """What inference with SOLVER=best gives on them, by all processes together. ValueError for an unreadable image."""
-        solver = MeshSolver(model, SolveConfig(solver="best"), resolve_renderer("auto", model.device))
+        solver = MeshSolver(model, SolveConfig(solver="best"), self.renderer)
         category = model.checkpoint.config.category
         batches = [
             (mesh, names[i : i + VALIDATION_BATCH])
@@ -207,8 +207,8 @@ class Trainer:
         cells = torch.cat([cells_of(positions, self.datasets[mesh].map_hw), noise_cells], dim=1)
         images = normalise(image).contiguous(memory_format=torch.channels_last)
         features = self.parallel(images, cells)[:mine].to(self.devices.bank)
+        positions, visible = positions[:mine].to(self.devices.bank), send(batch.visible[:mine], self.devices.bank)
         at_vertices, at_noise = features.split([bank.vertices, features.shape[1] - bank.vertices], dim=1)
-        positions, visible = (send(part[:mine], self.devices.bank) for part in (batch.positions, batch.visible))
         main = contrastive_loss(at_vertices, positions, visible, bank.memory, self.config, seen)
         clutter = self.config.weight_regularisation * clutter_loss(at_noise, bank.mesh_rows, sum(counts))
         values = torch.stack([main, clutter]).detach()
