@@ -9,7 +9,7 @@ from time import monotonic
 import torch
 
 from nemo import cli
-from nemo.devices import decoding_workers, first_device, gpus_of
+from nemo.devices import decoding_workers, first_device, gpus_of, images_at_a_time
 from nemo.files import lock, remove_parts
 from nemo.inference import Model, load_model, names_by_mesh, read_batches
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
@@ -52,12 +52,13 @@ def config_of(model: Model, prepared: PreparedSet, subset: str, names: dict[int,
 def main() -> None:
     """Extract category after category."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch-size", type=cli.positive, default=8)
+    parser.add_argument("--batch-size", default="auto", help="images at a time; auto: 64 on a GPU, 8 on a CPU")
     parser.add_argument("--workers", default="auto", help="decoding processes")
     cli.add_network(parser)
     args = parser.parse_args()
     experiment, raw = Experiment(args.exp, args.mesh_d, args.azimuths), RawPascal3D(args.raw)
     device, images, failed = first_device(gpus_of(args.gpus)), 0, 0
+    batch_size = images_at_a_time(args.batch_size, device)
     for category in args.categories:
         started = monotonic()
         path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
@@ -73,7 +74,7 @@ def main() -> None:
         require_memory(2 * needed, f"writing the feature maps of {category}", "set SAVE_FEATURES=false, inference does not need them")
         with lock(target.parent, target.stem, f"the feature maps of {category}"):
             remove_parts(target.parent, target.name)
-            features, failures = extract(model, prepared, names, args.level, args.batch_size, workers)
+            features, failures = extract(model, prepared, names, args.level, batch_size, workers)
             save_features(target, features)
         timing = experiment.timing("extract_features", category + args.level)
         record_seconds(timing, monotonic() - started, len(features.maps), "images")

@@ -11,7 +11,7 @@ from time import monotonic
 import torch
 
 from nemo import cli
-from nemo.devices import decoding_workers, gpus_of
+from nemo.devices import decoding_workers, gpus_of, images_at_a_time
 from nemo.files import lock, remove_parts
 from nemo.inference import PRECISIONS, Run, load_model, names_by_mesh, resolve_precision
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--total-epochs", type=cli.positive, default=default.total_epochs, help="optimiser steps of an image")
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate, help="of the optimiser")
     parser.add_argument("--six-d", type=cli.boolean, default=default.six_d, help="also find where the object lies on the map")
-    parser.add_argument("--batch-size", type=cli.positive, default=8, help="images at a time")
+    parser.add_argument("--batch-size", default="auto", help="images at a time; auto: 64 on a GPU, 8 on a CPU")
     parser.add_argument("--workers", default="auto", help="decoding processes")
     parser.add_argument("--precision", choices=PRECISIONS, default=default.precision, help="of the backbone")
     parser.add_argument("--shard", type=shard, help="i/n: only every n-th batch; the last run without it merges; torchrun sets it")
@@ -120,6 +120,7 @@ def main() -> None:
     by_torchrun = args.shard is None
     args.shard = shard_here(args.shard, os.environ)
     device = device_here(gpus_of(args.gpus), os.environ)
+    args.batch_size = images_at_a_time(args.batch_size, device)
     renderer = resolve_renderer(args.renderer, device)
     config = SolveConfig(
         solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate,

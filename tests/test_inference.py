@@ -12,6 +12,7 @@ import torch
 import solve_poses
 from nemo import inference, pose
 from nemo.backbone import FeatureNet
+from nemo.devices import images_at_a_time
 from nemo.meshes import CuboidGrid, cuboid_mesh
 from nemo.records import FeatureSet, load_poses, record_seconds
 from nemo.settings import SolveConfig, TrainConfig
@@ -47,6 +48,14 @@ def solve_all(folder, maps, **options):
     counted = []
     run.execute(counted.append)
     return run, sum(counted)
+
+
+def test_how_many_images_at_a_time():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    assert [images_at_a_time("auto", cpu), images_at_a_time("auto", gpu), images_at_a_time("7", gpu)] == [8, 64, 7]
+    for text in ("0", "many", "-1"):
+        with pytest.raises(ValueError, match=f'BATCH_SIZE is "{text}", it can be auto or a whole number above 0'):
+            images_at_a_time(text, cpu)
 
 
 def test_overlapped_solving_gives_the_same_bytes(maps, tmp_path):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+IMAGES_ON_GPU, IMAGES_ON_CPU = 64, 8  # at a time in inference
+
 
 def gpus_of(text: str) -> list[int]:
     """GPUS as set by the user -> indices: `all` is every one that torch can use, an empty text is the CPU.
@@ -49,6 +51,15 @@ def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int
         return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 1) // processes))
     if not text.isdigit():
         raise ValueError(f'WORKERS is "{text}", it can be auto or a number of processes')
+    return int(text)
+
+
+def images_at_a_time(text: str, device: torch.device) -> int:
+    """BATCH_SIZE of inference as set by the user -> images; `auto` is enough to fill a GPU, few for a CPU's memory."""
+    if text == "auto":
+        return IMAGES_ON_GPU if device.type == "cuda" else IMAGES_ON_CPU
+    if not text.isdigit() or not int(text):
+        raise ValueError(f'BATCH_SIZE is "{text}", it can be auto or a whole number above 0')
     return int(text)
 
 
