@@ -215,6 +215,8 @@ def main() -> None:
     gpus = gpus_of(args.gpus)
     if args.deterministic:
         compute_the_same_bits()
+    else:
+        torch.backends.cudnn.benchmark = True  # all crops of a category have one size, for which the fastest algorithms are sought
     with process_group(bool(gpus)) if args.parallel == "ddp" else nullcontext(Group()) as group:
         if args.parallel == "dp":
             placement = place(gpus, args.separate_bank)

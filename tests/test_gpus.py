@@ -89,8 +89,10 @@ def test_triton_never_waits_between_the_first_launch_and_the_last(gpus, solver):
     np.testing.assert_array_equal(*found)
 
 
-@in_interpreter
-def test_auto_takes_triton_on_a_gpu_where_it_agrees(gpus, monkeypatch, capsys):
+def test_auto_leaves_triton_where_it_does_not_agree_and_says_why(gpus, monkeypatch, capsys):
+    pytest.importorskip("triton")
+    kernels, notes = rendering.triton_kernels(), []
+
     def resolved() -> str:
         pose.triton_agrees.cache_clear()
         return pose.resolve_renderer("auto", GPU)
@@ -98,9 +100,6 @@ def test_auto_takes_triton_on_a_gpu_where_it_agrees(gpus, monkeypatch, capsys):
     def undefined(*arguments: object) -> None:
         for tensor in arguments[5]:
             tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
-
-    assert resolved() == "triton" and capsys.readouterr().err == ""
-    kernels, notes = rendering.triton_kernels(), []
 
     def fail(*_: object) -> None:
         raise RuntimeError("at 1:0:\n\nno C compiler\n")
