@@ -30,7 +30,10 @@ from nemo.training import Trainer
 GPU = torch.device("cuda", 1)
 SOLVERS = {"paper": replace(PAPER, total_epochs=6), "best": BEST}
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true", "ignore:.*CUDA is not available"),  # true
+]
 in_interpreter = pytest.mark.skipif(not os.environ.get("TRITON_INTERPRET"), reason="for Triton's interpreter, which another test starts")
 
 

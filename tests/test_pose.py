@@ -119,13 +119,39 @@ def away_from_the_reference(data, centre, theta, loss, images=slice(None)):
 
 @pytest.mark.parametrize("name", ["solve", "solve_white"])
 def test_first_steps_reproduce_the_reference(golden, solved, name):
-    """Eight steps to the tolerance of golden/README.md, in all images but those of `ON_AN_EDGE`."""
+    """Eight steps to the tolerance of golden/README.md, in all images but those of `ON_AN_EDGE`; losses but for one cell."""
     data, poses = golden_solution(golden, name, solved)
     pose_error, loss_error = away_from_the_reference(data, poses.path[..., :3], poses.path[..., 3], poses.path_losses)
     exempt = [image for file, image, *_ in ON_AN_EDGE if file == name]
     others = np.delete(np.arange(len(poses)), exempt)
-    assert pose_error[others].max() < 3e-5 and loss_error[others].max() < 1.3e-6
+    assert pose_error[others].max() < 3e-5 and np.sort(loss_error[others])[-1 if name == "solve" else -2] < 1e-6
+    assert loss_error[others].max() < 1.3e-6  # see the next test
     assert (pose_error[exempt] > 5e-5).all() and pose_error[exempt].max() < 1e-3 and loss_error[exempt].max() < 2e-4
+
+
+def test_one_cell_seen_edge_on_is_what_the_losses_differ_by(golden, monkeypatch):
+    """Step 4 of image 0 of solve_white: 1.1e-6 at the reference's own pose, all others are below 6e-7.
+
+    Cell (2, 45) sees its face so nearly edge-on that its score changes by 2e-3 when its ray moves by 1.5e-4 cells, which is
+    how far the reference's roundings move its picture there; see the test below.
+    """
+    data = golden("solve_white.npz")
+    mesh, features, bank, clutter = golden_problem(data)
+    scene = rendering.make_scene(mesh, rendering.paper_camera(features.shape[2:]))
+    target = rendering.make_target(features[:1], bank, clutter, "torch")
+    centre = torch.as_tensor(data["campos_first20"][:1, 4] @ PT3D_FROM_OBJECT).double()
+    rotation = rendering.look_at(centre, torch.as_tensor(data["theta_first20"][:1, 4]).double())
+    plain_rays, found = rendering.cam_rays, []
+    for nudge in (0.0, 1.5e-4):
+
+        def rays(*arguments, nudge=nudge):
+            rays = plain_rays(*arguments)
+            rays[2 * features.shape[3] + 45, 1] += nudge / scene.camera.focal
+            return rays
+
+        monkeypatch.setattr(rendering, "cam_rays", rays)
+        found.append(rendering.compare(scene, target, centre, rotation, "torch")[0].item() - data["loss_first20"][0, 4])
+    assert abs(found[0]) > 1e-6 and abs(found[1]) < 1e-7
 
 
 @pytest.mark.parametrize("name, image, step, cell_rc, nudge_xy", ON_AN_EDGE)
