@@ -17,7 +17,7 @@ from nemo.inference import PRECISIONS, Run, load_model, names_by_mesh, resolve_p
 from nemo.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
 from nemo.pose import resolve_renderer
 from nemo.records import load_features, load_seconds, record_seconds
-from nemo.rendering import RENDERERS
+from nemo.rendering import RENDERERS, check_renderer
 from nemo.settings import SolveConfig, short_digest
 
 
@@ -45,7 +45,7 @@ def device_here(gpus: Sequence[int], environment: Mapping[str, str]) -> torch.de
     return torch.device("cuda", gpus[local % len(gpus)]) if gpus else torch.device("cpu")
 
 
-def make_run(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device, renderer: str) -> Run:
+def make_run(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device) -> Run:
     """Everything that the poses of one category need, checked."""
     raw, experiment = RawPascal3D(args.raw), Experiment(args.exp, args.mesh_d, args.azimuths)
     path = checkpoint_path(args.save_dir or experiment.network_folder, args.load_file_name, category)
@@ -56,7 +56,7 @@ def make_run(args: argparse.Namespace, category: str, config: SolveConfig, devic
     features = load_features(experiment.features(category, args.level)) if args.from_features else None
     if features is not None and features.config.get("checkpoint") != model.checkpoint.fingerprint:
         raise ValueError(f"{experiment.features(category, args.level)} is of another checkpoint than {path}; run extract_features.py again")
-    return Run(model, prepared, args.level, config, renderer, experiment.poses(category, args.level), names,
+    return Run(model, prepared, args.level, config, experiment.poses(category, args.level), names,
                args.batch_size, decoding_workers(args.workers, device), args.shard, features, device.type == "cuda")  # fmt: skip
 
 
@@ -72,12 +72,12 @@ def solve_category(run: Run) -> tuple[int, int, int]:
     return len(run.rows), before, len(run.failures)
 
 
-def solve_locked(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device, renderer: str) -> tuple[int, int, int]:
+def solve_locked(args: argparse.Namespace, category: str, config: SolveConfig, device: torch.device) -> tuple[int, int, int]:
     """Solve one category while no other run writes the poses of the same shard, and note how long it took."""
     experiment, started = Experiment(args.exp, args.mesh_d, args.azimuths), monotonic()
     target, (number, of) = experiment.poses(category, args.level), args.shard
     with lock(target.parent, f"{target.stem}.{number}-of-{of}", f"the poses of {target.stem}"):
-        run = make_run(args, category, config, device, renderer)
+        run = make_run(args, category, config, device)
         for name in (run.partial.name, *((target.name, target.with_suffix(".csv").name) if of == 1 else ())):
             remove_parts(target.parent, name)
         solved, before, failed = solve_category(run)
@@ -121,16 +121,18 @@ def main() -> None:
     args.shard = shard_here(args.shard, os.environ)
     device = device_here(gpus_of(args.gpus), os.environ)
     args.batch_size = images_at_a_time(args.batch_size, device)
-    renderer = resolve_renderer(args.renderer, device)
+    if args.renderer != "auto":
+        check_renderer(args.renderer, device)
     config = SolveConfig(
         solver=args.solver, renderer=args.renderer, total_epochs=args.total_epochs, learning_rate=args.learning_rate,
         six_d=args.six_d, subtype=args.subtype, seed=args.seed,
         precision="float32" if args.from_features else resolve_precision(args.precision, args.solver, device),
     )  # fmt: skip
-    counts = [solve_locked(args, category, config, device, renderer) for category in args.categories]
+    counts = [solve_locked(args, category, config, device) for category in args.categories]
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
+    how = f" by {resolve_renderer(args.renderer, device)} on {device}" if solved > known else ""
     print(f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
-          f"({known:,} of them from earlier runs, {failed} failed) by {renderer} on {device}, "
+          f"({known:,} of them from earlier runs, {failed} failed){how}, "
           f"in {args.exp}/Poses_{args.mesh_d}{args.azimuths.result_suffix}")  # fmt: skip
     if by_torchrun and args.shard[0] == 0 < args.shard[1] - 1:
         print(f"this was 1 share of {args.shard[1]}; when all are done, run ./InferenceNeMo.sh with the same settings to merge them")

@@ -24,7 +24,7 @@ from nemo.dataset import TestImages, map_size, normalise
 from nemo.devices import send
 from nemo.layout import PreparedSet, numbered_meshes, read_list
 from nemo.meshes import Mesh, published_cuboid, read_off
-from nemo.pose import Poses, Starts, choose_camera, make_plan, solve, starts_of
+from nemo.pose import Poses, Starts, choose_camera, make_plan, resolve_renderer, solve, starts_of
 from nemo.records import FeatureSet, PoseSet, load_poses, save_poses
 from nemo.settings import SolveConfig
 
@@ -214,7 +214,6 @@ class Run:
     prepared: PreparedSet
     level: str
     config: SolveConfig
-    renderer: str
     target: Path
     names: dict[int, list[str]]
     batch_size: int
@@ -241,7 +240,7 @@ class Run:
         self.rows: dict[str, dict] = {}
         self.failures: list[str] = []
         self.used: list[Path] = []
-        self.solver = MeshSolver(self.model, self.config, self.renderer)
+        self.solver: MeshSolver | None = None  # when there is something to solve
 
     def finished(self) -> PoseSet | None:
         """The result of an earlier run with the same settings and images, if there is one."""
@@ -310,6 +309,8 @@ class Run:
         todo = [(mesh, names) for mesh, names in self.batches() if not all(name in self.rows for name in names)]
         done = sum(len(names) for _, names in self.batches()) - sum(len(names) for _, names in todo)
         advance(done)
+        if todo:
+            self.solver = MeshSolver(self.model, self.config, resolve_renderer(self.config.renderer, self.model.device))
         for images in self._solved_batches(todo):
             advance(images)
             if monotonic() - saved > SECONDS_BETWEEN_SAVES:
