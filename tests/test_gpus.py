@@ -186,6 +186,8 @@ def test_compiled_triton_reproduces_the_reference(compiled_gpus, golden):
     np.testing.assert_array_equal(poses.start, data["start_index"])
     assert rotation_error_deg(poses, data["rot_pred"]).max() < 0.2
     np.testing.assert_allclose(poses.loss, data["final_loss"], atol=1e-3)
+    per_step = sum(program.executed for program in compiled_gpus.values()) / poses.evaluations.sum()
+    assert per_step == pytest.approx(5200, rel=0.05)  # instructions, from which README predicts a GPU's speed; of another compiler, others
 
 
 def test_both_kernels_have_the_same_constants():
