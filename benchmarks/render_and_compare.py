@@ -19,28 +19,30 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
-
 import numpy as np
 import torch
 
-from nemo import pose, rendering
-from nemo.checkpoints import load_checkpoint
-from nemo.dataset import read_crop
-from nemo.inference import load_model, names_by_mesh
-from nemo.layout import PreparedSet
-from nemo.meshes import CuboidGrid, cuboid_mesh
-from nemo.settings import FEATURE_CHANNELS, FEATURE_STRIDE, SolveConfig, category
+from neural_mesh.compare import rendering
+from neural_mesh.data.dataset import read_crop
+from neural_mesh.geometry.meshes import CuboidGrid, cuboid_mesh
+from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE, SolveConfig, category
+from neural_mesh.solve import pose
+from neural_mesh.solve.inference import load_model, names_by_mesh
+from neural_mesh.storage.checkpoints import load_checkpoint
+from neural_mesh.storage.layout import PreparedSet
 
 GRIDS = {  # the cuboids of the published meshes, CAD units
-    "car": CuboidGrid(np.array([-0.184, -0.441, -0.168]), np.array([0.184, 0.434, 0.120]), (10, 24, 8)),
-    "boat": CuboidGrid(np.array([-0.150, -0.480, -0.335]), np.array([0.149, 0.465, 0.123]), (8, 23, 12)),
+    "car": CuboidGrid(
+        np.array([-0.184, -0.441, -0.168]), np.array([0.184, 0.434, 0.120]), (10, 24, 8)
+    ),
+    "boat": CuboidGrid(
+        np.array([-0.150, -0.480, -0.335]), np.array([0.149, 0.465, 0.123]), (8, 23, 12)
+    ),
 }
 PREDICTED_STEP_MS = {  # car map: 1,200 covered cells at 20 ns and cache misses; boat map: twice the cells
     ("numba", "car"): 0.10,
@@ -49,7 +51,10 @@ PREDICTED_STEP_MS = {  # car map: 1,200 covered cells at 20 ns and cache misses;
     ("numba, any mesh", "boat"): 0.50,
     ("torch", "car"): 300.0,
     ("torch", "boat"): 900.0,
-    ("paper's loop", "car"): 400.0,  # PyTorch3D's CPU rasteriser took 264-412 and 638 on such a machine
+    (
+        "paper's loop",
+        "car",
+    ): 400.0,  # PyTorch3D's CPU rasteriser took 264-412 and 638 on such a machine
     ("paper's loop", "boat"): 650.0,
 }
 
@@ -70,9 +75,15 @@ def make_problem(name: str, count: int, device: str) -> Problem:
     map_hw = tuple(n // FEATURE_STRIDE for n in category(name).crop_hw)
     scene = rendering.make_scene(cuboid_mesh(GRIDS[name]), rendering.paper_camera(map_hw))
     generator = torch.Generator().manual_seed(0)
-    shapes = ((count, FEATURE_CHANNELS, *map_hw), (len(scene.vertices), FEATURE_CHANNELS), (1, FEATURE_CHANNELS))
+    shapes = (
+        (count, FEATURE_CHANNELS, *map_hw),
+        (len(scene.vertices), FEATURE_CHANNELS),
+        (1, FEATURE_CHANNELS),
+    )
     features, bank, clutter = (torch.randn(s, generator=generator) for s in shapes)
-    normalised = (torch.nn.functional.normalize(x, dim=1).to(device) for x in (features, bank, clutter))
+    normalised = (
+        torch.nn.functional.normalize(x, dim=1).to(device) for x in (features, bank, clutter)
+    )
     features, bank, clutter = normalised
     return Problem(scene, features, bank, clutter[0], category(name).paper_distance)
 
@@ -96,7 +107,13 @@ def solve_seconds(problem: Problem, renderer: str, steps: int, repeats: int, dev
     config = replace(SolveConfig(), total_epochs=steps)
     plan = pose.make_plan(config)
     scene = problem.scene
-    starts = pose.make_starts(scene, config, problem.distance, renderer, torch.device("cpu" if renderer == "numba" else device))
+    starts = pose.make_starts(
+        scene,
+        config,
+        problem.distance,
+        renderer,
+        torch.device("cpu" if renderer == "numba" else device),
+    )
 
     def run() -> None:
         target = rendering.make_target(problem.features, problem.bank, problem.clutter, renderer)
@@ -128,14 +145,19 @@ def one_by_one(problem: Problem, renderer: str, target_of: str, device: str) -> 
 
 def flop_per_second(device: str) -> float:
     """How fast float32 matrices are multiplied here, best of five."""
-    a = torch.randn(2048, FEATURE_CHANNELS, device=device), torch.randn(FEATURE_CHANNELS, 1024, device=device)
+    a = (
+        torch.randn(2048, FEATURE_CHANNELS, device=device),
+        torch.randn(FEATURE_CHANNELS, 1024, device=device),
+    )
     each = min(seconds(lambda: a[0] @ a[1], 1, device) for _ in range(5))
     return 2 * 2048 * FEATURE_CHANNELS * 1024 / each
 
 
 def floor_seconds(problem: Problem, rate: float) -> tuple[float, float]:
     """Seconds of a step and of a solved image that the arithmetic alone takes."""
-    starts = pose.make_starts(problem.scene, SolveConfig(), problem.distance, "numba", torch.device("cpu"))
+    starts = pose.make_starts(
+        problem.scene, SolveConfig(), problem.distance, "numba", torch.device("cpu")
+    )
     covered = float((starts.table.bary.sum(-1) > 0).sum(0).float().mean())
     volume = 2 * len(problem.scene.vertices) * FEATURE_CHANNELS * problem.scene.camera.pixels
     step = 150 * covered / rate
@@ -155,15 +177,27 @@ def methods(device: str) -> list[Method]:
     """All that can run here, the default first."""
     found = []
     for name in ["numba"] + ["triton"] * device.startswith("cuda"):
-        found.append(Method(name, lambda p, name=name: compiled(p, name, device), extrapolated=False))
-        whole = Method(f"{name}, any mesh", lambda p, name=name: compiled(_without_grid(p), name, device), extrapolated=False)
+        found.append(
+            Method(name, lambda p, name=name: compiled(p, name, device), extrapolated=False)
+        )
+        whole = Method(
+            f"{name}, any mesh",
+            lambda p, name=name: compiled(_without_grid(p), name, device),
+            extrapolated=False,
+        )
         found.append(whole)
     found.append(Method("torch", lambda p: one_by_one(p, "torch", "torch", device)))
     if importlib.util.find_spec("pytorch3d"):
         found.append(Method("pytorch3d", lambda p: one_by_one(p, "pytorch3d", "pytorch3d", device)))
-        found.append(Method("paper's loop", lambda p: one_by_one(p, "pytorch3d", "pytorch3d-features", device)))
+        found.append(
+            Method(
+                "paper's loop", lambda p: one_by_one(p, "pytorch3d", "pytorch3d-features", device)
+            )
+        )
     else:
-        found.append(Method("paper's loop", lambda p: one_by_one(p, "torch", "pytorch3d-features", device)))
+        found.append(
+            Method("paper's loop", lambda p: one_by_one(p, "torch", "pytorch3d-features", device))
+        )
     return found
 
 
@@ -177,42 +211,75 @@ def print_whole_run(checkpoint: Path, prepared: Path, device: str, count: int) -
     name = stored.config.category
     model = load_model(checkpoint, name, Path(), device)
     test_set = PreparedSet(prepared)
-    paths = [test_set.image(name, image) for image in names_by_mesh(test_set, "single", name, 1)[1][:count]]
-    crops = torch.stack([torch.from_numpy(read_crop(p, stored.config.image_scale).copy()).permute(2, 0, 1) for p in paths])
+    paths = [
+        test_set.image(name, image)
+        for image in names_by_mesh(test_set, "single", name, 1)[1][:count]
+    ]
+    crops = torch.stack(
+        [
+            torch.from_numpy(read_crop(p, stored.config.image_scale).copy()).permute(2, 0, 1)
+            for p in paths
+        ]
+    )
     features = model.features(crops)
     stages = {
-        "decode (a worker each on a GPU)": seconds(lambda: [read_crop(p, stored.config.image_scale) for p in paths], 3, device),
+        "decode (a worker each on a GPU)": seconds(
+            lambda: [read_crop(p, stored.config.image_scale) for p in paths], 3, device
+        ),
         f"network, {stored.config.backbone}": seconds(lambda: model.features(crops), 3, device),
     }
-    print(f"\n{len(paths)} images of {prepared.name}, {name}, image scale {stored.config.image_scale:g}\n")
+    print(
+        f"\n{len(paths)} images of {prepared.name}, {name}, image scale {stored.config.image_scale:g}\n"
+    )
     print("| stage | ms per image | share |\n|---|---|---|")
     for solver in ("paper", "best"):
         config = SolveConfig(solver=solver)
         camera, distance = pose.choose_camera(config, name, model.map_hw, stored.config.image_scale)
         arguments = model.mesh(1), features, *model.banks(1), config, camera, distance
-        times = stages | {f"score volume, starts, steps: `{solver}`": seconds(lambda a=arguments: pose.solve(*a), 3, device)}
+        times = stages | {
+            f"score volume, starts, steps: `{solver}`": seconds(
+                lambda a=arguments: pose.solve(*a), 3, device
+            )
+        }
         total = sum(times.values())
         for stage, each in times.items():
             print(f"| {stage} | {1e3 * each / len(paths):.1f} | {each / total:.0%} |")
-        print(f"| JPEG to pose, `{solver}`: {len(paths) / total:.1f} images/s, bound by {max(times, key=times.get)} | "
-              f"{1e3 * total / len(paths):.1f} | |", flush=True)  # fmt: skip
+        print(
+            f"| JPEG to pose, `{solver}`: {len(paths) / total:.1f} images/s, bound by {max(times, key=times.get)} | "
+            f"{1e3 * total / len(paths):.1f} | |",
+            flush=True,
+        )
 
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--checkpoint", type=Path, help="measure whole images with it, too")
-    parser.add_argument("--prepared", type=Path, help="prepared test set of the checkpoint's category")
+    parser.add_argument(
+        "--prepared", type=Path, help="prepared test set of the checkpoint's category"
+    )
     parser.add_argument("--images", type=int, default=32, help="of the prepared set (default 32)")
-    parser.add_argument("--batches", type=int, nargs="*", default=[16, 1, 64], help="images at a time (default 16 1 64)")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="*",
+        default=[16, 1, 64],
+        help="images at a time (default 16 1 64)",
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{options.threads} CPU threads, device {options.device}, load {os.getloadavg()[0]:.1f} before the run\n")
+    print(
+        f"{options.threads} CPU threads, device {options.device}, load {os.getloadavg()[0]:.1f} before the run\n"
+    )
     rate = flop_per_second(options.device)
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s\n")
-    print("| map | method | images at a time | step predicted, ms | step, ms | solve, s | slower than the first |")
+    print(
+        "| map | method | images at a time | step predicted, ms | step, ms | solve, s | slower than the first |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name in GRIDS:
         first = None
@@ -228,7 +295,12 @@ def main() -> None:
                     f"{1e3 * step:.3f}",
                     f"{'~' * method.extrapolated}{solve:.4f}",
                 )
-                print("|", " | ".join([name, method.name, str(count), *numbers, f"{solve / first:.1f}"]), "|", flush=True)
+                print(
+                    "|",
+                    " | ".join([name, method.name, str(count), *numbers, f"{solve / first:.1f}"]),
+                    "|",
+                    flush=True,
+                )
     if options.checkpoint:
         print_whole_run(options.checkpoint, options.prepared, options.device, options.images)
 

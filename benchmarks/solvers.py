@@ -15,25 +15,23 @@ volume, which does not depend on the solver.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nemo import pose, rendering
-from nemo.cameras import camera_centre
-from nemo.checkpoints import load_checkpoint
-from nemo.layout import PreparedSet
-from nemo.meshes import CuboidGrid, Mesh, cuboid_mesh
-from nemo.metrics import accuracy, pose_errors
-from nemo.records import load_annotation, load_features
-from nemo.settings import SolveConfig
+from neural_mesh.compare import rendering
+from neural_mesh.geometry.cameras import camera_centre
+from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
+from neural_mesh.geometry.pose_error import accuracy, pose_errors
+from neural_mesh.settings import SolveConfig
+from neural_mesh.solve import pose
+from neural_mesh.storage.checkpoints import load_checkpoint
+from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.storage.records import load_annotation, load_features
 
 CAR = CuboidGrid(np.array([-0.184, -0.441, -0.168]), np.array([0.184, 0.434, 0.120]), (10, 24, 8))
 MAP_HW = (32, 84)
@@ -53,7 +51,9 @@ class Problem:
     clutter: torch.Tensor
     truth: NDArray[np.float64]
     category: str = "car"
-    image_scale: float | None = None  # None: planted with the reference's camera, which every solver then gets
+    image_scale: float | None = (
+        None  # None: planted with the reference's camera, which every solver then gets
+    )
 
     def camera(self, config: SolveConfig) -> tuple[rendering.MapCamera, float]:
         """Camera and start distance of a solver."""
@@ -68,13 +68,19 @@ def planted(hidden: float, count: int, seed: int = 0) -> Problem:
     generator = np.random.default_rng(seed)
     mesh = cuboid_mesh(CAR)
     scene = rendering.make_scene(mesh, rendering.paper_camera(MAP_HW))
-    truth = np.stack([generator.uniform(a, b, count) for a, b in ((0, 2 * np.pi), (-0.3, 0.8), (-0.4, 0.4))], 1)
+    truth = np.stack(
+        [generator.uniform(a, b, count) for a, b in ((0, 2 * np.pi), (-0.3, 0.8), (-0.4, 0.4))], 1
+    )
     waves = generator.standard_normal((3, CHANNELS)) / 0.12
     bank = unit(np.cos(mesh.vertices @ waves + generator.uniform(0, 2 * np.pi, CHANNELS)))
     bank = unit(bank + 0.5 * unit(generator.standard_normal(bank.shape)))
-    rows = unit(generator.standard_normal(CHANNELS) + 0.5 * generator.standard_normal((100, CHANNELS)))
+    rows = unit(
+        generator.standard_normal(CHANNELS) + 0.5 * generator.standard_normal((100, CHANNELS))
+    )
     centre = torch.as_tensor(camera_centre(truth[:, 0], truth[:, 1], 5.0))
-    table = rendering.render_table(scene, centre, rendering.look_at(centre, torch.as_tensor(truth[:, 2])), "numba")
+    table = rendering.render_table(
+        scene, centre, rendering.look_at(centre, torch.as_tensor(truth[:, 2])), "numba"
+    )
     picture = np.einsum("pbkc,pbk->bpc", bank[table.corners.numpy()], table.bary.numpy())
     kept = picture.any(-1)
     for cells in kept:
@@ -102,23 +108,31 @@ def photographs(features: Path, checkpoint: Path, prepared: Path, half: slice) -
     names = stored.names[1][half]
     bank, clutter = trained.banks(1)
     category = trained.config.category
-    annotations = [load_annotation(PreparedSet(prepared).annotation(category, name)) for name in names]
+    annotations = [
+        load_annotation(PreparedSet(prepared).annotation(category, name)) for name in names
+    ]
     truth = np.array([(a.azimuth, a.elevation, a.theta) for a in annotations])
     maps = torch.from_numpy(np.stack([stored.maps[name] for name in names]))
     clutter = torch.nn.functional.normalize(clutter.mean(0), dim=0)
     name = features.stem.split("_saved")[0]
-    return Problem(name, trained.meshes[0], maps, bank, clutter, truth, category, trained.config.image_scale)
+    return Problem(
+        name, trained.meshes[0], maps, bank, clutter, truth, category, trained.config.image_scale
+    )
 
 
 def plans() -> dict[str, tuple[SolveConfig, pose.Plan]]:
     """What is compared: the two solvers, and how they do with other numbers of candidates and steps."""
     best = pose.make_plan(BEST)
 
-    def staged(*stages: tuple[int, int], rates: tuple[float, float] = pose.BEST_RATES, **changes) -> tuple[SolveConfig, pose.Plan]:
+    def staged(
+        *stages: tuple[int, int], rates: tuple[float, float] = pose.BEST_RATES, **changes
+    ) -> tuple[SolveConfig, pose.Plan]:
         rates = np.geomspace(*rates, sum(steps for _, steps in stages))
         return BEST, replace(best, stages=stages, rates=rates, **changes)
 
-    iterate = dict(rates=(0.15, 0.01), averaging=0.0, keep_best=True, patience=0)  # what does best without an average
+    iterate = dict(
+        rates=(0.15, 0.01), averaging=0.0, keep_best=True, patience=0
+    )  # what does best without an average
     return {
         "`paper`": (PAPER, pose.make_plan(PAPER)),
         "`paper`, 30 steps": (PAPER, pose.make_plan(replace(PAPER, total_epochs=30, step_drop=10))),
@@ -136,7 +150,9 @@ def described(stages: tuple[tuple[int, int], ...]) -> str:
     return ", ".join(str(candidates) for candidates, _ in stages)
 
 
-def measure(problem: Problem, config: SolveConfig, plan: pose.Plan) -> tuple[list[float], float, float]:
+def measure(
+    problem: Problem, config: SolveConfig, plan: pose.Plan
+) -> tuple[list[float], float, float]:
     """(pi/6, pi/18, median), seconds of one core and evaluations per image."""
     camera, distance = problem.camera(config)
     scene = rendering.make_scene(problem.mesh, camera)
@@ -155,26 +171,50 @@ def measure(problem: Problem, config: SolveConfig, plan: pose.Plan) -> tuple[lis
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", type=Path, help="of the feature files")
     parser.add_argument("--prepared", type=Path, help="prepared test set that has the annotations")
-    parser.add_argument("--features", type=Path, nargs="*", default=[], help="feature files, one per occlusion level")
-    parser.add_argument("--half", choices=("0", "1", "all"), default="all", help="which of the photographs")
-    parser.add_argument("--planted", type=int, default=60, help="planted images per share of hidden cells")
+    parser.add_argument(
+        "--features",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="feature files, one per occlusion level",
+    )
+    parser.add_argument(
+        "--half", choices=("0", "1", "all"), default="all", help="which of the photographs"
+    )
+    parser.add_argument(
+        "--planted", type=int, default=60, help="planted images per share of hidden cells"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     half = slice(None) if options.half == "all" else slice(int(options.half), None, 2)
-    problems = [photographs(path, options.checkpoint, options.prepared, half) for path in options.features]
+    problems = [
+        photographs(path, options.checkpoint, options.prepared, half) for path in options.features
+    ]
     problems += [planted(hidden, options.planted) for hidden in HIDDEN if options.planted]
     print("images:", ", ".join(f"{len(p.features)} {p.name}" for p in problems), "\n")
-    print("| steps | evaluations | ms |", " | ".join(p.name for p in problems), "| mean pi/6, pi/18 |")
+    print(
+        "| steps | evaluations | ms |", " | ".join(p.name for p in problems), "| mean pi/6, pi/18 |"
+    )
     print("|---|---|---|" + "---|" * (len(problems) + 1))
     for name, (config, plan) in plans().items():
         results = [measure(problem, config, plan) for problem in problems]
         cells = [", ".join(f"{x:.1f}" for x in numbers) for numbers, _, _ in results]
         mean = np.mean([numbers[:2] for numbers, _, _ in results], 0)
-        ms, evaluations = 1e3 * np.mean([seconds for _, seconds, _ in results]), np.mean([count for *_, count in results])
-        print(f"| {name} | {evaluations:.1f} | {ms:.1f} |", " | ".join(cells), f"| {mean[0]:.1f}, {mean[1]:.1f} |", flush=True)
+        ms, evaluations = (
+            1e3 * np.mean([seconds for _, seconds, _ in results]),
+            np.mean([count for *_, count in results]),
+        )
+        print(
+            f"| {name} | {evaluations:.1f} | {ms:.1f} |",
+            " | ".join(cells),
+            f"| {mean[0]:.1f}, {mean[1]:.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -14,20 +14,17 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "code"))
-
 import torch
 from torch.nn import functional
 
-from nemo.backbone import FeatureNet, cells_of
-from nemo.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
-from nemo.dataset import map_size, normalise
-from nemo.settings import FEATURE_CHANNELS, FEATURE_STRIDE, TrainConfig
+from neural_mesh.data.dataset import map_size, normalise
+from neural_mesh.network.backbone import FeatureNet, cells_of
+from neural_mesh.network.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
+from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE, TrainConfig
 
 VERTICES = 1050
 VISIBLE = 0.26  # share of vertices seen, mean over 100 photographs of cars
@@ -44,15 +41,21 @@ def as_written(features, positions, visible, memory, config: TrainConfig, vertic
     distance = (positions[:, :, None] - positions[:, None]).pow(2).sum(-1).sqrt()
     near = (distance <= config.near_distance_px * config.image_scale).float() * 1e5
     near = near * (1 - torch.eye(vertices, device=features.device))
-    clutter_mask = torch.full((len(features), vertices, config.num_clutter), -torch.tensor(config.weight_clutter).log().item(),
-                              device=features.device)  # fmt: skip
+    clutter_mask = torch.full(
+        (len(features), vertices, config.num_clutter),
+        -torch.tensor(config.weight_clutter).log().item(),
+        device=features.device,
+    )
     masked = logits / config.temperature - torch.cat([near, clutter_mask], dim=2)
     labels = torch.arange(vertices, device=features.device).expand(len(features), -1)
     main = functional.cross_entropy(masked[visible], labels[visible])
     regular = config.weight_regularisation * (noise @ memory[:vertices].T).mean()
     (main + regular).backward()
     with torch.no_grad():
-        one_hot = torch.eye(vertices, device=features.device).expand(len(features), -1, -1) * visible[:, :, None]  # [B, V, V]
+        one_hot = (
+            torch.eye(vertices, device=features.device).expand(len(features), -1, -1)
+            * visible[:, :, None]
+        )  # [B, V, V]
         mean = torch.bmm(one_hot.transpose(1, 2), at_vertices).mean(0)
         mixed = config.bank_momentum * memory[:vertices] + (1 - config.bank_momentum) * mean
         new = torch.where(visible.any(0)[:, None], mixed, memory[:vertices])
@@ -64,7 +67,7 @@ def as_written(features, positions, visible, memory, config: TrainConfig, vertic
 
 
 def ours(features, positions, visible, bank: Bank, config: TrainConfig):
-    """The same by nemo.bank."""
+    """The same by neural_mesh.network.bank."""
     at_vertices, noise = features.split([bank.vertices, features.shape[1] - bank.vertices], dim=1)
     main = contrastive_loss(at_vertices, positions, visible, bank.memory, config)
     regular = config.weight_regularisation * clutter_loss(noise, bank.mesh_rows)
@@ -92,13 +95,17 @@ def bank_step(method: str, batch: int, device: torch.device) -> Callable[[], flo
     """A step of bank and loss for given features; returns the loss."""
     given = Inputs(batch, 1.0, device)
     shape = (batch, VERTICES + given.config.num_clutter_image, FEATURE_CHANNELS)
-    features = functional.normalize(torch.randn(shape, generator=given.generator), dim=-1).to(device)
+    features = functional.normalize(torch.randn(shape, generator=given.generator), dim=-1).to(
+        device
+    )
 
     def step() -> float:
         leaf = features.detach().requires_grad_()
         if method == "ours":
             return ours(leaf, given.positions, given.visible, given.bank, given.config).item()
-        return as_written(leaf, given.positions, given.visible, given.bank.memory, given.config, VERTICES).item()
+        return as_written(
+            leaf, given.positions, given.visible, given.bank.memory, given.config, VERTICES
+        ).item()
 
     return step
 
@@ -110,10 +117,18 @@ def whole_step(method: str, batch: int, device: torch.device) -> Callable[[], fl
     torch.manual_seed(0)
     layout = torch.channels_last if method == "ours" else torch.contiguous_format
     network = FeatureNet(backbone).to(device, memory_format=layout).train()
-    optimiser = torch.optim.Adam(network.parameters(), lr=given.config.learning_rate, weight_decay=given.config.weight_decay)
+    optimiser = torch.optim.Adam(
+        network.parameters(), lr=given.config.learning_rate, weight_decay=given.config.weight_decay
+    )
     height, width = (n * FEATURE_STRIDE for n in given.map_hw)
-    pixels = torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=given.generator).to(device)
-    noise_cells = torch.randint(given.map_hw[0] * given.map_hw[1], (batch, given.config.num_clutter_image), generator=given.generator)
+    pixels = torch.randint(
+        0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=given.generator
+    ).to(device)
+    noise_cells = torch.randint(
+        given.map_hw[0] * given.map_hw[1],
+        (batch, given.config.num_clutter_image),
+        generator=given.generator,
+    )
     cells = torch.cat([cells_of(given.positions, given.map_hw), noise_cells.to(device)], dim=1)
 
     def forward(images):
@@ -128,7 +143,9 @@ def whole_step(method: str, batch: int, device: torch.device) -> Callable[[], fl
         if method == "ours":
             loss = ours(features, given.positions, given.visible, given.bank, given.config)
         else:
-            loss = as_written(features, given.positions, given.visible, given.bank.memory, given.config, VERTICES)
+            loss = as_written(
+                features, given.positions, given.visible, given.bank.memory, given.config, VERTICES
+            )
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         return loss.item()
@@ -161,7 +178,11 @@ def start_watching_memory(device: torch.device) -> float:
 
 def peak_mib(device: torch.device) -> float:
     """The most MiB held at a time since the watch began."""
-    return torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _status_mib("VmHWM")
+    return (
+        torch.cuda.max_memory_allocated(device) / 2**20
+        if device.type == "cuda"
+        else _status_mib("VmHWM")
+    )
 
 
 def _status_mib(name: str) -> float:
@@ -169,7 +190,9 @@ def _status_mib(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
-def in_a_process(part: str, method: str, options: argparse.Namespace, batch: int) -> tuple[float, float, float]:
+def in_a_process(
+    part: str, method: str, options: argparse.Namespace, batch: int
+) -> tuple[float, float, float]:
     """What `measure` finds."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -187,7 +210,10 @@ def matmul_seconds(rows: int, columns: int, options: argparse.Namespace) -> floa
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     block = 512 if device.type == "cpu" else rows
-    left, right = torch.randn(block, FEATURE_CHANNELS, device=device), torch.randn(columns, FEATURE_CHANNELS, device=device)
+    left, right = (
+        torch.randn(block, FEATURE_CHANNELS, device=device),
+        torch.randn(columns, FEATURE_CHANNELS, device=device),
+    )
     times = []
     for _ in range(options.repeats + 1):
         begin = time.perf_counter()
@@ -202,28 +228,56 @@ def matmul_seconds(rows: int, columns: int, options: argparse.Namespace) -> floa
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--batch", type=int, default=108, help="images of the bank-and-loss part (default 108)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed repeats of a step (default 3)")
+    parser.add_argument(
+        "--batch", type=int, default=108, help="images of the bank-and-loss part (default 108)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="timed repeats of a step (default 3)"
+    )
     options = parser.parse_args()
     cuda = options.device.startswith("cuda")
     whole_batch = options.batch if cuda else 8
-    print(f"{options.threads} CPU threads, device {options.device}, load {os.getloadavg()[0]:.1f} before the run; "
-          f"V = {VERTICES}, {TrainConfig().num_clutter} clutter rows, {VISIBLE:.0%} of the vertices visible\n")  # fmt: skip
-    print("| part | method | batch | s predicted | s | images/s | MiB predicted | MiB | times faster | share of memory |")
+    print(
+        f"{options.threads} CPU threads, device {options.device}, load {os.getloadavg()[0]:.1f} before the run; "
+        f"V = {VERTICES}, {TrainConfig().num_clutter} clutter rows, {VISIBLE:.0%} of the vertices visible\n"
+    )
+    print(
+        "| part | method | batch | s predicted | s | images/s | MiB predicted | MiB | times faster | share of memory |"
+    )
     print("|---|---|---|---|---|---|---|---|---|---|")
     for part, batch in (("bank and loss", options.batch), ("whole step", whole_batch)):
-        found = {method: in_a_process(part, method, options, batch) for method in ("as written", "ours")}
+        found = {
+            method: in_a_process(part, method, options, batch) for method in ("as written", "ours")
+        }
         losses = [loss for loss, _, _ in found.values()]
         # given features: the same numbers; whole step on a GPU: bfloat16
-        assert abs(losses[0] - losses[1]) < (5e-2 if cuda and part == "whole step" else 1e-4) * losses[0], losses
+        assert (
+            abs(losses[0] - losses[1])
+            < (5e-2 if cuda and part == "whole step" else 1e-4) * losses[0]
+        ), losses
         for method, (_, seconds, memory) in found.items():
-            expected = (None, None) if cuda or batch != 108 else PREDICTED.get((part, method), (None, None))
-            cells = [part, method, str(batch), *("" if e is None else f"{e:,.1f}" for e in expected[:1]), f"{seconds:.3f}",
-                     f"{batch / seconds:.1f}", *("" if e is None else f"{e:,.0f}" for e in expected[1:]), f"{memory:,.0f}",
-                     f"{found['as written'][1] / seconds:.1f}", f"{memory / found['as written'][2]:.2f}"]  # fmt: skip
+            expected = (
+                (None, None)
+                if cuda or batch != 108
+                else PREDICTED.get((part, method), (None, None))
+            )
+            cells = [
+                part,
+                method,
+                str(batch),
+                *("" if e is None else f"{e:,.1f}" for e in expected[:1]),
+                f"{seconds:.3f}",
+                f"{batch / seconds:.1f}",
+                *("" if e is None else f"{e:,.0f}" for e in expected[1:]),
+                f"{memory:,.0f}",
+                f"{found['as written'][1] / seconds:.1f}",
+                f"{memory / found['as written'][2]:.2f}",
+            ]
             print("|", " | ".join(cells), "|", flush=True)
     rows, columns = int(VISIBLE * options.batch * VERTICES), VERTICES + TrainConfig().num_clutter
     floor = matmul_seconds(rows, columns, options)

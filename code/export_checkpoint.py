@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nemo import cli
-from nemo.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
+from neural_mesh.machine import cli
+from neural_mesh.storage.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
 
 
 def export(path: Path, suffix: str, overwrite: bool) -> bool:
@@ -26,13 +26,23 @@ def export(path: Path, suffix: str, overwrite: bool) -> bool:
 
 def main() -> None:
     """Export checkpoint after checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("checkpoints", type=Path, nargs="+", help="files to convert; the results lie beside them")
-    parser.add_argument("--to", choices=("safetensors", "pth"), default="safetensors", help="format to write")
-    parser.add_argument("--overwrite", type=cli.boolean, default=False, help="write again what exists")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "checkpoints", type=Path, nargs="+", help="files to convert; the results lie beside them"
+    )
+    parser.add_argument(
+        "--to", choices=("safetensors", "pth"), default="safetensors", help="format to write"
+    )
+    parser.add_argument(
+        "--overwrite", type=cli.boolean, default=False, help="write again what exists"
+    )
     args = parser.parse_args()
     written = [export(path, f".{args.to}", args.overwrite) for path in args.checkpoints]
-    print(f"{cli.count(sum(written), 'checkpoint')} written as {args.to}, {len(written) - sum(written)} kept")
+    print(
+        f"{cli.count(sum(written), 'checkpoint')} written as {args.to}, {len(written) - sum(written)} kept"
+    )
 
 
 if __name__ == "__main__":

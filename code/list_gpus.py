@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from nemo import cli
-from nemo.devices import gpus_of
+from neural_mesh.machine import cli
+from neural_mesh.machine.devices import gpus_of
 
 
 def main() -> None:

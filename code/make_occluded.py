@@ -13,16 +13,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nemo import cli
-from nemo.cameras import points_in_camera, project
-from nemo.files import holds, lock, read_picture, write_text
-from nemo.kernels_numba import rasterize
-from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
-from nemo.meshes import Mesh, read_off
-from nemo.occlusion import Occluded, is_written, level_bounds, occlude, write_image, write_occluded, write_occluded_lists
-from nemo.pascal3d import Record, UnusableRecord, read_record, read_split, record_rules
-from nemo.records import Annotation, load_annotation, save_annotation
-from nemo.settings import OCC_LEVELS
+from neural_mesh.compare.kernels_numba import rasterize
+from neural_mesh.data.occlusion import (
+    Occluded,
+    is_written,
+    level_bounds,
+    occlude,
+    write_image,
+    write_occluded,
+    write_occluded_lists,
+)
+from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record, read_split, record_rules
+from neural_mesh.geometry.cameras import points_in_camera, project
+from neural_mesh.geometry.meshes import Mesh, read_off
+from neural_mesh.machine import cli
+from neural_mesh.settings import OCC_LEVELS
+from neural_mesh.storage.files import holds, lock, read_picture, write_text
+from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D
+from neural_mesh.storage.records import Annotation, load_annotation, save_annotation
 
 CUTOUTS_PER_IMAGE = 3
 
@@ -46,7 +54,9 @@ class Job:
 
         None where the level cannot be reached; ValueError for an occluder that is no picture.
         """
-        random = np.random.default_rng([self.seed, zlib.crc32(f"{self.category}{self.level}/{name}".encode())])
+        random = np.random.default_rng(
+            [self.seed, zlib.crc32(f"{self.category}{self.level}/{name}".encode())]
+        )
         chosen = random.choice(len(self.occluders), CUTOUTS_PER_IMAGE) if self.occluders else []
         cutouts = [read_cutout(self.occluders[i]) for i in chosen]
         try:
@@ -56,7 +66,12 @@ class Job:
 
 
 def silhouette(
-    found: Record | Annotation, mesh: Mesh, principal_xy: NDArray, size_hw: tuple[int, int], scale: float = 1.0, offset_xy: ArrayLike = 0.0
+    found: Record | Annotation,
+    mesh: Mesh,
+    principal_xy: NDArray,
+    size_hw: tuple[int, int],
+    scale: float = 1.0,
+    offset_xy: ArrayLike = 0.0,
 ) -> NDArray[np.uint8]:
     """Object mask [H, W] (255 or 0): the CAD model at the annotated pose, in a picture enlarged by `scale` and then moved."""
     pose = found.azimuth, found.elevation, found.theta, found.distance
@@ -71,7 +86,9 @@ def read_cutout(path: Path) -> NDArray[np.uint8]:
     try:
         return read_picture(path, "RGBA")
     except ValueError as error:
-        raise ValueError(f"an occluder cannot be used: {error}; take it out of its folder") from error
+        raise ValueError(
+            f"an occluder cannot be used: {error}; take it out of its folder"
+        ) from error
 
 
 def check_cutout(path: str) -> None:
@@ -93,12 +110,16 @@ def occlude_image(job: Job, name: str) -> str:
         return "no readable image or annotation"
     if not 1 <= record.cad_index <= len(job.meshes):
         return "no such CAD model"
-    mask = silhouette(record, job.meshes[record.cad_index - 1], record.principal_xy, record.image_hw)
+    mask = silhouette(
+        record, job.meshes[record.cad_index - 1], record.principal_xy, record.image_hw
+    )
     result = job.occluded_image(name, image, mask)
     if result is None:
         return "level not reached"
     source_name = source.relative_to(job.raw.root.parent).as_posix()
-    write_occluded(job.occluded, job.category, job.level, name, result, mask, record.bbox_xyxy, source_name)
+    write_occluded(
+        job.occluded, job.category, job.level, name, result, mask, record.bbox_xyxy, source_name
+    )
     return "new"
 
 
@@ -115,19 +136,30 @@ def occlude_prepared(job: Job, name: str) -> str:
         image = read_picture(clean.image(job.category, name), "RGB")
     except (FileNotFoundError, ValueError):
         return "no readable image or annotation"
-    mesh, placed = job.meshes[annotation.cad_index - 1], (annotation.crop_scale, annotation.crop_offset[::-1])
-    result = job.occluded_image(name, image, silhouette(annotation, mesh, annotation.principal, annotation.crop_hw, *placed))
+    mesh, placed = (
+        job.meshes[annotation.cad_index - 1],
+        (annotation.crop_scale, annotation.crop_offset[::-1]),
+    )
+    result = job.occluded_image(
+        name, image, silhouette(annotation, mesh, annotation.principal, annotation.crop_hw, *placed)
+    )
     if result is None:
         return "level not reached"
     covered = mask_in_original(result.occluder_mask, annotation)
     write_image(target.image(subset, name), result.image)
-    rows, cols = np.floor(annotation.cropped_kp_list).astype(int).clip(0, np.array(annotation.crop_hw) - 1).T
+    rows, cols = (
+        np.floor(annotation.cropped_kp_list).astype(int).clip(0, np.array(annotation.crop_hw) - 1).T
+    )
     hidden = (annotation.visible == 1) & result.occluder_mask[rows, cols]
     save_annotation(
         target.annotation(subset, name),
-        replace(annotation, occ_mask=covered, visible=np.where(hidden, 0, annotation.visible),
-                cropped_kp_list=np.where(hidden[:, None], 0.0, annotation.cropped_kp_list)),
-    )  # fmt: skip
+        replace(
+            annotation,
+            occ_mask=covered,
+            visible=np.where(hidden, 0, annotation.visible),
+            cropped_kp_list=np.where(hidden[:, None], 0.0, annotation.cropped_kp_list),
+        ),
+    )
     return "new"
 
 
@@ -135,7 +167,9 @@ def mask_in_original(mask: NDArray[np.bool_], annotation: Annotation) -> NDArray
     """A mask of the crop [H, W] in the original image [height, width]; nothing is covered outside the crop."""
     inside, at = [], []
     for axis, length in enumerate((annotation.height, annotation.width)):
-        cells = np.floor((np.arange(length) + 0.5) * annotation.crop_scale + annotation.crop_offset[axis]).astype(int)
+        cells = np.floor(
+            (np.arange(length) + 0.5) * annotation.crop_scale + annotation.crop_offset[axis]
+        ).astype(int)
         inside.append((cells >= 0) & (cells < mask.shape[axis]))
         at.append(cells.clip(0, mask.shape[axis] - 1))
     return mask[np.ix_(*at)] & np.logical_and.outer(*inside)
@@ -143,18 +177,30 @@ def mask_in_original(mask: NDArray[np.bool_], annotation: Annotation) -> NDArray
 
 def check_source(job: Job) -> None:
     """Write how the pictures of a level are made; ValueError when those that are there were made otherwise."""
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in job.occluders)).hexdigest() if job.occluders else "procedural"
+    digest = (
+        hashlib.sha256(b"".join(path.read_bytes() for path in job.occluders)).hexdigest()
+        if job.occluders
+        else "procedural"
+    )
     made = {"level": job.level, "seed": job.seed, "occluders": digest}
     subset = job.category + job.level
     if job.prepared is None:
-        path, pictures = job.occluded.source(job.category, job.level), job.occluded.names(job.category, job.level)
+        path, pictures = (
+            job.occluded.source(job.category, job.level),
+            job.occluded.names(job.category, job.level),
+        )
     else:
         clean, target = job.prepared
-        path, pictures = target.source(subset), sorted((target.root / "images" / subset).glob("*.JPEG"))
+        path, pictures = (
+            target.source(subset),
+            sorted((target.root / "images" / subset).glob("*.JPEG")),
+        )
         made = clean.made_from(job.category) | {"occluded": made}
     text = cli.as_json(made)
     if path.is_file() and not holds(path, text):
-        raise ValueError(f"{path} says that {subset} was made with another seed or other occluders; delete it, or choose another --out")
+        raise ValueError(
+            f"{path} says that {subset} was made with another seed or other occluders; delete it, or choose another --out"
+        )
     if path.is_file() or not pictures:  # pictures of unknown origin stay so
         write_text(path, text)
 
@@ -165,42 +211,99 @@ def write_prepared_lists(job: Job) -> None:
     subset = job.category + job.level
     made = {path.stem for path in (target.root / "annotations" / subset).glob("*.npz")}
     for file_name, names in clean.listed(job.category).items():
-        write_text(target.lists(subset) / file_name, "".join(f"{name}.JPEG\n" for name in names if name in made))
+        write_text(
+            target.lists(subset) / file_name,
+            "".join(f"{name}.JPEG\n" for name in names if name in made),
+        )
 
 
 def main() -> None:
     """Occlude the test images of all categories to all levels."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, or a set in its layout")
-    parser.add_argument("--prepared", type=Path, help="occlude the crops of this prepared set; --raw then gives the CAD models")
-    parser.add_argument("--out", type=Path, required=True,
-                        help="folder of the occluded set (PATH_OCCLUDED_PASCAL3DP; --prepared: PATH_CACHE_TESTING_SET_OCC)")  # fmt: skip
-    parser.add_argument("--levels", type=cli.words, default=OCC_LEVELS, help="any of FGL1_BGL1 .. FGL3_BGL3")
-    parser.add_argument("--occluders", type=Path, help="folder of cut-out pictures (PNG with alpha); without it they are procedural")
-    parser.add_argument("--record-rules", choices=("auto", "strict", "reference"), default="auto", help="as in prepare_images.py")
+    parser.add_argument(
+        "--raw", type=Path, required=True, help="PASCAL3D+_release1.1, or a set in its layout"
+    )
+    parser.add_argument(
+        "--prepared",
+        type=Path,
+        help="occlude the crops of this prepared set; --raw then gives the CAD models",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder of the occluded set (PATH_OCCLUDED_PASCAL3DP; --prepared: PATH_CACHE_TESTING_SET_OCC)",
+    )
+    parser.add_argument(
+        "--levels", type=cli.words, default=OCC_LEVELS, help="any of FGL1_BGL1 .. FGL3_BGL3"
+    )
+    parser.add_argument(
+        "--occluders",
+        type=Path,
+        help="folder of cut-out pictures (PNG with alpha); without it they are procedural",
+    )
+    parser.add_argument(
+        "--record-rules",
+        choices=("auto", "strict", "reference"),
+        default="auto",
+        help="as in prepare_images.py",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures")
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
     args = parser.parse_args()
-    raw, occluded = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set --raw")), RawOccluded(args.out)
+    raw, occluded = (
+        RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set --raw")),
+        RawOccluded(args.out),
+    )
     for level in args.levels:
         level_bounds(level)
-    folder = cli.require_folder(args.occluders, "occluders", "set --occluders") if args.occluders else None
-    occluders = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))) if folder else ()
+    folder = (
+        cli.require_folder(args.occluders, "occluders", "set --occluders")
+        if args.occluders
+        else None
+    )
+    occluders = (
+        tuple(
+            sorted(
+                p
+                for p in folder.iterdir()
+                if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")
+            )
+        )
+        if folder
+        else ()
+    )
     sets = None
     if args.prepared is not None:
-        sets = PreparedSet(cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")), PreparedSet(args.out)
+        sets = (
+            PreparedSet(
+                cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")
+            ),
+            PreparedSet(args.out),
+        )
     counts: Counter = Counter()
-    with lock(args.out, "make-occluded", "occluded images"), cli.WorkerPool(cli.worker_count(args.workers)) as pool:
+    with (
+        lock(args.out, "make-occluded", "occluded images"),
+        cli.WorkerPool(cli.worker_count(args.workers)) as pool,
+    ):
         if occluders:  # before any picture is made with the others
             cli.in_pool(pool, check_cutout, [str(path) for path in occluders], "occluders")
         for category in args.categories:
             meshes = tuple(read_off(path) for path in raw.cads(category))
             if args.prepared is None:
                 split = read_split(raw, category, "val")
-                work, names, rules = occlude_image, split.names, record_rules(args.record_rules, split)
+                work, names, rules = (
+                    occlude_image,
+                    split.names,
+                    record_rules(args.record_rules, split),
+                )
             else:
-                work, names, rules = occlude_prepared, sorted(PreparedSet(args.prepared).wanted("single", category)), ""
+                work, names, rules = (
+                    occlude_prepared,
+                    sorted(PreparedSet(args.prepared).wanted("single", category)),
+                    "",
+                )
             for level in args.levels:
                 job = Job(raw, occluded, category, level, args.seed, meshes, occluders, rules, sets)
                 check_source(job)
@@ -211,7 +314,9 @@ def main() -> None:
                 write_occluded_lists(occluded, category, args.levels)
     done = counts.pop("new", 0) + counts.pop("kept", 0)
     skipped = "".join(f"; {n} not made: {reason}" for reason, n in sorted(counts.items()))
-    print(f"{cli.count(done, 'occluded image')} of {cli.count(len(args.categories), 'category')} in {args.out}{skipped}")
+    print(
+        f"{cli.count(done, 'occluded image')} of {cli.count(len(args.categories), 'category')} in {args.out}{skipped}"
+    )
 
 
 if __name__ == "__main__":

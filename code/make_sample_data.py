@@ -17,20 +17,39 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
-from nemo import cli, sample_models
-from nemo.files import atomic_path, read_json, write_text
-from nemo.layout import RawOccluded, RawPascal3D
-from nemo.meshes import Mesh, write_off
-from nemo.occlusion import is_written, occlude, write_image, write_occluded, write_occluded_lists
-from nemo.sample import FOCAL, FOREGROUND, VIEWPORT, VISIBLE, Sample, draw_cutout, draw_sample
-from nemo.settings import OCC_LEVELS
-from nemo.settings import category as category_settings
+from neural_mesh.data.occlusion import (
+    is_written,
+    occlude,
+    write_image,
+    write_occluded,
+    write_occluded_lists,
+)
+from neural_mesh.geometry.meshes import Mesh, write_off
+from neural_mesh.machine import cli
+from neural_mesh.sample import models as sample_models
+from neural_mesh.sample.drawing import (
+    FOCAL,
+    FOREGROUND,
+    VIEWPORT,
+    VISIBLE,
+    Sample,
+    draw_cutout,
+    draw_sample,
+)
+from neural_mesh.settings import OCC_LEVELS
+from neural_mesh.settings import category as category_settings
+from neural_mesh.storage.files import atomic_path, read_json, write_text
+from neural_mesh.storage.layout import RawOccluded, RawPascal3D
 
 GENERATOR = 1  # raise it when the same seed gives other pictures than before
 MANIFEST = "sample.json"  # the options that a set was made with
 RAW_FOLDER, OCCLUDED_FOLDER = "PASCAL3D+_release1.1", "OccludedPASCAL3D"
-FIRST_VAL_INDEX = 500_000  # so that the test pictures do not depend on the number of training pictures
-MAT_HEADER = b"MATLAB 5.0 MAT-file, SamplePASCAL3D+ (procedural)".ljust(116)  # SciPy's has the date in it
+FIRST_VAL_INDEX = (
+    500_000  # so that the test pictures do not depend on the number of training pictures
+)
+MAT_HEADER = b"MATLAB 5.0 MAT-file, SamplePASCAL3D+ (procedural)".ljust(
+    116
+)  # SciPy's has the date in it
 
 
 @dataclass(frozen=True)
@@ -81,7 +100,9 @@ class Job:
 
     def generator(self, *purpose: int) -> np.random.Generator:
         """Randomness of this picture alone, whichever process draws it."""
-        return np.random.default_rng([self.seed, zlib.crc32(self.category.encode()), self.index, *purpose])
+        return np.random.default_rng(
+            [self.seed, zlib.crc32(self.category.encode()), self.index, *purpose]
+        )
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -95,30 +116,61 @@ def record_of(sample: Sample, category: str, name: str) -> dict:
     anchors = {}
     for keypoint in category_settings(category).keypoints:
         status, location = sample.keypoints[keypoint]
-        anchors[keypoint] = {"location": np.array([location]) if status == VISIBLE else nothing, "status": status}
+        anchors[keypoint] = {
+            "location": np.array([location]) if status == VISIBLE else nothing,
+            "status": status,
+        }
     viewpoint = {
         "azimuth_coarse": float(round(view.azimuth_deg / 45) * 45 % 360),
         "elevation_coarse": float(round(view.elevation_deg / 30) * 30),
-        "azimuth": view.azimuth_deg, "elevation": view.elevation_deg, "distance": view.distance, "focal": FOCAL,
-        "px": view.px, "py": view.py, "theta": view.theta_deg, "error": 0.0, "interval_azimuth": 0.0,
-        "interval_elevation": 0.0, "num_anchor": float(sum(s == VISIBLE for s, _ in sample.keypoints.values())),
+        "azimuth": view.azimuth_deg,
+        "elevation": view.elevation_deg,
+        "distance": view.distance,
+        "focal": FOCAL,
+        "px": view.px,
+        "py": view.py,
+        "theta": view.theta_deg,
+        "error": 0.0,
+        "interval_azimuth": 0.0,
+        "interval_elevation": 0.0,
+        "num_anchor": float(sum(s == VISIBLE for s, _ in sample.keypoints.values())),
         "viewport": VIEWPORT,
-    }  # fmt: skip
+    }
     thing = {
-        "class": category, "view": "", "truncated": int(sample.truncated), "occluded": 0, "difficult": 0,
-        "label": category, "orglabel": category, "bbox": np.array([x0, y0, x1, y1]),
-        "bndbox": {"xmin": x0, "ymin": y0, "xmax": x1, "ymax": y1}, "polygon": nothing, "mask": nothing, "hasparts": 0,
-        "part": nothing, "point": nothing, "hasactions": 0, "actions": nothing, "anchors": anchors,
-        "viewpoint": viewpoint, "cad_index": sample.cad_index, "subtype": sample.subtype, "sublabel": sample.cad_index,
+        "class": category,
+        "view": "",
+        "truncated": int(sample.truncated),
+        "occluded": 0,
+        "difficult": 0,
+        "label": category,
+        "orglabel": category,
+        "bbox": np.array([x0, y0, x1, y1]),
+        "bndbox": {"xmin": x0, "ymin": y0, "xmax": x1, "ymax": y1},
+        "polygon": nothing,
+        "mask": nothing,
+        "hasparts": 0,
+        "part": nothing,
+        "point": nothing,
+        "hasactions": 0,
+        "actions": nothing,
+        "anchors": anchors,
+        "viewpoint": viewpoint,
+        "cad_index": sample.cad_index,
+        "subtype": sample.subtype,
+        "sublabel": sample.cad_index,
         "subindex": sample.cad_index,
-    }  # fmt: skip
+    }
     return {
-        "folder": "SamplePASCAL3D+", "filename": f"{name}.JPEG", "source": unknown,
+        "folder": "SamplePASCAL3D+",
+        "filename": f"{name}.JPEG",
+        "source": unknown,
         "database": "SamplePASCAL3D+ (procedural)",
         "imgsize": np.array([width, height, channels], dtype=np.float64),
         "size": {"width": width, "height": height, "depth": channels},
-        "segmented": 0, "imgname": f"{name}.JPEG", "objects": thing,
-    }  # fmt: skip
+        "segmented": 0,
+        "imgname": f"{name}.JPEG",
+        "objects": thing,
+    }
 
 
 def write_record(path: Path, record: dict) -> None:
@@ -147,14 +199,27 @@ def make_picture(job: Job) -> tuple[str, list[str]]:
         cutouts = _cutouts(job)
     for number, level in enumerate(job.levels):
         try:
-            result = occlude(sample.image, sample.mask > FOREGROUND, level, job.generator(2, number), cutouts)
+            result = occlude(
+                sample.image, sample.mask > FOREGROUND, level, job.generator(2, number), cutouts
+            )
         except ValueError as error:
             missing.append(f"{job.name}: {error}")
             continue
         source = job.raw.image(job.category, job.name).relative_to(job.out).as_posix()
-        write_occluded(job.occluded, job.category, level, job.name, result, sample.mask, sample.bbox_xyxy, source)
+        write_occluded(
+            job.occluded,
+            job.category,
+            level,
+            job.name,
+            result,
+            sample.mask,
+            sample.bbox_xyxy,
+            source,
+        )
     write_image(job.raw.image(job.category, job.name), sample.image)
-    write_record(job.raw.annotation(job.category, job.name), record_of(sample, job.category, job.name))
+    write_record(
+        job.raw.annotation(job.category, job.name), record_of(sample, job.category, job.name)
+    )
     return "new", missing
 
 
@@ -163,7 +228,10 @@ def _cutouts(job: Job) -> list[np.ndarray]:
     generator = job.generator(1)
     others = [c for c in sorted(sample_models.MODELS) if c != job.category] or [job.category]
     chosen = [others[int(generator.integers(len(others)))] for _ in range(2)]
-    return [draw_cutout(c, 1 + int(generator.integers(len(sample_models.MODELS[c]))), generator) for c in chosen]
+    return [
+        draw_cutout(c, 1 + int(generator.integers(len(sample_models.MODELS[c]))), generator)
+        for c in chosen
+    ]
 
 
 def write_category(out: Path, category: str, jobs: list[Job]) -> int:
@@ -177,7 +245,9 @@ def write_category(out: Path, category: str, jobs: list[Job]) -> int:
     for split in ("train", "val"):
         names = [(j.cad_index, j.name) for j in jobs if j.category == category and j.split == split]
         write_text(raw.image_set(category, split), "".join(f"{name}\n" for _, name in names))
-        lists = [[name for cad, name in names if cad == number] for number in range(1, len(models) + 1)]
+        lists = [
+            [name for cad, name in names if cad == number] for number in range(1, len(models) + 1)
+        ]
         _write_pickle(raw.subset_pickle(category, split), lists)
     return len(models)
 
@@ -206,7 +276,9 @@ def claim_folder(out: Path, options: Options, overwrite: bool) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         elif found != wanted:
             differ = ", ".join(
-                f"{k} {_show(found.get(k))} instead of {_show(v)}" for k, v in wanted.items() if found.get(k) != v
+                f"{k} {_show(found.get(k))} instead of {_show(v)}"
+                for k, v in wanted.items()
+                if found.get(k) != v
             )
             raise ValueError(
                 f"{out} holds a sample set made with {differ}; choose another --out, or pass --overwrite True"
@@ -234,7 +306,10 @@ def all_jobs(out: Path, options: Options) -> list[Job]:
     return [
         Job(out, category, split, first + i, options.seed, options.image_width)
         for category in options.categories
-        for split, first, number in (("train", 0, options.train_images), ("val", FIRST_VAL_INDEX, options.val_images))
+        for split, first, number in (
+            ("train", 0, options.train_images),
+            ("val", FIRST_VAL_INDEX, options.val_images),
+        )
         for i in range(number)
     ]
 
@@ -265,7 +340,10 @@ def make_sample_data(out: Path, options: Options, workers: int = 1, overwrite: b
     for outcome, not_made in cli.progress(outcomes(jobs, workers), "sample images", len(jobs)):
         counts[outcome] += 1
         missing += not_made
-    n_occluded = sum(write_occluded_lists(RawOccluded(out / OCCLUDED_FOLDER), c, OCC_LEVELS) for c in options.categories)
+    n_occluded = sum(
+        write_occluded_lists(RawOccluded(out / OCCLUDED_FOLDER), c, OCC_LEVELS)
+        for c in options.categories
+    )
     counts_of = ((len(jobs), "image"), (n_occluded, "occluded image"), (n_models, "CAD model"))
     line = ", ".join(cli.count(n, noun) for n, noun in counts_of) + f" -> {out}"
     line += f" ({counts['kept']} were there already)" if counts["kept"] else ""
@@ -275,22 +353,43 @@ def make_sample_data(out: Path, options: Options, workers: int = 1, overwrite: b
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help=f"folder to put {RAW_FOLDER} and {OCCLUDED_FOLDER} in")
     parser.add_argument(
-        "--categories", type=cli.words, default=tuple(sample_models.MODELS), help="names, separated by spaces"
+        "--out",
+        type=Path,
+        required=True,
+        help=f"folder to put {RAW_FOLDER} and {OCCLUDED_FOLDER} in",
     )
-    parser.add_argument("--train-images", type=cli.positive, default=100, help="training pictures per category")
-    parser.add_argument("--val-images", type=cli.positive, default=20, help="test pictures per category")
+    parser.add_argument(
+        "--categories",
+        type=cli.words,
+        default=tuple(sample_models.MODELS),
+        help="names, separated by spaces",
+    )
+    parser.add_argument(
+        "--train-images", type=cli.positive, default=100, help="training pictures per category"
+    )
+    parser.add_argument(
+        "--val-images", type=cli.positive, default=20, help="test pictures per category"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument("--image-width", type=cli.positive, default=500, help="longer side of a picture in pixels")
+    parser.add_argument(
+        "--image-width", type=cli.positive, default=500, help="longer side of a picture in pixels"
+    )
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     parser.add_argument(
-        "--overwrite", type=cli.boolean, default=False, help="throw away the sample set that --out holds"
+        "--overwrite",
+        type=cli.boolean,
+        default=False,
+        help="throw away the sample set that --out holds",
     )
     args = parser.parse_args()
     if args.image_width < 64:
-        raise ValueError(f"--image-width {args.image_width} is too small to show anything; give 64 or more")
-    options = Options(args.categories, args.train_images, args.val_images, args.seed, args.image_width)
+        raise ValueError(
+            f"--image-width {args.image_width} is too small to show anything; give 64 or more"
+        )
+    options = Options(
+        args.categories, args.train_images, args.val_images, args.seed, args.image_width
+    )
     print(make_sample_data(args.out, options, cli.worker_count(args.workers), args.overwrite))
 
 

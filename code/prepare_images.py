@@ -15,14 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nemo import cli
-from nemo.boxes import CropGeometry, crop_geometry, crop_image
-from nemo.files import holds, lock, read_json, read_picture, remove_parts, write_jpeg, write_text
-from nemo.layout import PreparedSet, RawOccluded, RawPascal3D
-from nemo.pascal3d import Record, Split, UnusableRecord, read_record, read_split, record_rules
-from nemo.records import Annotation, load_npz, load_numbers, save_annotation
-from nemo.resources import crops_size, require_disk
-from nemo.settings import category as category_settings
+from neural_mesh.data.pascal3d import (
+    Record,
+    Split,
+    UnusableRecord,
+    read_record,
+    read_split,
+    record_rules,
+)
+from neural_mesh.geometry.boxes import CropGeometry, crop_geometry, crop_image
+from neural_mesh.machine import cli
+from neural_mesh.machine.resources import crops_size, require_disk
+from neural_mesh.settings import category as category_settings
+from neural_mesh.storage.files import (
+    holds,
+    lock,
+    read_json,
+    read_picture,
+    remove_parts,
+    write_jpeg,
+    write_text,
+)
+from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D
+from neural_mesh.storage.records import Annotation, load_npz, load_numbers, save_annotation
 
 BYTES_PER_MASK = 250_000  # of an occluder mask, which is stored in the size of its image
 JPEG_QUALITY = {"paper": 75, "exact": 95}  # 75 is what the official checkpoints were trained on
@@ -39,7 +54,7 @@ class Job:
     cads: int  # how many CAD models the category has
     level: str = ""
     occluded: RawOccluded | None = None
-    rules: str = "strict"  # for records, see nemo.pascal3d.read_record
+    rules: str = "strict"  # for records, see neural_mesh.data.pascal3d.read_record
 
     @property
     def subset(self) -> str:
@@ -67,12 +82,17 @@ class Outcome:
 
 def prepare_image(job: Job, name: str) -> Outcome:
     """Crop one image and write its annotation."""
-    image_path, annotation_path = job.prepared.image(job.subset, name), job.prepared.annotation(job.subset, name)
+    image_path, annotation_path = (
+        job.prepared.image(job.subset, name),
+        job.prepared.annotation(job.subset, name),
+    )
     if image_path.is_file() and annotation_path.is_file():
         with suppress(ValueError):  # one that something else has broken is made again
             stored = load_numbers(annotation_path, ["cad_index"], ["objects"])
             return Outcome(name, "kept", int(stored["cad_index"]), int(stored.get("objects", 1)))
-    annotation_path.unlink(missing_ok=True)  # of another crop; so that a kill below leaves nothing that looks finished
+    annotation_path.unlink(
+        missing_ok=True
+    )  # of another crop; so that a kill below leaves nothing that looks finished
     try:
         crop, annotation = cropped(job, name)
     except UnusableRecord as error:
@@ -92,19 +112,28 @@ def cropped(job: Job, name: str) -> tuple[NDArray[np.uint8], Annotation]:
     except FileNotFoundError as error:
         raise UnusableRecord("no annotation", str(error)) from None
     if not 1 <= record.cad_index <= job.cads:
-        raise UnusableRecord("no such CAD model", f"{name} has cad_index {record.cad_index} of {job.cads}")
+        raise UnusableRecord(
+            "no such CAD model", f"{name} has cad_index {record.cad_index} of {job.cads}"
+        )
     try:
         image = read_picture(source)
     except ValueError as error:
         raise UnusableRecord("unreadable image", f"{source} ({error})") from error
     if image.shape[:2] != record.image_hw:
-        raise UnusableRecord("image and annotation differ in size", f"{source} is {image.shape[:2]}, not {record.image_hw}")
+        raise UnusableRecord(
+            "image and annotation differ in size",
+            f"{source} is {image.shape[:2]}, not {record.image_hw}",
+        )
     mask = _occluder_mask(job, name, record)
     try:
         geometry = crop_geometry(
-            job.geometry, record.image_hw, category_settings(job.category).crop_hw,
-            record.bbox_xyxy, record.principal_xy, record.distance,
-        )  # fmt: skip
+            job.geometry,
+            record.image_hw,
+            category_settings(job.category).crop_hw,
+            record.bbox_xyxy,
+            record.principal_xy,
+            record.distance,
+        )
         return crop_image(image, geometry), annotation_of(record, geometry, mask)
     except (ValueError, Image.DecompressionBombError, OverflowError) as error:
         raise UnusableRecord("no crop at that distance", f"{name}: {error}") from error
@@ -115,7 +144,9 @@ def _occluder_mask(job: Job, name: str, record: Record) -> NDArray[np.bool_] | N
         return None
     path = job.occluded.annotation(job.category, job.level, name)
     try:
-        mask = load_npz(path, ["occluder_mask"], only=("occluder_mask",))["occluder_mask"].astype(bool)
+        mask = load_npz(path, ["occluder_mask"], only=("occluder_mask",))["occluder_mask"].astype(
+            bool
+        )
     except (FileNotFoundError, ValueError) as error:
         raise UnusableRecord("no readable occluder mask", str(error)) from error
     if mask.shape != record.image_hw:
@@ -169,11 +200,22 @@ def prepare_category(job: Job, split: Split, pool: ProcessPoolExecutor) -> list[
         present = set(job.occluded.names(job.category, job.level))
         names = [name for name in names if name in present]
     _check_source(job, split)
-    room = disk_for_crops(job, sum(not job.prepared.annotation(job.subset, name).is_file() for name in names))
-    require_disk(job.prepared.root, room, f"the crops of {job.subset}", "make space, or set DATAROOT to another disk")
+    room = disk_for_crops(
+        job, sum(not job.prepared.annotation(job.subset, name).is_file() for name in names)
+    )
+    require_disk(
+        job.prepared.root,
+        room,
+        f"the crops of {job.subset}",
+        "make space, or set DATAROOT to another disk",
+    )
     outcomes = cli.in_pool(pool, partial(prepare_image, job), names, job.subset)
-    _write_lists(job, split, {outcome.name: outcome.cad_index for outcome in outcomes if outcome.usable})
-    skipped = sorted(f"{outcome.name}: {outcome.what}" for outcome in outcomes if not outcome.usable)
+    _write_lists(
+        job, split, {outcome.name: outcome.cad_index for outcome in outcomes if outcome.usable}
+    )
+    skipped = sorted(
+        f"{outcome.name}: {outcome.what}" for outcome in outcomes if not outcome.usable
+    )
     write_text(job.prepared.skipped(job.subset), "".join(line + "\n" for line in skipped))
     return outcomes
 
@@ -181,13 +223,22 @@ def prepare_category(job: Job, split: Split, pool: ProcessPoolExecutor) -> list[
 def disk_for_crops(job: Job, images: int) -> int:
     """Bytes that crops, annotations and, if any, occluder masks of so many images take."""
     masks = 0 if job.occluded is None else images * BYTES_PER_MASK
-    return crops_size(images, category_settings(job.category).crop_hw, JPEG_QUALITY[job.geometry]) + masks
+    return (
+        crops_size(images, category_settings(job.category).crop_hw, JPEG_QUALITY[job.geometry])
+        + masks
+    )
 
 
 def _check_source(job: Job, split: Split) -> None:
     """Write where the subset comes from; refuse to mix it with one that was prepared otherwise."""
     digest = hashlib.sha256("\n".join(sorted(split.names)).encode()).hexdigest()
-    source = {"split": split.source, "geometry": job.geometry, "records": job.rules, "images": len(split.names), "names_sha256": digest}
+    source = {
+        "split": split.source,
+        "geometry": job.geometry,
+        "records": job.rules,
+        "images": len(split.names),
+        "names_sha256": digest,
+    }
     text = cli.as_json(source | _occluders(job))
     path = job.prepared.source(job.subset)
     if path.is_file() and not holds(path, text):
@@ -211,7 +262,9 @@ def _occluders(job: Job) -> dict:
 def _write_lists(job: Job, split: Split, usable: dict[str, int]) -> None:
     folder = job.prepared.lists(job.subset)
     meshes = range(1, job.cads + 1)
-    lists = {subtype: [n for n in names if n in usable] for subtype, names in split.subtypes.items()}
+    lists = {
+        subtype: [n for n in names if n in usable] for subtype, names in split.subtypes.items()
+    }
     lists |= {f"mesh{i:02d}": sorted(n for n, cad in usable.items() if cad == i) for i in meshes}
     for stem, names in lists.items():
         write_text(folder / f"{stem}.txt", "".join(f"{name}.JPEG\n" for name in names))
@@ -224,11 +277,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the prepared set")
     parser.add_argument("--split", choices=("train", "val"), required=True)
     parser.add_argument("--occluded", type=Path, help="OccludedPASCAL3D; with --level")
-    parser.add_argument("--level", type=cli.level, default="", help="occlusion level such as FGL1_BGL1")
+    parser.add_argument(
+        "--level", type=cli.level, default="", help="occlusion level such as FGL1_BGL1"
+    )
     parser.add_argument("--geometry", choices=("paper", "exact"), default="paper")
-    parser.add_argument("--parts", type=cli.words, default=("imagenet",), help="of PASCAL3D+: imagenet, pascal or both")
-    parser.add_argument("--record-rules", choices=("auto", "strict", "reference"), default="auto", help="see pascal3d.read_record")
-    parser.add_argument("--overwrite", type=cli.boolean, default=False, help="delete what is there of these categories first")
+    parser.add_argument(
+        "--parts",
+        type=cli.words,
+        default=("imagenet",),
+        help="of PASCAL3D+: imagenet, pascal or both",
+    )
+    parser.add_argument(
+        "--record-rules",
+        choices=("auto", "strict", "reference"),
+        default="auto",
+        help="see pascal3d.read_record",
+    )
+    parser.add_argument(
+        "--overwrite",
+        type=cli.boolean,
+        default=False,
+        help="delete what is there of these categories first",
+    )
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     cli.add_categories(parser)
     args = parser.parse_args()
@@ -237,14 +307,29 @@ def main() -> None:
     if not args.parts or set(args.parts) - {"imagenet", "pascal"}:
         raise ValueError(f"--parts is '{' '.join(args.parts)}', it can be imagenet, pascal or both")
     raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"), args.parts)
-    occluded = RawOccluded(cli.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")) if args.occluded else None
+    occluded = (
+        RawOccluded(
+            cli.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")
+        )
+        if args.occluded
+        else None
+    )
     outcomes: list[Outcome] = []
     with cli.WorkerPool(cli.worker_count(args.workers)) as pool:
         for category in args.categories:
             split = read_split(raw, category, args.split)
             rules = record_rules(args.record_rules, split)
             cads = len(raw.cads(category))
-            job = Job(raw, PreparedSet(args.out), category, args.geometry, cads, args.level, occluded, rules)
+            job = Job(
+                raw,
+                PreparedSet(args.out),
+                category,
+                args.geometry,
+                cads,
+                args.level,
+                occluded,
+                rules,
+            )
             with lock(args.out, f"prepare-{job.subset}", f"the crops of {job.subset}"):
                 if args.overwrite:
                     job.prepared.remove(job.subset)

@@ -15,17 +15,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nemo import cli, drawing, report_page
-from nemo.dataset import read_crop
-from nemo.drawing import Pose, short_angles
-from nemo.files import write_text
-from nemo.layout import Experiment, PreparedSet, RawPascal3D
-from nemo.meshes import Mesh, read_off
-from nemo.metrics import image_weighted_mean
-from nemo.records import load_annotation, load_seconds
-from nemo.report_page import Card, LevelReport, Timing
-from nemo.settings import ALL_OCC_LEVELS, MESH_DIMENSIONS, PUBLISHED_MEANS
-from nemo.tables import Row, check_same_settings, is_full_test_set, notes_of, published_rows, score_category, table_rows
+from neural_mesh.data.dataset import read_crop
+from neural_mesh.geometry.meshes import Mesh, read_off
+from neural_mesh.geometry.pose_error import image_weighted_mean
+from neural_mesh.machine import cli
+from neural_mesh.pictures import drawing
+from neural_mesh.pictures.drawing import Pose, short_angles
+from neural_mesh.report import page as report_page
+from neural_mesh.report.page import Card, LevelReport, Timing
+from neural_mesh.report.tables import (
+    Row,
+    check_same_settings,
+    is_full_test_set,
+    notes_of,
+    published_rows,
+    score_category,
+    table_rows,
+)
+from neural_mesh.settings import ALL_OCC_LEVELS, MESH_DIMENSIONS, PUBLISHED_MEANS
+from neural_mesh.storage.files import write_text
+from neural_mesh.storage.layout import Experiment, PreparedSet, RawPascal3D
+from neural_mesh.storage.records import load_annotation, load_seconds
 
 VERSION = 1  # of the page's making; another number makes every page again
 GALLERY_IMAGES, LARGEST_GROUP, SMALLEST_GROUP = 240, 36, 6  # in all, and of a category at a level
@@ -36,7 +46,11 @@ STAGES = ("train", "extract_features", "solve_poses", "draw_results")  # in the 
 
 def found_levels(experiment: Experiment, categories: Sequence[str]) -> list[str]:
     """Occlusion levels, the unoccluded one first, that have poses of any of the categories."""
-    return [level for level in ("", *ALL_OCC_LEVELS) if any(experiment.poses(c, level).is_file() for c in categories)]
+    return [
+        level
+        for level in ("", *ALL_OCC_LEVELS)
+        if any(experiment.poses(c, level).is_file() for c in categories)
+    ]
 
 
 def load_level(args: argparse.Namespace, level: str) -> tuple[LevelReport, list[Row]]:
@@ -54,20 +68,36 @@ def load_level(args: argparse.Namespace, level: str) -> tuple[LevelReport, list[
     lines = table_rows(rows) + (published_rows(args.mesh_d, level, args.azimuths) if full else [])
     accuracies = [row.accuracy for row in rows]
     report = LevelReport(
-        level, lines, notes, present, [a.within_pi6 for a in accuracies], [a.within_pi18 for a in accuracies],
-        np.rad2deg(np.concatenate([row.errors for row in rows])), np.rad2deg(np.concatenate([row.truth[:, 0] for row in rows])),
+        level,
+        lines,
+        notes,
+        present,
+        [a.within_pi6 for a in accuracies],
+        [a.within_pi18 for a in accuracies],
+        np.rad2deg(np.concatenate([row.errors for row in rows])),
+        np.rad2deg(np.concatenate([row.truth[:, 0] for row in rows])),
         (image_weighted_mean(accuracies, "pi/6"), image_weighted_mean(accuracies, "pi/18")),
-        PUBLISHED_MEANS[args.mesh_d].get(level) if full and not args.azimuths.pattern else None, settings_of(rows),
-    )  # fmt: skip
+        PUBLISHED_MEANS[args.mesh_d].get(level) if full and not args.azimuths.pattern else None,
+        settings_of(rows),
+    )
     return report, rows
 
 
 def settings_of(rows: Sequence[Row]) -> dict[str, str]:
     """The settings of the first category, one name per line, and what belongs to each category by its name."""
     config = rows[0].config
-    plain = {key: config[key] for key in ("mesh_d", "backbone", "image_scale", "recipe", "renderer") if key in config}
+    plain = {
+        key: config[key]
+        for key in ("mesh_d", "backbone", "image_scale", "recipe", "renderer")
+        if key in config
+    }
     own = {f"checkpoint of {row.category}": row.config["checkpoint"] for row in rows}
-    return {key: str(value) for key, value in (plain | {f"solver: {k}": v for k, v in config["solve"].items()} | own).items()}
+    return {
+        key: str(value)
+        for key, value in (
+            plain | {f"solver: {k}": v for k, v in config["solve"].items()} | own
+        ).items()
+    }
 
 
 # ---- gallery ----
@@ -78,7 +108,11 @@ def gallery_places(errors: NDArray, number: int) -> list[tuple[int, str, int]]:
     the worst, none of them twice."""
     order, third = np.argsort(errors, kind="stable"), max(1, number // 3)
     middle = max(0, (len(order) - third) // 2)
-    ranks = {"best": range(third), "median": range(middle, middle + third), "worst": range(len(order) - third, len(order))}
+    ranks = {
+        "best": range(third),
+        "median": range(middle, middle + third),
+        "worst": range(len(order) - third, len(order)),
+    }
     chosen: dict[int, str] = {}
     for place in ("worst", "best", "median"):  # where they meet, a small set rather shows its worst
         for rank in ranks[place]:
@@ -103,7 +137,9 @@ class Gallery:
         """Cards of every category at a level."""
         cards = []
         for row in rows:
-            finite = np.flatnonzero(np.isfinite(row.poses.angles).all(1) & np.isfinite(row.poses.distance))
+            finite = np.flatnonzero(
+                np.isfinite(row.poses.angles).all(1) & np.isfinite(row.poses.distance)
+            )
             places = gallery_places(row.errors[finite], size)
             for k, place, rank in cli.progress(places, f"{row.category}{level} gallery"):
                 i = int(finite[k])
@@ -114,16 +150,32 @@ class Gallery:
                     continue
                 told = [short_angles(angles[i]) for angles in (row.poses.angles, row.truth)]
                 error = float(np.rad2deg(row.errors[i]))
-                cards.append(Card(row.category, level, row.names[i], error, place, rank, len(finite), *told, jpeg))
+                cards.append(
+                    Card(
+                        row.category,
+                        level,
+                        row.names[i],
+                        error,
+                        place,
+                        rank,
+                        len(finite),
+                        *told,
+                        jpeg,
+                    )
+                )
         return cards
 
     def picture(self, row: Row, level: str, i: int) -> bytes:
         """Input above, mesh in the predicted pose below, as a small JPEG."""
-        path = PreparedSet(self.args.occluded if level else self.args.clean).image(row.category + level, row.names[i])
+        path = PreparedSet(self.args.occluded if level else self.args.clean).image(
+            row.category + level, row.names[i]
+        )
         crop = read_crop(path, 0.5)  # half the size is twice what a card shows of the larger crops
         camera = drawing.camera_of(row.poses, i)
         camera = drawing.scale_camera(camera, crop.shape[0] / camera.map_hw[0])
-        overlay = drawing.draw_mesh(crop, self.mesh(row, i), Pose(*row.poses.angles[i], row.poses.distance[i]), camera)
+        overlay = drawing.draw_mesh(
+            crop, self.mesh(row, i), Pose(*row.poses.angles[i], row.poses.distance[i]), camera
+        )
         gap = np.full((4, crop.shape[1], 3), 255, np.uint8)
         return drawing.as_jpeg(np.concatenate([crop, gap, overlay]), CARD_WIDTH)
 
@@ -131,7 +183,9 @@ class Gallery:
         """The CAD model of the subtype, annotated or predicted, or the cuboid where there is none."""
         index = number = int(row.poses.mesh[i])
         if not row.poses.predicts_subtype:
-            index = load_annotation(PreparedSet(self.args.clean).annotation(row.category, row.names[i])).cad_index
+            index = load_annotation(
+                PreparedSet(self.args.clean).annotation(row.category, row.names[i])
+            ).cad_index
         path = self.raw.cad_folder(row.category) / f"{index:02d}.off"
         if not path.is_file():
             path = self.raw.cuboids(self.args.mesh_d, row.category)[number - 1]
@@ -145,7 +199,11 @@ class Gallery:
 
 def timing_files(experiment: Experiment) -> list[Path]:
     """What the stages noted of their time, in the order of the work."""
-    found = [p for stage in STAGES for p in sorted(experiment.timing(stage, "x").parent.glob(f"{stage}_*.json"))]
+    found = [
+        p
+        for stage in STAGES
+        for p in sorted(experiment.timing(stage, "x").parent.glob(f"{stage}_*.json"))
+    ]
     return [path for path in found if load_seconds(path)]
 
 
@@ -155,7 +213,13 @@ def timings_of(paths: Sequence[Path]) -> list[Timing]:
     for path in paths:
         stage = next(stage for stage in STAGES if path.stem.startswith(f"{stage}_"))
         noted = load_seconds(path)
-        parts.append(Timing(stage, path.stem.removeprefix(f"{stage}_"), *(noted[key] for key in Timing._fields[2:])))
+        parts.append(
+            Timing(
+                stage,
+                path.stem.removeprefix(f"{stage}_"),
+                *(noted[key] for key in Timing._fields[2:]),
+            )
+        )
     return parts
 
 
@@ -168,13 +232,18 @@ def digest(args: argparse.Namespace, levels: Sequence[str]) -> str:
             path = experiment.poses(category, level)
             if path.is_file():
                 prepared = PreparedSet(args.occluded if level else args.clean)
-                found.update(f"{category}{level};{prepared.fingerprint(category + level)};".encode() + path.read_bytes())
+                found.update(
+                    f"{category}{level};{prepared.fingerprint(category + level)};".encode()
+                    + path.read_bytes()
+                )
     for path in timing_files(experiment):
         found.update(f"{path.name};".encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
-def load_levels(args: argparse.Namespace, levels: Sequence[str]) -> tuple[list[tuple[LevelReport, list[Row]]], list[str]]:
+def load_levels(
+    args: argparse.Namespace, levels: Sequence[str]
+) -> tuple[list[tuple[LevelReport, list[Row]]], list[str]]:
     """The levels that can be reported, and what is left out and why; ValueError when there is none."""
     found, left_out = [], []
     for level in levels:
@@ -193,34 +262,66 @@ def write_page(args: argparse.Namespace, target: Path, levels: Sequence[str], ma
     maker, size = Gallery(args), group_size(sum(len(rows) for _, rows in found))
     cards = [card for report, rows in found for card in maker.cards(report.level, rows, size)]
     if maker.missing:
-        left_out.append(f"{cli.count(len(maker.missing), 'picture')} of the gallery could not be made: {maker.missing[0]}")
+        left_out.append(
+            f"{cli.count(len(maker.missing), 'picture')} of the gallery could not be made: {maker.missing[0]}"
+        )
     for sentence in left_out:
         print(f"report: {sentence}", file=sys.stderr)
-    subject = ", ".join(args.categories) if len(args.categories) < 5 else cli.count(len(args.categories), "category")
+    subject = (
+        ", ".join(args.categories)
+        if len(args.categories) < 5
+        else cli.count(len(args.categories), "category")
+    )
     timings = timings_of(timing_files(Experiment(args.exp, args.mesh_d, args.azimuths)))
-    protocol = f", trained on the azimuths {args.azimuths.pattern}, tested on {args.azimuths.tested} ones" if args.azimuths.pattern else ""
+    protocol = (
+        f", trained on the azimuths {args.azimuths.pattern}, tested on {args.azimuths.tested} ones"
+        if args.azimuths.pattern
+        else ""
+    )
     title = f"NeMo, {args.mesh_d} cuboid: {subject}{protocol}"
-    html = report_page.page(title, [report for report, _ in found], cards, timings, left_out, "" if left_out else mark)
+    html = report_page.page(
+        title, [report for report, _ in found], cards, timings, left_out, "" if left_out else mark
+    )
     write_text(target, html)
     size_mb = target.stat().st_size / 1e6
-    print(f"report: {cli.count(len(found), 'level')}, {cli.count(len(cards), 'picture')}, {size_mb:.1f} MB in {target}")
+    print(
+        f"report: {cli.count(len(found), 'level')}, {cli.count(len(cards), 'picture')}, {size_mb:.1f} MB in {target}"
+    )
 
 
 def main() -> None:
     """Write the page, unless the one that is there was made from the same."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--clean", type=Path, required=True, help="clean test set, whose annotations are the truth")
-    parser.add_argument("--occluded", type=Path, required=True, help="occluded test set; need not exist where no level was solved")
-    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, for the meshes")
-    parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single", help="one cuboid per category or per CAD model")
+    parser.add_argument(
+        "--clean", type=Path, required=True, help="clean test set, whose annotations are the truth"
+    )
+    parser.add_argument(
+        "--occluded",
+        type=Path,
+        required=True,
+        help="occluded test set; need not exist where no level was solved",
+    )
+    parser.add_argument(
+        "--raw", type=Path, required=True, help="PASCAL3D+_release1.1, for the meshes"
+    )
+    parser.add_argument(
+        "--mesh-d",
+        choices=MESH_DIMENSIONS,
+        default="single",
+        help="one cuboid per category or per CAD model",
+    )
     cli.add_azimuths(parser)
     cli.add_categories(parser)
     args = parser.parse_args()
     experiment = Experiment(args.exp, args.mesh_d, args.azimuths)
     target, levels = experiment.report_page, found_levels(experiment, args.categories)
     if not levels:
-        raise FileNotFoundError(f"no poses in {experiment.poses('<category>').parent}; run InferenceNeMo.sh first")
+        raise FileNotFoundError(
+            f"no poses in {experiment.poses('<category>').parent}; run InferenceNeMo.sh first"
+        )
     mark = digest(args, levels)
     if target.is_file() and f"<!-- made from {mark} -->" in target.read_text()[:400]:
         print(f"report: {target} kept")

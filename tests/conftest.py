@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
-
-
-def shared_path(relative: str) -> Path:
-    """A path in ../shared; the test skips where there is none, and fails in CI, where there must be one."""
-    path = SHARED / relative
-    if not path.exists():
-        message = f"needs ../shared/{relative}, which is not here"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return path
+from helpers.project import ROOT, run_code, run_script, shared_path
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +17,9 @@ def golden():
 
     def open_golden(name: str) -> np.lib.npyio.NpzFile:
         here = ROOT / "tests" / "golden" / name
-        return np.load(here if here.is_file() else shared_path(f"golden/{name}"), allow_pickle=False)
+        return np.load(
+            here if here.is_file() else shared_path(f"golden/{name}"), allow_pickle=False
+        )
 
     return open_golden
 
@@ -43,27 +30,10 @@ def shared():
     return shared_path
 
 
-def run_script(script: str, *arguments: str, cwd: Path | None = None, **settings: object) -> subprocess.CompletedProcess:
-    """Run one of the scripts at the top of the project as a user would, with settings from the environment."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("GPUS", "CATEGORIES", "DATAROOT", "EXPROOT")}
-    environment |= {"PYTHON": sys.executable} | {key: str(value) for key, value in settings.items()}
-    return subprocess.run(
-        [str(ROOT / script), *arguments], cwd=cwd or ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False
-    )
-
-
 @pytest.fixture(scope="session")
 def script():
     """script(name, *arguments, **settings) -> the finished process."""
     return run_script
-
-
-def run_code(name: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
-    """Run an entry point of code/."""
-    command = [sys.executable, str(ROOT / "code" / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert not check or done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +46,19 @@ def code():
 def sample_raw(tmp_path_factory) -> Path:
     """A data root, with a space in its path, that holds a tiny SamplePASCAL3D+ and its occluded twin."""
     root = tmp_path_factory.mktemp("sample data")
-    run_code("make_sample_data", "--out", root, "--categories", "car chair", "--train-images", 10, "--val-images", 6, "--seed", 3)
+    run_code(
+        "make_sample_data",
+        "--out",
+        root,
+        "--categories",
+        "car chair",
+        "--train-images",
+        10,
+        "--val-images",
+        6,
+        "--seed",
+        3,
+    )
     return root
 
 
@@ -87,13 +69,3 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-class Trap:
-    """Touches a file when unpickled; tests look whether it did."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)

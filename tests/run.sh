@@ -15,4 +15,4 @@ fi
 make_environment
 cd "$ROOT"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # of each of the two processes
-exec "$PYTHON" -m pytest -c .pytest.ini --rootdir "$ROOT" -n 2 --dist loadfile ${selection[@]+"${selection[@]}"} "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile ${selection[@]+"${selection[@]}"} "$@"

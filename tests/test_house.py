@@ -8,13 +8,36 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+
+from helpers.project import ROOT
 
 ROWS = (
     ("settings", "files", "resources", "devices"),
-    ("layout", "records", "checkpoints", "cli", "downloads", "boxes", "cameras", "meshes", "kernels_numba", "kernels_triton"),
-    ("visibility", "rendering", "pascal3d", "kitti", "occlusion", "backbone", "bank", "distributed", "journal", "metrics",
-     "confidence"),
+    (
+        "layout",
+        "records",
+        "checkpoints",
+        "cli",
+        "downloads",
+        "boxes",
+        "cameras",
+        "meshes",
+        "kernels_numba",
+        "kernels_triton",
+    ),
+    (
+        "visibility",
+        "rendering",
+        "pascal3d",
+        "kitti",
+        "occlusion",
+        "backbone",
+        "bank",
+        "distributed",
+        "journal",
+        "metrics",
+        "confidence",
+    ),
     ("dataset", "pose", "drawing", "plots", "tables", "sample_models", "sample"),
     ("inference", "report_page"),
     ("training", "photographs"),
@@ -29,7 +52,11 @@ DOORS = {
     "safetensors": {"nemo/checkpoints.py"},
     "tensorboard": {"nemo/journal.py"},
 }
-SAME_ROW = {("checkpoints", "meshes"), ("sample", "sample_models"), ("plots", "drawing")}  # a record of meshes; one subject in two files
+SAME_ROW = {
+    ("checkpoints", "meshes"),
+    ("sample", "sample_models"),
+    ("plots", "drawing"),
+}  # a record of meshes; one subject in two files
 MODULES = sorted((ROOT / "code").rglob("*.py"))
 
 
@@ -39,7 +66,11 @@ def imports_of(path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "nemo" else {node.module}
+            found |= (
+                {f"{node.module}.{alias.name}" for alias in node.names}
+                if node.module == "nemo"
+                else {node.module}
+            )
     return found
 
 
@@ -49,12 +80,18 @@ def row_of(module: str) -> int:
     return rows[0]
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if p.parent.name == "nemo" and p.stem != "__init__"], ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    [p for p in MODULES if p.parent.name == "nemo" and p.stem != "__init__"],
+    ids=lambda p: p.stem,
+)
 def test_a_module_imports_only_from_rows_above(path):
     for name in imports_of(path):
         if name.startswith("nemo."):
             other = name.split(".")[1]
-            assert row_of(other) < row_of(path.stem) or (path.stem, other) in SAME_ROW, f"{path.stem} imports {other}"
+            assert row_of(other) < row_of(path.stem) or (path.stem, other) in SAME_ROW, (
+                f"{path.stem} imports {other}"
+            )
 
 
 def test_nothing_imports_an_entry_point():
@@ -74,9 +111,16 @@ def test_no_entry_point_hides_a_module_of_the_standard_library():
 
 
 def test_no_file_names_a_machine():
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     pattern = re.compile(rb"/(work|home|root|Users)/[a-zA-Z]|/tmp/[a-zA-Z]")
     for name in filter(None, files):
-        if name.endswith((".py", ".sh", ".md", ".txt", ".ini", ".toml", "run")) and name != "tests/test_house.py":
+        if (
+            name.endswith((".py", ".sh", ".md", ".txt", ".ini", ".toml", "run"))
+            and name != "tests/test_house.py"
+        ):
             path = ROOT / name
-            assert not path.is_file() or not pattern.search(path.read_bytes()), f"{name} names a path of a machine"
+            assert not path.is_file() or not pattern.search(path.read_bytes()), (
+                f"{name} names a path of a machine"
+            )

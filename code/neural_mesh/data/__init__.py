@@ -1,0 +1,1 @@
+"""Data sets: annotations of others, occluders, images for training and testing."""

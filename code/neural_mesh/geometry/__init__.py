@@ -1,0 +1,1 @@
+"""Cameras, meshes, boxes and visibility: pure geometry in NumPy."""

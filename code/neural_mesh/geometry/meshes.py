@@ -1,0 +1,180 @@
+"""Triangle meshes: reading and writing .off, and the cuboid that stands for an object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neural_mesh.settings import PUBLISHED_CUBOIDS, CuboidConfig
+from neural_mesh.storage.files import atomic_path
+
+SAME_VERTEX = 1e-7  # CAD units between vertices that count as the same
+COVERED = 0.99  # share of the CAD vertices inside the cuboid, per axis (reference)
+MAX_OFF_BYTES = 32 * 2**20  # the largest CAD model of PASCAL3D+ has some 9 MB
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Vertices [V, 3] in the object frame (CAD units) and triangles [F, 3] of vertex indices."""
+
+    vertices: NDArray[np.float64]
+    faces: NDArray[np.int32]
+
+
+def same_meshes(found: Sequence[Mesh], expected: Sequence[Mesh]) -> bool:
+    """Whether two lists hold the same meshes: equal faces, and vertices within SAME_VERTEX on each axis."""
+    return len(found) == len(expected) and all(
+        a.vertices.shape == b.vertices.shape
+        and np.allclose(a.vertices, b.vertices, rtol=0, atol=SAME_VERTEX)
+        and np.array_equal(a.faces, b.faces)
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class CuboidGrid:
+    """An axis-aligned box and the sample positions on its three axes."""
+
+    low: NDArray[np.float64]  # [3]
+    high: NDArray[np.float64]  # [3]
+    samples: tuple[int, int, int]  # per axis, both ends included
+
+
+def read_off(path: Path) -> Mesh:
+    """Read a triangle mesh in OFF format (comments, blank lines, polygons and a merged first line are understood).
+
+    Raises ValueError, naming the file and the line, when the file is not a mesh.
+    """
+    path = Path(path)
+    if path.stat().st_size > MAX_OFF_BYTES:
+        raise ValueError(
+            f"{path}: {path.stat().st_size:,} bytes is too large for a mesh, at most {MAX_OFF_BYTES:,} are read"
+        )
+    tokens = " ".join(
+        line.split("#", 1)[0] for line in path.read_text(errors="replace").splitlines()
+    ).split()
+    if not tokens or not tokens[0].upper().startswith("OFF"):
+        raise ValueError(
+            f"{path}: not an OFF file (its first word is {tokens[0][:20] if tokens else 'missing'!r})"
+        )
+    tokens = ([tokens[0][3:]] if len(tokens[0]) > 3 else []) + tokens[1:]
+    try:
+        n_vertices, n_faces = int(tokens[0]), int(tokens[1])
+    except (ValueError, IndexError):
+        raise ValueError(f"{path}: the counts after OFF are not numbers") from None
+    values = tokens[3:]
+    if n_vertices < 1 or n_faces < 0 or 3 * n_vertices + 4 * n_faces > len(values):
+        raise ValueError(
+            f"{path}: says {n_vertices} vertices and {n_faces} faces but has only {len(values)} numbers"
+        )
+    try:
+        vertices = np.array(values[: 3 * n_vertices], dtype=np.float64).reshape(n_vertices, 3)
+        rest = np.array(values[3 * n_vertices :], dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if not np.isfinite(vertices).all():
+        raise ValueError(f"{path}: a vertex coordinate is not finite")
+    return Mesh(vertices, _triangles(rest, n_vertices, n_faces, path))
+
+
+def _triangles(values: NDArray, n_vertices: int, n_faces: int, path: Path) -> NDArray[np.int32]:
+    """Rows `k a b c ...` -> triangles [F, 3]; polygons become fans."""
+    if n_faces == 0:
+        return np.zeros((0, 3), np.int32)
+    if len(values) >= 4 * n_faces and (values[: 4 * n_faces : 4] == 3).all():
+        faces = values[: 4 * n_faces].reshape(n_faces, 4)[:, 1:]
+    else:
+        fans, at = [], 0
+        for _ in range(n_faces):
+            if at >= len(values) or not 3 <= values[at] <= len(values) - at - 1:
+                raise ValueError(
+                    f"{path}: face {len(fans)} is cut off or has fewer than three corners"
+                )
+            ring = values[at + 1 : at + 1 + int(values[at])]
+            fans.extend((ring[0], ring[i], ring[i + 1]) for i in range(1, len(ring) - 1))
+            at += 1 + int(values[at])
+        faces = np.array(fans)
+    if not ((faces >= 0) & (faces < n_vertices) & (faces == np.floor(faces))).all():
+        raise ValueError(f"{path}: a face names a vertex that does not exist")
+    return faces.astype(np.int32)
+
+
+def write_off(path: Path, mesh: Mesh) -> None:
+    """Write a mesh as the reference does: 16 decimals, rows `3 a b c`."""
+    lines = ["OFF", f"{len(mesh.vertices)} {len(mesh.faces)} 0"]
+    lines += ["%.16f %.16f %.16f" % tuple(v) for v in mesh.vertices]
+    lines += ["3 %d %d %d" % tuple(f) for f in mesh.faces]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def covering_interval(coordinates: NDArray, covered: float = COVERED) -> tuple[float, float]:
+    """The shortest interval that holds the share `covered` of the coordinates [N] (the first of equals)."""
+    ordered = np.sort(coordinates)
+    k = int(covered * len(ordered))
+    widths = ordered[k:] - ordered[: len(ordered) - k]
+    first = int(np.argmin(widths))
+    return float(ordered[first]), float(ordered[first + k])
+
+
+def cuboid_grid(
+    points: NDArray,
+    number_vertices: int = CuboidConfig.number_vertices,
+    minimum_thickness: float = CuboidConfig.minimum_thickness,
+) -> CuboidGrid:
+    """The box around points [N, 3] and its sampling (reference, `CreateCuboidMesh`).
+
+    minimum_thickness: share of the longest side that every side gets at least. 0 is the reference, whose flat axes
+    get a single sample, so that two opposite sides coincide and the other four lose their triangles.
+    """
+    points = np.asarray(
+        points, dtype=np.float32
+    )  # as the reference reads its .off files: it decides ties
+    low, high = np.array(
+        [covering_interval(points[:, axis]) for axis in range(3)], dtype=np.float64
+    ).T
+    if minimum_thickness:
+        middle, side = (low + high) / 2, high - low
+        side = np.maximum(side, minimum_thickness * side.max())
+        low, high = middle - side / 2, middle + side / 2
+    w, h, d = high - low
+    edge = np.sqrt(2 * (w * h + h * d + w * d) / number_vertices)
+    if not edge > 0:
+        raise ValueError(
+            "the points lie on a line or in one point, no cuboid can be put around them"
+        )
+    return CuboidGrid(low, high, tuple(int(side / edge + 1) for side in (w, h, d)))
+
+
+def cuboid_mesh(grid: CuboidGrid) -> Mesh:
+    """Six separate vertex grids in the order z min, z max, y min, y max, x min, x max (reference, not welded).
+
+    Vertex `row * columns + column` of a side; rows and columns run along (y, x), (z, x), (z, y). Each cell is cut along
+    the same diagonal, (r, c), (r, c+1), (r+1, c) and (r+1, c+1), (r, c+1), (r+1, c), so windings differ.
+    """
+    ticks = [np.linspace(grid.low[a], grid.high[a], grid.samples[a]) for a in range(3)]
+    vertices, faces = [], []
+    for fixed, rows, columns in ((2, 1, 0), (1, 2, 0), (0, 2, 1)):
+        for end in (grid.low[fixed], ticks[fixed][-1]):
+            side = np.empty((len(ticks[rows]), len(ticks[columns]), 3))
+            side[..., fixed] = end
+            side[..., rows] = ticks[rows][:, None]
+            side[..., columns] = ticks[columns][None, :]
+            offset = sum(len(v) for v in vertices)
+            index = offset + np.arange(side[..., 0].size).reshape(side.shape[:2])
+            first = np.stack([index[:-1, :-1], index[:-1, 1:], index[1:, :-1]], axis=-1)
+            second = np.stack([index[1:, 1:], index[:-1, 1:], index[1:, :-1]], axis=-1)
+            vertices.append(side.reshape(-1, 3))
+            faces.append(np.stack([first, second], axis=-2).reshape(-1, 3))
+    return Mesh(np.concatenate(vertices), np.concatenate(faces).astype(np.int32))
+
+
+def published_cuboid(category: str) -> Mesh | None:
+    """The authors' own single cuboid of a category (car: V = 1,024); None for a category that they do not have."""
+    if category not in PUBLISHED_CUBOIDS:
+        return None
+    return cuboid_mesh(cuboid_grid(np.array(PUBLISHED_CUBOIDS[category])))

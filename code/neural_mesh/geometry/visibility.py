@@ -1,0 +1,141 @@
+"""Which vertices of a mesh a camera sees."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neural_mesh.geometry.boxes import crop_geometry
+from neural_mesh.geometry.cameras import camera_centre, project
+from neural_mesh.geometry.meshes import Mesh
+from neural_mesh.storage.records import Annotation
+
+ON_SIDE = 1e-6  # share of the longest side within which a vertex lies on a side of the box
+
+
+def sides_of_vertices(mesh: Mesh) -> NDArray[np.bool_] | None:
+    """Which sides (x min, x max, y min, .. z max) of its bounding box each vertex lies on [V, 6]; None if not a cuboid."""
+    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
+    near = ON_SIDE * (high - low).max()
+    on_side = np.stack(
+        [abs(mesh.vertices - low) <= near, abs(mesh.vertices - high) <= near], axis=-1
+    ).reshape(-1, 6)
+    faces_on_a_side = (
+        on_side[mesh.faces[:, 0]] & on_side[mesh.faces[:, 1]] & on_side[mesh.faces[:, 2]]
+    ).any(1)
+    return on_side if on_side.any(1).all() and faces_on_a_side.all() else None
+
+
+def sides_facing(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
+    """Which sides of the bounding box face cameras at [..., 3], as [..., 6] in the order of `sides_of_vertices`."""
+    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
+    beyond = np.stack([centre_object < low, centre_object > high], axis=-1)
+    return beyond.reshape(*beyond.shape[:-2], 6)
+
+
+def visible_vertices(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
+    """Whether each vertex is seen from a camera at [3], by the object alone: [V].
+
+    Exact. On a cuboid a vertex is seen when a side that contains its position faces the camera (edge copies count);
+    on another mesh when no triangle cuts the segment between vertex and camera.
+    """
+    on_side = sides_of_vertices(mesh)
+    if on_side is not None:
+        return (on_side & sides_facing(mesh, np.asarray(centre_object))).any(1)
+    return ~_segments_blocked(mesh, np.asarray(centre_object, dtype=np.float64))
+
+
+def _segments_blocked(
+    mesh: Mesh, centre: NDArray, block: int = 256, slack: float = 1e-6
+) -> NDArray[np.bool_]:
+    """Moeller-Trumbore: whether a triangle lies strictly between the camera and each vertex [V]."""
+    corner = mesh.vertices[mesh.faces[:, 0]]
+    edge1, edge2 = (
+        mesh.vertices[mesh.faces[:, 1]] - corner,
+        mesh.vertices[mesh.faces[:, 2]] - corner,
+    )
+    from_camera = centre - corner
+    q = np.cross(from_camera, edge1)  # [F, 3]
+    along = (edge2 * q).sum(-1)
+    blocked = np.zeros(len(mesh.vertices), bool)
+    for first in range(0, len(mesh.vertices), block):
+        direction = mesh.vertices[first : first + block] - centre  # [b, 3]
+        p = np.cross(direction[:, None], edge2[None])  # [b, F, 3]
+        determinant = np.einsum("bfc,fc->bf", p, edge1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u = np.einsum("bfc,fc->bf", p, from_camera) / determinant
+            v = direction @ q.T / determinant
+            t = along / determinant
+        hit = (u >= -slack) & (v >= -slack) & (u + v <= 1 + slack) & (t > 0) & (t < 1 - slack)
+        blocked[first : first + block] = hit.any(1)
+    return blocked
+
+
+def _pixels_of(annotation: Annotation, mesh: Mesh) -> NDArray[np.float64]:
+    """Where the vertices fall in the original image, (row, col) [V, 2]."""
+    pose = annotation.azimuth, annotation.elevation, annotation.theta, annotation.distance
+    return project(
+        mesh.vertices, *pose, annotation.principal, annotation.focal * annotation.viewport
+    )[:, ::-1]
+
+
+def uncovered_vertices(annotation: Annotation, mesh: Mesh) -> NDArray[np.bool_]:
+    """Which vertices [V] no occluder covers; those outside the image count as uncovered, and so do all without a mask."""
+    uncovered = np.ones(len(mesh.vertices), bool)
+    if annotation.occ_mask is not None:
+        cells = np.floor(_pixels_of(annotation, mesh))
+        inside = ((cells >= 0) & (cells < annotation.occ_mask.shape)).all(1)
+        rows, cols = cells[inside].astype(int).T
+        uncovered[inside] = ~annotation.occ_mask[rows, cols]
+    return uncovered
+
+
+def vertices_in_crop(
+    annotation: Annotation, mesh: Mesh
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Positions of the vertices in the crop as (row, col) [V, 2], clamped into it, and which are seen [V].
+
+    A vertex is seen when the object itself does not hide it and it falls into the annotated box. GEOMETRY=paper
+    truncates the projection to whole pixels and maps it from box to box, as the reference.
+    """
+    pixels_rc = _pixels_of(annotation, mesh)
+    seen = visible_vertices(
+        mesh, camera_centre(annotation.azimuth, annotation.elevation, annotation.distance)
+    )
+    geometry = crop_geometry(
+        annotation.geometry,
+        (annotation.height, annotation.width),
+        annotation.crop_hw,
+        annotation.bbox,
+        annotation.principal,
+        annotation.distance,
+    )
+    if annotation.geometry == "paper":
+        pixels_rc = np.trunc(pixels_rc)
+    low, high = annotation.box_ori[[0, 2]], annotation.box_ori[[1, 3]]
+    seen &= ((pixels_rc >= low) & (pixels_rc < high)).all(1)
+    crop_rc = geometry.map_points(pixels_rc)
+    last = np.array(annotation.crop_hw) - 1
+    if annotation.geometry == "exact":
+        seen &= ((crop_rc >= 0) & (crop_rc < last + 1)).all(1)
+    return np.clip(crop_rc, 0, last), seen
+
+
+def facing_weights(mesh: Mesh, centre_object: NDArray) -> NDArray[np.float64]:
+    """|cosine| between each vertex's outward direction and its line of sight [V] (the reference's `kp_weights`).
+
+    The reference fits spheres through neighbours, which is degenerate on a plane; this is the mean direction of the
+    triangles around a vertex. Stored for its readers, unused in training, as in the reference.
+    """
+    corners = mesh.vertices[mesh.faces]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    outward = normal * np.sign(
+        (normal * (corners.mean(1) - mesh.vertices.mean(0))).sum(-1, keepdims=True)
+    )
+    at, count = mesh.faces.T.ravel(), len(mesh.vertices)
+    summed = np.stack(
+        [np.bincount(at, np.tile(outward[:, axis], 3), count) for axis in range(3)], axis=-1
+    )
+    sight = np.asarray(centre_object) - mesh.vertices
+    lengths = np.linalg.norm(summed, axis=-1) * np.linalg.norm(sight, axis=-1)
+    return abs((summed * sight).sum(-1)) / np.maximum(lengths, 1e-12)

@@ -1,0 +1,1 @@
+"""The machine: processes, devices, memory, disk, and the console."""

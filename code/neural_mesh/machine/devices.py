@@ -1,0 +1,137 @@
+"""Which GPUs to use, and what runs where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IMAGES_ON_GPU, IMAGES_ON_CPU = 64, 8  # at a time in inference
+
+
+def gpus_of(text: str) -> list[int]:
+    """GPUS as set by the user -> indices: `all` is every one that torch can use, an empty text is the CPU.
+
+    Raises ValueError when the text is something else or names a GPU that is not there.
+    """
+    available = torch.cuda.device_count()
+    if text.strip() == "all":
+        return list(range(available))
+    words = text.replace(",", " ").split()
+    if not all(word.isdigit() for word in words):
+        raise ValueError(
+            f'GPUS is "{text}", it can be all, indices such as "0 1", or empty for the CPU'
+        )
+    gpus = [int(word) for word in words]
+    absent = [gpu for gpu in gpus if gpu >= available]
+    if absent:
+        raise ValueError(
+            f'GPUS names GPU {absent[0]}, but torch can use {available or "none"} on this machine; GPUS="" uses the CPU'
+        )
+    return gpus
+
+
+def first_device(gpus: Sequence[int]) -> torch.device:
+    """The first of the GPUs, or the CPU when there is none."""
+    return torch.device("cuda", gpus[0]) if gpus else torch.device("cpu")
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. From the CPU to a GPU by pinned memory: a copy from elsewhere waits for all it still has to do."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int:
+    """WORKERS as set by the user -> decoding processes for each of `processes` trainings on this machine.
+
+    `auto` is up to 8 for a GPU, none beside a busy CPU.
+    """
+    if text == "auto":
+        return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 1) // processes))
+    if not text.isdigit():
+        raise ValueError(f'WORKERS is "{text}", it can be auto or a number of processes')
+    return int(text)
+
+
+def images_at_a_time(text: str, device: torch.device) -> int:
+    """BATCH_SIZE of inference as set by the user -> images; `auto` is enough to fill a GPU, few for a CPU's memory."""
+    if text == "auto":
+        return IMAGES_ON_GPU if device.type == "cuda" else IMAGES_ON_CPU
+    if not text.isdigit() or not int(text):
+        raise ValueError(f'BATCH_SIZE is "{text}", it can be auto or a whole number above 0')
+    return int(text)
+
+
+def compute_the_same_bits() -> None:
+    """From now on GPUs give the same bits for the same numbers, by slower algorithms; what has none is an error.
+
+    The CPU does so anyway. Must come before the first computation on a GPU.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where training runs: the network on `network` (replicated when there are several), bank and similarities on `bank`."""
+
+    network: tuple[torch.device, ...]
+    bank: torch.device
+    sentence: str
+
+
+def place(gpus: Sequence[int], separate_bank: bool) -> Placement:
+    """Distribute network and bank over GPUs, and say so. separate_bank: the bank gets the last of several GPUs."""
+    if not gpus:
+        where = "training on the CPU" + (
+            ", the bank too: SEPARATE_BANK needs two GPUs" if separate_bank else ""
+        )
+        return Placement((torch.device("cpu"),), torch.device("cpu"), where)
+    devices = tuple(torch.device("cuda", gpu) for gpu in gpus)
+    if not separate_bank:
+        return Placement(
+            devices, devices[0], f"network on {len(devices)} GPU(s), bank on GPU {gpus[0]}"
+        )
+    if len(devices) == 1:
+        return Placement(
+            devices,
+            devices[0],
+            f"SEPARATE_BANK needs two GPUs, so network and bank share GPU {gpus[0]}",
+        )
+    return Placement(
+        devices[:-1],
+        devices[-1],
+        f"network on {len(devices) - 1} GPU(s), bank alone on GPU {gpus[-1]}",
+    )
+
+
+def place_process(
+    gpus: Sequence[int], local_rank: int, local_size: int, separate_bank: bool
+) -> Placement:
+    """Where process `local_rank` of the `local_size` on this machine trains: its own GPU, bank included, or the CPU.
+
+    Raises ValueError when there are fewer GPUs than processes, or the bank is to have a GPU of its own.
+    """
+    if separate_bank:
+        raise ValueError(
+            "SEPARATE_BANK=true is for PARALLEL=dp: with ddp every process keeps its own copy of the bank"
+        )
+    if not gpus:
+        cpu = torch.device("cpu")
+        return Placement((cpu,), cpu, f"{local_size} processes on the CPU")
+    if local_size > len(gpus):
+        raise ValueError(
+            f"PARALLEL=ddp with {local_size} processes on this machine needs as many GPUs, GPUS gives {len(gpus)}"
+        )
+    device = torch.device("cuda", gpus[local_rank])
+    return Placement(
+        (device,),
+        device,
+        f"{local_size} processes with a GPU each, GPUs {' '.join(map(str, gpus[:local_size]))}",
+    )

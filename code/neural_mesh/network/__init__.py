@@ -1,0 +1,1 @@
+"""The network, the feature bank and the losses."""

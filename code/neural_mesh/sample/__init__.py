@@ -1,0 +1,1 @@
+"""The sample data: procedural models and their drawing."""

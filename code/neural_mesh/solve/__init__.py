@@ -1,0 +1,1 @@
+"""The pose solver, and models that it is fed by."""

@@ -1,0 +1,1 @@
+"""Files: how everything that passes between stages is read and written."""

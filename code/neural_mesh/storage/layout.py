@@ -1,0 +1,241 @@
+"""Where everything lies. Every path of the project is made here."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from neural_mesh.settings import ALL_AZIMUTHS, Azimuths, short_digest
+from neural_mesh.storage.files import plain_name, read_json, read_text
+
+
+@dataclass(frozen=True)
+class RawPascal3D:
+    """PASCAL3D+_release1.1. parts: `imagenet` (all that the paper uses), `pascal` (the images from PASCAL VOC 2012)."""
+
+    root: Path
+    parts: tuple[str, ...] = ("imagenet",)
+
+    def image(self, category: str, name: str) -> Path:
+        endings = {"imagenet": "JPEG", "pascal": "jpg"}
+        return _first_file(
+            [
+                self.root / "Images" / f"{category}_{part}" / f"{name}.{endings[part]}"
+                for part in self.parts
+            ]
+        )
+
+    def annotation(self, category: str, name: str) -> Path:
+        return _first_file(
+            [
+                self.root / "Annotations" / f"{category}_{part}" / f"{name}.mat"
+                for part in self.parts
+            ]
+        )
+
+    def voc_image_set(self, category: str, split: str) -> Path:
+        """split: train, val."""
+        return self.root / "PASCAL/VOCdevkit/VOC2012/ImageSets/Main" / f"{category}_{split}.txt"
+
+    def subset_pickle(self, category: str, split: str) -> Path:
+        return self.root / "Image_subsets" / f"{category}_imagenet_{split}.pkl"
+
+    def image_set(self, category: str, split: str) -> Path:
+        """split: train, val or subtype."""
+        return self.root / "Image_sets" / f"{category}_imagenet_{split}.txt"
+
+    def cad_folder(self, category: str) -> Path:
+        return self.root / "CAD" / category
+
+    def cads(self, category: str) -> list[Path]:
+        """The CAD models 01.off, 02.off, ... that the folder holds; FileNotFoundError when there is none."""
+        return numbered_meshes(self.cad_folder(category))
+
+    def cuboid_folder(self, mesh_d: str, category: str) -> Path:
+        return self.root / f"CAD_{mesh_d}" / category
+
+    def cuboid_source(self, mesh_d: str, category: str) -> Path:
+        """What the cuboids were made from, and how; beside their folder, since the reference counts the files in it."""
+        return self.root / f"CAD_{mesh_d}" / f"{category}.json"
+
+    def cuboids(self, mesh_d: str, category: str) -> list[Path]:
+        """The cuboid meshes of a category; FileNotFoundError when there is none."""
+        return numbered_meshes(self.cuboid_folder(mesh_d, category))
+
+
+def _first_file(paths: list[Path]) -> Path:
+    """The first of the paths that is a file, or the first."""
+    return next((path for path in paths if path.is_file()), paths[0])
+
+
+def numbered_meshes(folder: Path) -> list[Path]:
+    """NN.off in a folder, 01 upwards without a gap; other files are ignored.
+
+    Raises FileNotFoundError when there is none, ValueError when a number is missing.
+    """
+    found = sorted(p for p in Path(folder).glob("*.off") if p.stem.isdigit() and len(p.stem) <= 3)
+    if not found:
+        raise FileNotFoundError(
+            f"no meshes: {folder} holds no 01.off, 02.off, ...; run PrepareData.sh"
+        )
+    for i, path in enumerate(found, start=1):
+        if int(path.stem) != i:
+            raise ValueError(f"meshes in {folder} are numbered with a gap: {i:02d}.off is missing")
+    return found
+
+
+@dataclass(frozen=True)
+class RawOccluded:
+    """OccludedPASCAL3D: original-size images with occluders, one folder per category and level."""
+
+    root: Path
+
+    def folder(self, category: str, level: str) -> Path:
+        return self.root / "images" / f"{category}{level}"
+
+    def image(self, category: str, level: str, name: str) -> Path:
+        return self.folder(category, level) / f"{name}.JPEG"
+
+    def annotation(self, category: str, level: str, name: str) -> Path:
+        return self.root / "annotations" / f"{category}{level}" / f"{name}.npz"
+
+    def source(self, category: str, level: str) -> Path:
+        """How make_occluded.py made the pictures; absent from the published sets."""
+        return self.root / "lists" / f"{category}{level}.json"
+
+    def names(self, category: str, level: str) -> list[str]:
+        return sorted(p.stem for p in self.folder(category, level).glob("*.JPEG"))
+
+
+@dataclass(frozen=True)
+class PreparedSet:
+    """A training or test set as the scripts prepare it. `subset` = category, plus the occlusion level if any.
+
+    azimuths: pattern such as TFFTTFFT of the azimuths that are meant (see settings.Azimuths); empty: all.
+    """
+
+    root: Path
+    azimuths: str = ""
+
+    def image(self, subset: str, name: str) -> Path:
+        return self.root / "images" / subset / f"{name}.JPEG"
+
+    def annotation(self, subset: str, name: str) -> Path:
+        return self.root / "annotations" / subset / f"{name}.npz"
+
+    def vertex_annotation(self, mesh_d: str, subset: str, name: str) -> Path:
+        return self.root / f"annotations3D_{mesh_d}" / subset / f"{name}.npz"
+
+    def lists(self, subset: str) -> Path:
+        return self.root / "lists" / subset
+
+    def source(self, subset: str) -> Path:
+        """What the subset was prepared from, and how."""
+        return self.lists(subset) / "SOURCE.json"
+
+    def made_from(self, subset: str) -> dict:
+        """What SOURCE.json says; empty when it is unknown, ValueError when it says nothing that can be read."""
+        path = self.source(subset)
+        return read_json(path) if path.is_file() else {}
+
+    def fingerprint(self, subset: str) -> str:
+        """A short digest of what the subset was prepared from, how, and which azimuths are meant; empty when it is unknown."""
+        path = self.source(subset)
+        return short_digest(path.read_bytes() + self.azimuths.encode()) if path.is_file() else ""
+
+    def decoded(self, subset: str) -> Path:
+        """Crops decoded by a training, if it keeps them on disk."""
+        return self.root / "decoded" / subset
+
+    def skipped(self, subset: str) -> Path:
+        """Which images were left out, and why."""
+        return self.lists(subset) / "SKIPPED.txt"
+
+    def listed(self, subset: str) -> dict[str, list[str]]:
+        """Image names per list file of `lists/`, by file name."""
+        paths = sorted(
+            path for path in self.lists(subset).glob("*.txt") if path != self.skipped(subset)
+        )
+        return {path.name: read_list(path) for path in paths}
+
+    def vertex_lists(self, mesh_d: str, subset: str) -> Path:
+        return (
+            self.root
+            / (f"lists3D_{mesh_d}" + (f"_azum_{self.azimuths}" if self.azimuths else ""))
+            / subset
+        )
+
+    def wanted(self, mesh_d: str, subset: str) -> set[str]:
+        """Names of all images that are meant."""
+        if not self.azimuths:
+            return {name for group in self.listed(subset).values() for name in group}
+        return {
+            name
+            for path in self.vertex_lists(mesh_d, subset).glob("*.txt")
+            for name in read_list(path)
+        }
+
+    def remove(self, subset: str) -> None:
+        """Delete everything of a subset, vertex annotations of all meshes included."""
+        for folder in sorted(self.root.glob(f"*/{subset}")):
+            shutil.rmtree(folder)
+
+    def mesh_list(self, mesh_d: str, subset: str, mesh: int) -> Path:
+        """Names of the images of mesh 1, 2, ... (single: all)."""
+        return self.vertex_lists(mesh_d, subset) / f"mesh{mesh:02d}.txt"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Results below EXPROOT, for one kind of mesh and, if any, one choice of azimuths."""
+
+    root: Path
+    mesh_d: str
+    azimuths: Azimuths = ALL_AZIMUTHS
+
+    def _folder(self, kind: str) -> Path:
+        return self.root / f"{kind}_{self.mesh_d}{self.azimuths.result_suffix}"
+
+    @property
+    def network_folder(self) -> Path:
+        return self.root / f"NeMo_{self.mesh_d}{self.azimuths.network_suffix}"
+
+    def features(self, category: str, level: str = "") -> Path:
+        """Feature maps, with the reference's names."""
+        name = f"saved_feature_{category}_{self.mesh_d}.npz"
+        folder = self._folder("Features")
+        return folder / f"{category}_occ" / f"{level}_{name}" if level else folder / category / name
+
+    def poses(self, category: str, level: str = "") -> Path:
+        return self._folder("Poses") / f"{category}{level}.npz"
+
+    def accuracy_folder(self, level: str = "") -> Path:
+        return self._folder("Accuracy") / (level or "clean")
+
+    def report_folder(self, level: str = "") -> Path:
+        return self._folder("Report") / (level or "clean")
+
+    @property
+    def report_page(self) -> Path:
+        """The page of all levels, one for each choice of azimuths."""
+        return self._folder("Report") / "index.html"
+
+    def timing(self, stage: str, subset: str) -> Path:
+        """How long a stage took for a category, a level, or a category at a level. A network serves all AZIMUTH_TEST."""
+        suffix = self.azimuths.network_suffix if stage == "train" else self.azimuths.result_suffix
+        return self.root / f"Timings_{self.mesh_d}{suffix}" / f"{stage}_{subset}.json"
+
+
+def checkpoint_path(folder: Path, file_name: str, category: str) -> Path:
+    """LOAD_FILE_NAME with its %s replaced by the category."""
+    return Path(folder) / (file_name.replace("%s", category))
+
+
+def read_list(path: Path) -> list[str]:
+    """Image names of a list file, one per line, `.JPEG` taken off, blank lines dropped.
+
+    Raises ValueError, naming the file, when a line is not a plain name: names become parts of paths.
+    """
+    names = [line.strip().removesuffix(".JPEG") for line in read_text(path).splitlines()]
+    return [plain_name(name, path) for name in names if name]

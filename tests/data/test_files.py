@@ -1,0 +1,181 @@
+"""Records, splits and downloads: what is written is read back, and what is broken or hostile is refused by name."""
+
+from __future__ import annotations
+
+import http.server
+import pickle
+import threading
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.project import Trap
+from neural_mesh.data.downloads import download, unpack
+from neural_mesh.data.pascal3d import UnusableRecord, read_record, read_split, read_subset_pickle
+from neural_mesh.storage.files import atomic_path
+from neural_mesh.storage.layout import RawPascal3D, numbered_meshes
+from neural_mesh.storage.records import PoseSet, load_npz, load_poses, save_npz, save_poses
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half of the ne")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_npz_files_are_equal_byte_for_byte_and_hold_no_pickles(tmp_path):
+    for name in ("a.npz", "b.npz"):
+        save_npz(tmp_path / name, {"x": np.arange(3.0), "name": "car"})
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert str(load_npz(tmp_path / "a.npz", ["x"])["name"]) == "car"
+    np.savez(tmp_path / "pickled.npz", x=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match=r"pickled\.npz"):
+        load_npz(tmp_path / "pickled.npz", [])
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"broken\.npz"):
+        load_npz(tmp_path / "broken.npz", [])
+
+
+def test_poses_survive_a_round_trip_and_their_csv_is_in_degrees(tmp_path):
+    column = np.array([0.5, 1.0])
+    poses = PoseSet(
+        "car",
+        "",
+        np.array(["a", "b"]),
+        column,
+        column,
+        column,
+        column,
+        column,
+        np.array([1, 2]),
+        np.array([1, 1]),
+        {"k": [1]},
+    )
+    save_poses(tmp_path / "car.npz", poses)
+    again = load_poses(tmp_path / "car.npz")
+    assert (
+        again.config == {"k": [1]}
+        and again.names.tolist() == ["a", "b"]
+        and np.array_equal(again.azimuth, column)
+    )
+    assert (tmp_path / "car.csv").read_text().splitlines()[1].startswith("a,28.6479,")
+    assert again.principal_xy is None
+    save_poses(
+        tmp_path / "car.npz", replace(poses, principal_xy=np.array([[40.5, 16.0], [42.0, 12.25]]))
+    )
+    assert load_poses(tmp_path / "car.npz").principal_xy.tolist() == [[40.5, 16.0], [42.0, 12.25]]
+    assert (
+        (tmp_path / "car.csv").read_text().splitlines()[0].endswith(",mesh,principal_x,principal_y")
+    )
+    assert (tmp_path / "car.csv").read_text().splitlines()[2].endswith(",42.0,12.25")
+
+
+def test_subset_pickles_hold_lists_of_names_and_nothing_else(tmp_path):
+    path = tmp_path / "car_imagenet_val.pkl"
+    path.write_bytes(pickle.dumps([["a", "b"], ["c"]]))
+    assert read_subset_pickle(path) == [["a", "b"], ["c"]]
+    for content in (
+        pickle.dumps([[Trap(tmp_path / "ran")]]),
+        pickle.dumps([[1]]),
+        pickle.dumps({"a": 1}),
+        b"\x80",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"car_imagenet_val\.pkl: not a"):
+            read_subset_pickle(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_without_a_pickle_the_official_image_set_is_used(tmp_path):
+    (tmp_path / "Image_sets").mkdir()
+    (tmp_path / "Image_sets" / "car_imagenet_val.txt").write_text("a\nb\n")
+    split = read_split(RawPascal3D(tmp_path), "car", "val")
+    assert split.names == ["a", "b"] and split.source == "Image_sets/car_imagenet_val.txt"
+    with pytest.raises(FileNotFoundError, match="no split for boat"):
+        read_split(RawPascal3D(tmp_path), "boat", "val")
+
+
+def test_a_broken_annotation_is_unusable_and_says_so(tmp_path):
+    path = tmp_path / "x.mat"
+    path.write_bytes(b"not matlab")
+    with pytest.raises(UnusableRecord, match="unreadable annotation"):
+        read_record(path, "car")
+
+
+def test_a_gap_in_the_mesh_numbers_is_an_error_and_stray_files_are_not(tmp_path):
+    for name in ("01.off", "02.off", ".DS_Store", "notes.txt", "old_01.off"):
+        (tmp_path / name).write_text("OFF\n0 0 0\n")
+    assert [p.name for p in numbered_meshes(tmp_path)] == ["01.off", "02.off"]
+    (tmp_path / "04.off").write_text("")
+    with pytest.raises(ValueError, match=r"03\.off is missing"):
+        numbered_meshes(tmp_path)
+
+
+def make_zip(path: Path, names: list[str]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    return path
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server of a folder, at an address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_an_archive_is_downloaded_and_unpacked(server, tmp_path):
+    folder, address = server
+    make_zip(folder / "a.zip", ["images/car/x.JPEG", "lists/car.txt"])
+    download(f"{address}/a.zip", tmp_path / "a.zip", "do it by hand")
+    unpack(tmp_path / "a.zip", tmp_path / "out")
+    assert (tmp_path / "out/images/car/x.JPEG").read_text() == "images/car/x.JPEG"
+    make_zip(tmp_path / "b.zip", ["images/bus/y.JPEG"])
+    unpack(tmp_path / "b.zip", tmp_path / "out")
+    assert sorted(p.name for p in (tmp_path / "out/images").iterdir()) == ["bus", "car"]
+
+
+@pytest.mark.parametrize(
+    "name, content, complaint",
+    [
+        ("page.zip", b"<!DOCTYPE html><title>Quota exceeded</title>", "web page"),
+        ("cut.zip", b"PK\x03\x04 cut", "not a zip"),
+        (None, b"", "404"),
+    ],
+)
+def test_a_download_that_is_not_the_archive_says_so_and_leaves_nothing(
+    server, tmp_path, name, content, complaint
+):
+    folder, address = server
+    if name:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{complaint}.*by hand"):
+        download(f"{address}/{name or 'absent.zip'}", tmp_path / "got.zip", "do it by hand")
+    assert not list(tmp_path.glob("*got*"))
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/tmp_evil.txt", "a/../../evil.txt"])
+def test_an_archive_that_leaves_its_folder_is_refused(tmp_path, name):
+    archive = make_zip(tmp_path / "evil.zip", ["fine.txt", name])
+    with pytest.raises(ValueError, match="would leave the folder"):
+        unpack(archive, tmp_path / "out")
+    assert not list(tmp_path.rglob("*.txt"))

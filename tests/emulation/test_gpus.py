@@ -1,0 +1,309 @@
+"""What the host does in a run on GPUs, on pretended ones: what lies where, when it waits, what it launches.
+
+Tests named after triton run in its interpreter, see `test_rendering.test_cuda_kernel_in_the_interpreter`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from test_distributed import CONFIG, meshes, names_of, outcome, write_prepared
+from test_pose import BEST, PAPER, SMALL_HW, golden_problem, planted_problem, rotation_error_deg
+
+from helpers.pretend_gpus import PretendGPUs, pretend_gpus
+from helpers.ptx import Program, UnknownInstruction
+from neural_mesh.compare import kernels_numba, rendering
+from neural_mesh.data.dataset import TrainingImages
+from neural_mesh.geometry.cameras import camera_centre
+from neural_mesh.machine.devices import place
+from neural_mesh.solve import pose
+from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.training.trainer import Trainer
+
+GPU = torch.device("cuda", 1)
+SOLVERS = {"paper": replace(PAPER, total_epochs=6), "best": BEST}
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings(
+        "ignore:'pin_memory' argument is set as true", "ignore:.*CUDA is not available"
+    ),  # true
+]
+in_interpreter = pytest.mark.skipif(
+    not os.environ.get("TRITON_INTERPRET"),
+    reason="for Triton's interpreter, which another test starts",
+)
+
+
+@pytest.fixture
+def gpus():
+    with pretend_gpus(2) as pretended:
+        yield pretended
+
+
+def test_the_pretence_keeps_the_rules(gpus: PretendGPUs):
+    """What these tests rely on, so that they can fail."""
+    here, there = torch.ones(3), torch.ones(3).to(GPU)
+    assert (
+        there.is_cuda
+        and there.device == (there * 2)[1:].device == torch.zeros(2, device=GPU).device == GPU
+        and not here.is_cuda
+    )
+    for mixed in (
+        lambda: here + there,
+        lambda: torch.cat([here, there]),
+        lambda: there + there.to("cuda:0"),
+        lambda: here[there.long()],
+    ):
+        with pytest.raises(RuntimeError, match="same device"):
+            mixed()
+    with pytest.raises(TypeError, match="can't convert cuda:1 device type tensor to numpy"):
+        there.numpy()
+    there.cpu().zero_()
+    assert there.tolist() == [1, 1, 1] and (there * torch.tensor(2.0))[0] == 2
+    gpus.log.clear()
+    assert (
+        here.pin_memory().to(GPU, non_blocking=True).sum().device == GPU and here.sum().item() == 3
+    )
+    assert gpus.log == []
+    for wait in (
+        lambda x: x.sum().item(),
+        lambda x: bool(x[0]),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x.cpu(),
+        here.to,
+    ):
+        gpus.log.clear()
+        wait(there)
+        assert len(gpus.log) >= 1, wait
+
+
+@pytest.mark.parametrize("renderer", ["torch", "numba"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_gpus_features_give_the_poses_of_the_cpus(gpus, solver, renderer):
+    problem, _ = planted_problem(2, 0.1)
+    arguments = SOLVERS[solver], *pose.choose_camera(SOLVERS[solver], "car", SMALL_HW), renderer
+    expected = pose.solve(*problem, *arguments)
+    found = pose.solve(problem[0], *(x.to(GPU) for x in problem[1:]), *arguments)
+    for key in ("start_losses", "centre", "loss", "evaluations"):
+        np.testing.assert_array_equal(getattr(found, key), getattr(expected, key))
+
+
+@in_interpreter
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_triton_never_waits_between_the_first_launch_and_the_last(gpus, solver):
+    """Of batches after the first nothing waits, from the features' scores to the end of the last stage."""
+    (mesh, *tensors), _ = planted_problem(2, 0.1)
+    config = SOLVERS[solver]
+    arguments = config, *pose.choose_camera(config, "car", SMALL_HW), "triton"
+    tensors = [x.to(GPU) for x in tensors]
+    starts = pose.starts_of(mesh, *arguments, GPU)
+    found = []
+    for _ in range(2):
+        gpus.log.clear()
+        found.append(pose.solve(mesh, *tensors, *arguments, starts).centre)
+    launches = len(pose.make_plan(config).stages)
+    assert gpus.log[:launches] == ["launch"] * launches and set(gpus.log[launches:]) == {"wait cpu"}
+    np.testing.assert_array_equal(*found)
+
+
+def test_auto_leaves_triton_where_it_does_not_agree_and_says_why(gpus, monkeypatch, capsys):
+    pytest.importorskip("triton")
+    kernels, notes = rendering.triton_kernels(), []
+
+    def resolved() -> str:
+        pose.triton_agrees.cache_clear()
+        return pose.resolve_renderer("auto", GPU)
+
+    def undefined(*arguments: object) -> None:
+        for tensor in arguments[5]:
+            tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("at 1:0:\n\nno C compiler\n")
+
+    for broken in (lambda *_: None, undefined, fail):
+        monkeypatch.setattr(kernels, "advance", broken)
+        assert resolved() == "numba"
+        notes.append(capsys.readouterr().err)
+    assert notes[0].count("note: RENDERER=auto uses numba; on cuda:1") == 1 and notes[0].endswith(
+        "they differ by inf\n"
+    )
+    assert notes[1].endswith("they differ by nan\n")
+    assert notes[2].endswith("they failed with RuntimeError: at 1:0: ... no C compiler\n")
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    with pytest.raises(
+        ValueError, match="have left cuda:1 unusable, they failed with .*; set RENDERER=numba"
+    ):
+        resolved()
+
+
+@pytest.fixture
+def compiled_gpus(request):
+    """Pretended GPUs of a compute capability, whose kernels Triton compiles and `ptx` runs."""
+    if os.environ.get("TRITON_INTERPRET"):
+        pytest.skip("kernels are not compiled in the interpreter")
+    driver = pytest.importorskip("triton.runtime").driver
+    target = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", request.param, 32)
+    programs, before = {}, dict(vars(driver))
+
+    def compile_and_run(kernel: object, grid: tuple, arguments: tuple, options: dict) -> None:
+        compiled = kernel.warmup(*arguments, grid=grid, **options)
+        assert compiled.metadata.target == target and len(compiled.asm["cubin"]) > 10_000
+        program = programs.setdefault(
+            compiled.hash, Program(compiled.asm["ptx"], 32 * compiled.metadata.num_warps)
+        )
+        fixed = {
+            name if isinstance(name, str) else kernel.arg_names[name[0]]
+            for name in compiled.src.constants
+        }
+        try:
+            program.run(
+                grid[0],
+                [
+                    x
+                    for name, x in zip(kernel.arg_names, arguments, strict=False)
+                    if name not in fixed
+                ],
+            )
+        except UnknownInstruction as error:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(
+                f"tests/helpers/ptx.py does not know the instruction `{error}`"
+            )
+
+    there = {
+        "get_current_target": lambda: target,
+        "get_current_device": lambda: request.param,
+        "get_current_stream": lambda device: 0,
+    }
+    driver.set_active(SimpleNamespace(**there))
+    try:
+        with pretend_gpus(2, compile_and_run):
+            yield programs
+    finally:
+        vars(driver).update(before)
+
+
+CAPABILITIES = [80, *(pytest.param(other, marks=pytest.mark.slow) for other in (75, 90))]
+
+
+@pytest.mark.parametrize("compiled_gpus", CAPABILITIES, indirect=True)
+def test_auto_takes_compiled_triton(compiled_gpus, capsys):
+    """With the trial that decides it, of both solvers, on a cuboid and on a mesh that is none, in the code for a GPU."""
+    assert pose.resolve_renderer("auto", GPU) == "triton" and capsys.readouterr().err == ""
+    assert len(compiled_gpus) >= 4 and all(
+        program.executed > 10_000 for program in compiled_gpus.values()
+    )
+
+
+@pytest.mark.parametrize("compiled_gpus", CAPABILITIES, indirect=True)
+def test_compiled_triton_follows_numba(compiled_gpus):
+    """In loss and gradients; and step for step, also where Triton compiles a single step into the kernel."""
+    (mesh, *tensors), true = planted_problem(2, 0.1)
+    scene, there = (
+        rendering.make_scene(mesh, rendering.paper_camera(SMALL_HW)),
+        [x.to(GPU) for x in tensors],
+    )
+    centre = torch.as_tensor(camera_centre(true[0] + 0.1, true[1], 4.5), dtype=torch.float32)
+    rotation = rendering.look_at(centre, torch.as_tensor(true[2], dtype=torch.float32))
+    expected = rendering.compare(scene, rendering.make_target(*tensors), centre, rotation, "numba")
+    found = rendering.compare(
+        scene, rendering.make_target(*there), centre.to(GPU), rotation.to(GPU), "triton"
+    )
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x.cpu(), y, atol=2e-6, rtol=1e-5)
+    for config in (replace(PAPER, total_epochs=8), replace(PAPER, total_epochs=1), BEST):
+        arguments = config, *pose.choose_camera(config, "car", SMALL_HW)
+        expected, found = (
+            pose.solve(mesh, *x, *arguments, name, trace=True)
+            for x, name in ((tensors, "numba"), (there, "triton"))
+        )
+        np.testing.assert_allclose(found.path_losses, expected.path_losses, atol=1e-5)
+        np.testing.assert_allclose(found.path, expected.path, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled_gpus", [90], indirect=True)
+def test_compiled_triton_reproduces_the_reference(compiled_gpus, golden):
+    """All of golden/solve: 301 evaluations of 12 maps in the code for a GPU."""
+    data = golden("solve.npz")
+    mesh, *tensors = golden_problem(data)
+    camera = rendering.paper_camera(data["features"].shape[2:])
+    poses = pose.solve(mesh, *(x.to(GPU) for x in tensors), PAPER, camera, 5.0, "triton")
+    np.testing.assert_array_equal(poses.start, data["start_index"])
+    assert rotation_error_deg(poses, data["rot_pred"]).max() < 0.2
+    np.testing.assert_allclose(poses.loss, data["final_loss"], atol=1e-3)
+    per_step = sum(program.executed for program in compiled_gpus.values()) / poses.evaluations.sum()
+    assert per_step == pytest.approx(
+        5200, rel=0.05
+    )  # instructions, from which README predicts a GPU's speed; of another compiler, others
+
+
+def test_both_kernels_have_the_same_constants():
+    kernels = pytest.importorskip("neural_mesh.compare.kernels_triton")
+    for name in ("NEAR", "TINY", "ADAM_EPSILON"):
+        assert getattr(kernels, name).value == getattr(kernels_numba, name)
+
+
+def trained(root: Path, name: str, gpus: list[int], separate_bank: bool) -> Trainer:
+    """A finished training on the noise pictures below root."""
+    datasets = [
+        TrainingImages(PreparedSet(root), names_of(i), mesh, CONFIG)
+        for i, mesh in enumerate(meshes())
+    ]
+    trainer = Trainer(CONFIG, meshes(), datasets, place(gpus, separate_bank), root / name)
+    trainer.fit()
+    return trainer
+
+
+@pytest.mark.parametrize("separate_bank", [False, True])
+def test_training_on_gpus_ends_as_on_the_cpu(gpus, tmp_path, separate_bank):
+    """Weights, banks and losses, with the bank beside the network or on a GPU of its own; in bfloat16 nearly the same losses."""
+    write_prepared(tmp_path)
+    there = [0, 1] if separate_bank else [1]
+    trainer = trained(tmp_path, "gpu", there, separate_bank)
+    found = [outcome(trained(tmp_path, "cpu", [], False)), outcome(trainer)]
+    in_half = partial(
+        lambda autocast, device, *rest, **options: autocast("cpu", *rest, **options), torch.autocast
+    )
+    with mock.patch.object(torch, "autocast", in_half):
+        half = trained(tmp_path, "half", there, separate_bank)
+    for exact, rounded in zip(
+        trainer.log, half.log, strict=True
+    ):  # the same losses but for rounding
+        assert 0 < abs(rounded["loss"] / exact["loss"] - 1) < 0.01
+    network, bank = (torch.device("cuda", i) for i in ((0, 1) if separate_bank else (1, 1)))
+    assert {p.device for p in trainer.network.parameters()} == {network} and {
+        b.memory.device for b in trainer.banks
+    } == {bank}
+    assert found[0].pop("log") == found[1].pop("log")
+    torch.testing.assert_close(*found, rtol=0, atol=0, check_device=False)
+
+
+def test_the_host_waits_twice_in_a_training_step_and_never_in_the_network(
+    gpus, tmp_path, monkeypatch
+):
+    """For which vertices are visible and for the loss, both before the backward pass; features are not waited for."""
+    write_prepared(tmp_path)
+    waits, learn = [], Trainer._learn
+
+    def watched(*arguments: object) -> None:
+        gpus.log.clear()
+        learn(*arguments)
+        waits.append(gpus.log.copy())
+
+    monkeypatch.setattr(Trainer, "_learn", watched)
+    trainer = trained(tmp_path, "gpu", [0, 1], separate_bank=True)
+    assert len(waits) == 8 and all(found == ["wait nonzero", "wait tolist"] for found in waits[1:])
+    model, crops = trainer._model(), torch.zeros(2, 3, 128, 336, dtype=torch.uint8)
+    gpus.log.clear()
+    assert model.features(crops).device == torch.device("cuda", 0) and gpus.log == []

@@ -1,0 +1,239 @@
+"""Cuboids, crops and visibility, against the reference and against exact geometry."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from neural_mesh.geometry import boxes, cameras
+from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, write_off
+from neural_mesh.geometry.visibility import _segments_blocked, visible_vertices
+from neural_mesh.settings import category
+
+UNIT_CUBE = (
+    np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T.repeat(50, 0).astype(float)
+)
+
+
+def test_unit_cube_has_the_counts_of_the_reference():
+    mesh = cuboid_mesh(cuboid_grid(UNIT_CUBE))
+    assert (len(mesh.vertices), len(np.unique(mesh.vertices, axis=0)), len(mesh.faces)) == (
+        1014,
+        866,
+        1728,
+    )
+
+
+def test_cuboids_of_made_up_points_equal_the_reference(golden):
+    d = golden("cuboids_synth.npz")
+    keys = [key for key in d.files if key.endswith("/vertices") and not key.startswith("cad/")]
+    assert len(keys) == 22
+    for key in keys:
+        number, kind, name, *cad = key.split("/")
+        sources = (
+            sorted(k for k in d.files if k.startswith(f"cad/{name}/"))
+            if kind == "single"
+            else [f"cad/{name}/{cad[0]}/vertices"]
+        )
+        mesh = cuboid_mesh(cuboid_grid(np.concatenate([d[k] for k in sources]), int(number[1:])))
+        np.testing.assert_allclose(mesh.vertices, d[key], atol=1e-7)
+        np.testing.assert_array_equal(mesh.faces, d[key.replace("vertices", "faces")])
+
+
+def test_minimum_thickness_mends_a_flat_axis():
+    flat = UNIT_CUBE * [1, 0, 1]
+    assert cuboid_grid(flat).samples[1] == 1
+    assert cuboid_grid(flat, minimum_thickness=0.1).samples[1] > 1
+
+
+def test_points_in_one_place_are_refused():
+    with pytest.raises(ValueError, match="no cuboid"):
+        cuboid_grid(np.zeros((100, 3)))
+
+
+def test_off_files_survive_a_round_trip(tmp_path):
+    mesh = cuboid_mesh(cuboid_grid(UNIT_CUBE, 60))
+    write_off(tmp_path / "01.off", mesh)
+    again = read_off(tmp_path / "01.off")
+    np.testing.assert_array_equal(again.vertices, mesh.vertices)
+    np.testing.assert_array_equal(again.faces, mesh.faces)
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("PLY\n1 2 3", "not an OFF file"),
+        ("OFF\n3 1000000000 0\n0 0 0\n", "has only"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "does not exist"),
+        ("OFF\n3 1 0\n0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n", "not finite"),
+        ("OFF\nx y z\n", "not numbers"),
+        ("", "not an OFF file"),
+    ],
+)
+def test_broken_off_files_are_refused_with_their_name(tmp_path, text, complaint):
+    path = tmp_path / "broken.off"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=complaint) as caught:
+        read_off(path)
+    assert "broken.off" in str(caught.value)
+
+
+def test_off_polygons_comments_and_merged_header(tmp_path):
+    path = tmp_path / "quad.off"
+    path.write_text("OFF4 1 0 # a quad\n\n0 0 0\n1 0 0\n1 1 0\n0 1 0\n4 0 1 2 3\n")
+    assert read_off(path).faces.tolist() == [[0, 1, 2], [0, 2, 3]]
+
+
+def check_crop(d, name, image, crop_hw):
+    def value(key):
+        return d[f"{name}/{key}"]
+
+    geometry = boxes.crop_geometry(
+        "paper",
+        image.shape[:2],
+        crop_hw,
+        value("anno/bbox"),
+        value("anno/principal"),
+        float(value("anno/distance")),
+    )
+    difference = np.abs(boxes.crop_image(image, geometry).astype(int) - value("crop"))
+    assert difference.max() <= 1
+    for key in ("box", "box_ori", "box_obj"):
+        np.testing.assert_array_equal(np.float32(getattr(geometry, key)), value(f"anno/{key}"))
+    np.testing.assert_allclose(
+        geometry.map_points([[0, 0], [100, 100]]),
+        [value("mid/interp_lo"), value("mid/interp_100")],
+        atol=1e-9,
+    )
+    seen = value("kp_status") == 1
+    points = np.where(seen[:, None], geometry.map_points(value("kp_xy")[:, ::-1]), 0)
+    np.testing.assert_allclose(points, value("anno/cropped_kp_list"), atol=1e-9)
+
+
+def test_paper_crops_of_procedural_images_equal_the_reference(golden, shared):
+    d = golden("crops_synth.npz")
+    for case in json.loads(shared("golden/crops_synth.json").read_text()):
+        check_crop(d, case["name"], d[f"{case['name']}/image"], category(case["category"]).crop_hw)
+
+
+def test_paper_crops_of_photographs_equal_the_reference(golden):
+    d = golden("crops.npz")
+    for name in d["names"]:
+        image = np.array(Image.open(io.BytesIO(d[f"{name}/src_jpeg"].tobytes())))
+        if hashlib.sha256(image.tobytes()).hexdigest() != str(d[f"{name}/decoded_sha256"]):
+            pytest.skip("this JPEG decoder gives other pixels than the golden file's")
+        check_crop(d, name, image, category("car").crop_hw)
+
+
+@pytest.mark.parametrize("distance", [3.1, 5.0, 11.3])
+def test_exact_crops_put_a_painted_point_where_the_map_says(distance):
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[116:125, 206:215] = 255  # centred on (120.5, 210.5) in continuous pixel coordinates
+    geometry = boxes.crop_geometry(
+        "exact", (300, 400), (256, 672), [150, 80, 260, 180], [200.3, 130.7], distance
+    )
+    crop = boxes.crop_image(image, geometry)[..., 0].astype(float)
+    rows, cols = np.mgrid[: crop.shape[0], : crop.shape[1]] + 0.5
+    found = np.array([(rows * crop).sum(), (cols * crop).sum()]) / crop.sum()
+    np.testing.assert_allclose(found, geometry.map_points([120.5, 210.5]), atol=0.05)
+
+
+def test_visibility_equals_the_analytic_truth_and_projection_the_reference(golden):
+    d, cuboids = golden("visibility.npz"), golden("cuboids.npz")
+    vertices_checked = 0
+    for kind in ("real", "synth"):
+        for name in d[f"{kind}_names"]:
+            for mesh_d in ("single", "multi"):
+                item, cell = f"{kind}/{name}", f"{kind}/{name}/{mesh_d}"
+                if f"{cell}/exact_visible" not in d:
+                    continue
+                key = (
+                    "single/car" if mesh_d == "single" else f"multi/car/{int(d[f'{cell}/cad']):02d}"
+                )
+                mesh = Mesh(
+                    np.float32(cuboids[f"{key}/vertices"]).astype(float),
+                    cuboids[f"{key}/faces"].astype(np.int32),
+                )
+                pose = [
+                    float(d[f"{item}/{k}"]) for k in ("azimuth", "elevation", "theta", "distance")
+                ]
+                visible = visible_vertices(mesh, cameras.camera_centre(pose[0], pose[1], pose[3]))
+                np.testing.assert_array_equal(visible, d[f"{cell}/exact_visible"])
+                pixels = cameras.project(
+                    mesh.vertices,
+                    *pose,
+                    d[f"{item}/principal"],
+                    d[f"{item}/focal"] * d[f"{item}/viewport"],
+                )
+                safe = (np.abs(pixels - np.rint(pixels)) > 1e-6).all(1)
+                np.testing.assert_array_equal(
+                    np.trunc(pixels)[safe, ::-1], d[f"{cell}/pixels_original_rc"][safe]
+                )
+                vertices_checked += len(visible)
+    assert vertices_checked > 60_000
+
+
+def test_ray_test_agrees_with_the_rule_for_cuboids():
+    mesh = cuboid_mesh(cuboid_grid((UNIT_CUBE - 0.5) * [0.4, 0.9, 0.3], 300))
+    for azimuth, elevation in [(0.3, 0.2), (2.0, -0.4), (4.4, 1.2)]:
+        centre = cameras.camera_centre(azimuth, elevation, 4.0)
+        np.testing.assert_array_equal(
+            ~_segments_blocked(mesh, centre), visible_vertices(mesh, centre)
+        )
+
+
+def test_a_sphere_hides_its_far_side():
+    """Not a cuboid: the ray test decides."""
+    u, v = np.meshgrid(
+        np.linspace(0, 2 * np.pi, 24, endpoint=False), np.linspace(0.1, np.pi - 0.1, 16)
+    )
+    vertices = np.stack([np.sin(v) * np.cos(u), np.sin(v) * np.sin(u), np.cos(v)], -1).reshape(
+        -1, 3
+    )
+    index = np.arange(vertices.shape[0]).reshape(16, 24)
+    a, b, c, e = index[:-1], np.roll(index, -1, 1)[:-1], index[1:], np.roll(index, -1, 1)[1:]
+    faces = np.concatenate(
+        [np.stack([a, b, c], -1).reshape(-1, 3), np.stack([e, b, c], -1).reshape(-1, 3)]
+    ).astype(np.int32)
+    centre = np.array([0.0, -6.0, 0.0])
+    visible = visible_vertices(Mesh(vertices, faces), centre)
+    height = vertices @ [0, -1, 0]  # towards the camera; the horizon is at 1/6
+    assert visible[height > 0.3].all() and not visible[height < 0.0].any()
+
+
+def test_vertex_annotations_equal_the_reference_where_its_visibility_is_right(golden):
+    """Positions, and which vertices are seen inside the annotated box; for GEOMETRY=exact the true affine map."""
+    d, cuboids, compared = golden("visibility.npz"), golden("cuboids.npz"), 0
+    for item in [f"{kind}/{name}" for kind in ("real", "synth") for name in d[f"{kind}_names"]]:
+        size, low_high = (int(d[f"{item}/height"]), int(d[f"{item}/width"])), d[f"{item}/box_ori"]
+        pose = [float(d[f"{item}/{k}"]) for k in ("azimuth", "elevation", "theta", "distance")]
+        true = boxes.crop_geometry(
+            "paper", size, (256, 672), low_high[[2, 0, 3, 1]], d[f"{item}/principal"], pose[3]
+        )
+        for mesh_d in ("single", "multi"):
+            cell = f"{item}/{mesh_d}"
+            key = "single/car" if mesh_d == "single" else f"multi/car/{int(d[f'{cell}/cad']):02d}"
+            mesh = Mesh(
+                np.float32(cuboids[f"{key}/vertices"]).astype(float),
+                cuboids[f"{key}/faces"].astype(np.int32),
+            )
+            stored = replace(
+                true, box_ori=low_high, box_obj=d[f"{item}/box_obj"]
+            )  # its boxes come from an unclipped box
+            pixels = d[f"{cell}/pixels_original_rc"]
+            crop = np.clip(stored.map_points(pixels), 0, [255, 671])
+            np.testing.assert_allclose(crop, d[f"{cell}/crop_rc"], atol=1e-9)
+            inside = ((pixels >= low_high[[0, 2]]) & (pixels < low_high[[1, 3]])).all(1)
+            seen = visible_vertices(mesh, cameras.camera_centre(pose[0], pose[1], pose[3])) & inside
+            right = d[f"{cell}/zbuffer_visible"] == d[f"{cell}/exact_visible"]
+            np.testing.assert_array_equal(seen[right], d[f"{cell}/visible"][right])
+            exact = true.map_points_exactly(d[f"{cell}/exact_original_uv"][:, ::-1])
+            np.testing.assert_allclose(exact, d[f"{cell}/exact_crop_rc"], atol=1e-9)
+            compared += right.sum()
+    assert compared > 60_000
