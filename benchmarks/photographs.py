@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record, read_split
 from neural_mesh.geometry.boxes import object_scale
 from neural_mesh.geometry.pose_error import THRESHOLDS, accuracy, pose_errors
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.photographs.calibration import brier_score, calibration_error
 from neural_mesh.photographs.finder import (
     Framing,
@@ -128,7 +128,7 @@ def measure(
 ) -> dict[str, NDArray]:
     """Poses, confidences, truth and seconds of all photographs by one route."""
     rows, seconds = [], 0.0
-    with cli.progress_bar(route, len(paths)) as bar:
+    with console.progress_bar(route, len(paths)) as bar:
         for first in range(0, len(paths), batch):
             photographs = [read_photograph(path) for path in paths[first : first + batch]]
             begin = time.process_time()
@@ -186,14 +186,14 @@ def main() -> None:
     )
     parser.add_argument(
         "--images",
-        type=cli.positive,
+        type=arguments.positive,
         help="take so many of them, drawn by a fixed seed (default: all)",
     )
     parser.add_argument("--occluded", type=Path, help="OccludedPASCAL3D, for --levels")
     parser.add_argument(
         "--levels",
         nargs="+",
-        type=cli.level,
+        type=arguments.level,
         default=[""],
         help='occlusion levels, "" is the photographs as they are (default: those alone)',
     )
@@ -252,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

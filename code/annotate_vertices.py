@@ -13,8 +13,9 @@ from pathlib import Path
 from neural_mesh.geometry.cameras import camera_centre
 from neural_mesh.geometry.meshes import Mesh, read_off
 from neural_mesh.geometry.visibility import facing_weights, uncovered_vertices, vertices_in_crop
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.machine.resources import require_disk
+from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
 from neural_mesh.settings import MESH_DIMENSIONS
 from neural_mesh.storage.files import atomic_path, lock, remove_parts, write_text
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D
@@ -84,7 +85,7 @@ def annotate_category(job: Job, pool: ProcessPoolExecutor) -> tuple[int, int]:
         f"the vertex annotations of {job.subset}",
         "make space",
     )
-    new = cli.in_pool(
+    new = in_pool(
         pool, partial(annotate_image, job), names, f"{job.subset} vertices {job.mesh_d}"
     )
     write_vertex_lists(job.prepared, job.mesh_d, job.subset, set(names))
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument(
         "--clean", type=Path, help="the clean test set, when --prepared is the occluded one"
     )
-    parser.add_argument("--level", type=cli.level, default="", help="occlusion level; with --clean")
+    parser.add_argument("--level", type=arguments.level, default="", help="occlusion level; with --clean")
     parser.add_argument(
         "--occluded-visibility",
         choices=("clean", "subtract"),
@@ -150,18 +151,18 @@ def main() -> None:
     )
     parser.add_argument(
         "--overwrite",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=False,
         help="delete what is there of these categories first",
     )
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
-    cli.add_categories(parser)
+    arguments.add_categories(parser)
     args = parser.parse_args()
     prepared = PreparedSet(
-        cli.require_folder(args.prepared, "prepared set", "run prepare_images.py first")
+        console.require_folder(args.prepared, "prepared set", "run prepare_images.py first")
     )
     linked, images, new = args.clean is not None and args.occluded_visibility == "clean", 0, 0
-    with cli.WorkerPool(cli.worker_count(args.workers)) as pool:
+    with WorkerPool(worker_count(args.workers)) as pool:
         for category in args.categories:
             subset, folder = (
                 category + args.level,
@@ -188,9 +189,9 @@ def main() -> None:
                 images, new = images + done[0], new + done[1]
     verb = "linked to the clean set" if linked else f"annotated, {new:,} of them now"
     print(
-        f"{args.mesh_d}{' ' + args.level if args.level else ''}: vertices of {cli.count(images, 'image')} {verb}"
+        f"{args.mesh_d}{' ' + args.level if args.level else ''}: vertices of {console.count(images, 'image')} {verb}"
     )
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

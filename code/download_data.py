@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from neural_mesh.data.downloads import DownloadError, download, half_unpacked, unpack
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.settings import DOWNLOADS, OCC_LEVELS, OCCLUDED_REPOSITORY
 from neural_mesh.storage.files import lock
 from neural_mesh.storage.layout import RawOccluded, RawPascal3D
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
     parser.add_argument("--occluded", type=Path, help="OccludedPASCAL3D, if it is wanted")
-    parser.add_argument("--levels", type=cli.words, default=OCC_LEVELS, help="occlusion levels")
+    parser.add_argument("--levels", type=arguments.words, default=OCC_LEVELS, help="occlusion levels")
     parser.add_argument(
         "--address",
         type=address_pair,
@@ -120,7 +120,7 @@ def main() -> None:
         metavar="NAME=ADDRESS",
         help="fetch NAME (as in settings.DOWNLOADS) from another address",
     )
-    cli.add_categories(parser)
+    arguments.add_categories(parser)
     args = parser.parse_args()
     raw, addresses = RawPascal3D(args.raw), DOWNLOADS | dict(args.address)
     fetched = [fetch_pascal3d(raw, addresses), fetch_subsets(raw, addresses)]
@@ -135,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

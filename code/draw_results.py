@@ -26,15 +26,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neural_mesh.compare.rendering import Scene, Target, consistent_camera, make_scene, make_target
+from neural_mesh.compare.rendering import Scene, Target, make_scene, make_target
 from neural_mesh.data.dataset import read_crop
-from neural_mesh.geometry.cameras import in_degrees
+from neural_mesh.geometry.cameras import Pose, consistent_camera, in_degrees
 from neural_mesh.geometry.meshes import Mesh, read_off
 from neural_mesh.geometry.pose_error import THRESHOLDS, pose_errors
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import first_device, gpus_of
 from neural_mesh.pictures import drawing, plots
-from neural_mesh.pictures.drawing import Pose, camera_of, short_angles
+from neural_mesh.pictures.drawing import camera_of, short_angles
 from neural_mesh.pictures.plots import OCCLUDER_TITLE, Panel, Row
 from neural_mesh.settings import FEATURE_STRIDE, NORMALISED_DISTANCE, SolveConfig
 from neural_mesh.solve.inference import Model, load_model
@@ -76,7 +76,7 @@ class Solved:
 
     def pose(self, i: int) -> Pose:
         """The prediction of image i."""
-        return Pose(*(float(getattr(self.poses, key)[i]) for key in Pose._fields))
+        return Pose(*(float(getattr(self.poses, key)[i]) for key in ("azimuth", "elevation", "theta", "distance")))
 
     def truth(self, i: int) -> tuple[float, float, float]:
         """The annotated azimuth, elevation and theta of image i."""
@@ -311,7 +311,7 @@ def draw_film(solved: Solved, i: int, args: argparse.Namespace) -> str:
         trace=True,
     )
     warn_if_changed(name, float(solved.poses.loss[i]), float(found.loss[0]))
-    final = Pose(*(float(getattr(found, key)[0]) for key in Pose._fields))
+    final = Pose(*(float(getattr(found, key)[0]) for key in ("azimuth", "elevation", "theta", "distance")))
     path, principals, losses = found.path[0], found.path_principal_xy[0], found.path_losses[0]
     steps = drawing.film_steps(path)
     way = [
@@ -377,9 +377,9 @@ def draw_category(solved: Solved, args: argparse.Namespace) -> tuple[list[Row], 
     chosen = finite[select_images(solved.errors[finite], number, args.select, args.seed)].tolist()
     filmed = finite[select_images(solved.errors[finite], args.film, "median", args.seed)].tolist()
     subset = f"{solved.poses.category}{args.level}"
-    rows = [draw_image(solved, i, args) for i in cli.progress(chosen, f"{subset} pictures")]
+    rows = [draw_image(solved, i, args) for i in console.progress(chosen, f"{subset} pictures")]
     films = (
-        [draw_film(solved, i, args) for i in cli.progress(filmed, f"{subset} films")]
+        [draw_film(solved, i, args) for i in console.progress(filmed, f"{subset} films")]
         if filmed
         else []
     )
@@ -396,7 +396,7 @@ def draw_pictures(args: argparse.Namespace, present: list[str]) -> None:
     before = read_manifest(folder)
     if before.get("of") == wanted and all((folder / name).is_file() for name in before["pictures"]):
         print(
-            f"{args.level or 'clean'}: {cli.count(len(before['pictures']) - 1, 'picture')} and overview.png in {folder} kept"
+            f"{args.level or 'clean'}: {console.count(len(before['pictures']) - 1, 'picture')} and overview.png in {folder} kept"
         )
         return
     device, rows, films, not_finite = first_device(gpus_of(args.gpus)), [], [], 0
@@ -409,7 +409,7 @@ def draw_pictures(args: argparse.Namespace, present: list[str]) -> None:
     pictures = sorted(["overview.png", *(row.file_name for row in rows), *films])
     for name in set(before.get("pictures", ())) - set(pictures):
         (folder / name).unlink(missing_ok=True)
-    write_text(folder / MANIFEST, cli.as_json({"of": wanted, "pictures": pictures}))
+    write_text(folder / MANIFEST, console.as_json({"of": wanted, "pictures": pictures}))
     record_seconds(
         experiment.timing("draw_results", args.level or "clean"),
         monotonic() - started,
@@ -418,10 +418,10 @@ def draw_pictures(args: argparse.Namespace, present: list[str]) -> None:
     )
     absent = [c for c in args.categories if c not in present]
     notes = [f"; no poses of {', '.join(absent)}"] if absent else []
-    notes += [f"; {cli.count(not_finite, 'pose')} not finite, not drawn"] if not_finite else []
-    drawn = cli.count(len(rows), "figure") + (f", {cli.count(len(films), 'film')}" if films else "")
+    notes += [f"; {console.count(not_finite, 'pose')} not finite, not drawn"] if not_finite else []
+    drawn = console.count(len(rows), "figure") + (f", {console.count(len(films), 'film')}" if films else "")
     print(
-        f"{args.level or 'clean'}: {drawn} of {cli.count(len(present), 'category')} and overview.png in {folder}{''.join(notes)}"
+        f"{args.level or 'clean'}: {drawn} of {console.count(len(present), 'category')} and overview.png in {folder}{''.join(notes)}"
     )
 
 
@@ -442,7 +442,7 @@ def draw_landscapes(args: argparse.Namespace, present: list[str]) -> None:
             select_images(solved.errors[finite], args.images or len(finite), args.select, args.seed)
         ].tolist()
         curves: dict[str, list[NDArray]] = {name: [] for name in drawing.SET_SCANS}
-        for i in cli.progress(chosen, f"{category}{args.level} landscape"):
+        for i in console.progress(chosen, f"{category}{args.level} landscape"):
             match = match_of(solved, i, image_path(solved, i, args))
             centre = (
                 Pose(*solved.truth(i), solved.pose(i).distance)
@@ -457,7 +457,7 @@ def draw_landscapes(args: argparse.Namespace, present: list[str]) -> None:
         around = {"truth": "annotation", "prediction": "prediction"}[args.landscape]
         stem = folder / f"landscape_{category}_{args.landscape}"
         title = (
-            f"{category}{args.level}: loss around the {around}, {cli.count(len(chosen), 'image')}"
+            f"{category}{args.level}: loss around the {around}, {console.count(len(chosen), 'image')}"
         )
         plots.save_figure(stem.with_suffix(".png"), plots.set_landscape(title, scans, around))
         arrays = {
@@ -469,7 +469,7 @@ def draw_landscapes(args: argparse.Namespace, present: list[str]) -> None:
         write_text(stem.with_suffix(".csv"), csv_text(landscape_lines(scans)))
         total += len(chosen)
     print(
-        f"{args.level or 'clean'}: loss landscapes of {cli.count(total, 'image')} of {cli.count(len(present), 'category')} in {folder}"
+        f"{args.level or 'clean'}: loss landscapes of {console.count(total, 'image')} of {console.count(len(present), 'category')} in {folder}"
     )
 
 
@@ -498,14 +498,14 @@ def draw_viewpoints(args: argparse.Namespace, present: list[str]) -> None:
         solved = with_truth(load_poses(path), path, args.clean)
         finite = finite_poses(solved)
         truth = np.array([solved.truth(i) for i in finite]).reshape(-1, 3)
-        title = f"{category}{args.level}: viewpoints of {cli.count(len(finite), 'image')}"
+        title = f"{category}{args.level}: viewpoints of {console.count(len(finite), 'image')}"
         plots.save_figure(
             folder / f"viewpoints_{category}.png",
             plots.viewpoint_figure(title, truth, solved.poses.angles[finite]),
         )
         total += len(finite)
     print(
-        f"{args.level or 'clean'}: viewpoints of {cli.count(total, 'image')} of {cli.count(len(present), 'category')} in {folder}"
+        f"{args.level or 'clean'}: viewpoints of {console.count(total, 'image')} of {console.count(len(present), 'category')} in {folder}"
     )
 
 
@@ -569,7 +569,7 @@ def draw_pose_file(args: argparse.Namespace) -> None:
     if not chosen:
         raise ValueError(f"{args.poses} holds no finite pose")
     rows = []
-    for i in cli.progress(chosen, args.poses.name):
+    for i in console.progress(chosen, args.poses.name):
         crop, overlay = pose_over_image(solved, i, args)
         error = f"    error {np.rad2deg(solved.errors[i]):.1f}°" if annotated else ""
         told = short_angles(solved.pose(i)[:3]) + (
@@ -583,7 +583,7 @@ def draw_pose_file(args: argparse.Namespace) -> None:
     )
     plots.save_figure(target, plots.contact_sheet(rows, f"poses of {args.poses.name}", slot=4.0))
     print(
-        f"{poses.category}{poses.level}: {cli.count(len(rows), 'pose')} of {len(poses):,} drawn in {target}"
+        f"{poses.category}{poses.level}: {console.count(len(rows), 'pose')} of {len(poses):,} drawn in {target}"
     )
 
 
@@ -655,12 +655,12 @@ def draw_comparison(args: argparse.Namespace, present: list[str]) -> None:
     ours, others = (np.concatenate([pair.errors[k] for pair in pairs]) for k in (0, 1))
     folder = Experiment(args.exp, args.mesh_d, args.azimuths).report_folder(args.level)
     stem = f"comparison_{names[1].replace('/', '_')}"
-    title = f"{args.level or 'unoccluded'}, {cli.count(len(ours), 'image')}"
+    title = f"{args.level or 'unoccluded'}, {console.count(len(ours), 'image')}"
     plots.save_figure(folder / f"{stem}.png", plots.comparison_figure(title, ours, others, names))
     write_text(folder / f"{stem}.csv", csv_text(comparison_lines(pairs)))
     changed = [(pair, k) for pair in pairs for k in most_changed(pair, args)]
     rows = [
-        changed_row(pair, k, args, names) for pair, k in cli.progress(changed, f"{stem} pictures")
+        changed_row(pair, k, args, names) for pair, k in console.progress(changed, f"{stem} pictures")
     ]
     plots.save_figure(
         folder / f"{stem}_pictures.png",
@@ -673,7 +673,7 @@ def draw_comparison(args: argparse.Namespace, present: list[str]) -> None:
     shares = ", ".join(f"{key} {before:.1f} -> {now:.1f}" for key, (before, now) in within.items())
     better, worse = int((ours < others).sum()), int((ours > others).sum())
     print(
-        f"{args.level or 'clean'}: {cli.count(len(ours), 'image')} compared with {args.compare}: {better:,} better, {worse:,} worse; "
+        f"{args.level or 'clean'}: {console.count(len(ours), 'image')} compared with {args.compare}: {better:,} better, {worse:,} worse; "
         f"{shares}; in {folder / stem}.png, .csv and _pictures.png"
     )
 
@@ -730,7 +730,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--images",
-        type=cli.positive,
+        type=arguments.positive,
         help=f"images of each category (default {NUM_PICTURES}; --landscape: all)",
     )
     parser.add_argument(
@@ -741,7 +741,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--film",
-        type=cli.count_or_none,
+        type=arguments.count_or_none,
         default=0,
         help="films of each category, of the images nearest to the median error (default 0)",
     )
@@ -759,10 +759,10 @@ def main() -> None:
     others.add_argument("--viewpoints", action="store_true", help="distribution of the poses")
     others.add_argument("--poses", type=Path, help="npz or csv file of poses to draw")
     others.add_argument("--compare", type=Path, help="folder of the results to compare with")
-    cli.add_network(parser)
+    arguments.add_network(parser)
     args = parser.parse_args()
     for folder, what in ((args.prepared, "test set"), (args.clean, "clean test set")):
-        cli.require_folder(folder, what, "run PrepareData.sh first")
+        console.require_folder(folder, what, "run PrepareData.sh first")
     if args.poses is not None:
         draw_pose_file(args)
         return
@@ -817,4 +817,4 @@ def title_of(args: argparse.Namespace) -> str:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.storage.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -36,14 +36,14 @@ def main() -> None:
         "--to", choices=("safetensors", "pth"), default="safetensors", help="format to write"
     )
     parser.add_argument(
-        "--overwrite", type=cli.boolean, default=False, help="write again what exists"
+        "--overwrite", type=arguments.boolean, default=False, help="write again what exists"
     )
     args = parser.parse_args()
     written = [export(path, f".{args.to}", args.overwrite) for path in args.checkpoints]
     print(
-        f"{cli.count(sum(written), 'checkpoint')} written as {args.to}, {len(written) - sum(written)} kept"
+        f"{console.count(sum(written), 'checkpoint')} written as {args.to}, {len(written) - sum(written)} kept"
     )
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

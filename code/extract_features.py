@@ -8,7 +8,7 @@ from time import monotonic
 
 import torch
 
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import decoding_workers, first_device, gpus_of, images_at_a_time
 from neural_mesh.machine.resources import require_disk, require_memory
 from neural_mesh.settings import FEATURE_CHANNELS
@@ -34,7 +34,7 @@ def extract(
         for i in range(0, len(group), batch_size)
     ]
     maps, failures = {}, []
-    with cli.progress_bar(f"{subset} features", sum(map(len, names.values()))) as bar:
+    with console.progress_bar(f"{subset} features", sum(map(len, names.values()))) as bar:
         for _, batch, images in read_batches(prepared, subset, todo, model, workers):
             readable = {
                 name: image
@@ -84,7 +84,7 @@ def main() -> None:
         "--batch-size", default="auto", help="images at a time; auto: 64 on a GPU, 8 on a CPU"
     )
     parser.add_argument("--workers", default="auto", help="decoding processes")
-    cli.add_network(parser)
+    arguments.add_network(parser)
     args = parser.parse_args()
     experiment, raw = Experiment(args.exp, args.mesh_d, args.azimuths), RawPascal3D(args.raw)
     device, images, failed = first_device(gpus_of(args.gpus)), 0, 0
@@ -128,10 +128,10 @@ def main() -> None:
         record_seconds(timing, monotonic() - started, len(features.maps), "images")
         images, failed = images + len(features.maps), failed + len(failures)
     print(
-        f"{args.level or 'clean'}: feature maps of {cli.count(images, 'image')} written, {failed} could not be read; "
+        f"{args.level or 'clean'}: feature maps of {console.count(images, 'image')} written, {failed} could not be read; "
         f"in {args.exp}/Features_{args.mesh_d}{args.azimuths.result_suffix}"
     )
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from neural_mesh.machine import cli
+from neural_mesh.machine import console
 from neural_mesh.machine.devices import gpus_of
 
 
@@ -17,4 +17,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -18,7 +18,7 @@ from neural_mesh.geometry.meshes import (
     same_meshes,
     write_off,
 )
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.settings import EXACT_MINIMUM_THICKNESS, MESH_DIMENSIONS, CuboidConfig
 from neural_mesh.storage.files import holds, lock, write_text
 from neural_mesh.storage.layout import RawPascal3D
@@ -36,7 +36,7 @@ def make_cuboids(
     cads = raw.cads(category)
     folder, record = raw.cuboid_folder(mesh_d, category), raw.cuboid_source(mesh_d, category)
     groups = {"01.off": cads} if mesh_d == "single" else {path.name: [path] for path in cads}
-    source = cli.as_json(
+    source = console.as_json(
         asdict(config)
         | {
             "cads_sha256": {
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, required=True)
     parser.add_argument(
         "--number-vertices",
-        type=cli.positive,
+        type=arguments.positive,
         default=default.number_vertices,
         help="that a cuboid aims at",
     )
@@ -120,10 +120,10 @@ def main() -> None:
         help="of a side, as a share of the longest; 0, the default of paper: flat axes collapse as in the reference; "
         f"{EXACT_MINIMUM_THICKNESS}: the default of exact",
     )
-    parser.add_argument("--overwrite", type=cli.boolean, default=False)
-    cli.add_categories(parser)
+    parser.add_argument("--overwrite", type=arguments.boolean, default=False)
+    arguments.add_categories(parser)
     args = parser.parse_args()
-    raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"))
+    raw = RawPascal3D(console.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"))
     at_least = args.minimum_thickness
     if at_least is None:
         at_least = (
@@ -135,9 +135,9 @@ def main() -> None:
         for category in args.categories
     )
     print(
-        f"{args.mesh_d}: {cli.count(meshes, 'cuboid')} of {cli.count(len(args.categories), 'category')} in {raw.root}/CAD_{args.mesh_d}"
+        f"{args.mesh_d}: {console.count(meshes, 'cuboid')} of {console.count(len(args.categories), 'category')} in {raw.root}/CAD_{args.mesh_d}"
     )
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -24,9 +24,10 @@ from neural_mesh.data.occlusion import (
     write_occluded_lists,
 )
 from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record, read_split, record_rules
-from neural_mesh.geometry.cameras import points_in_camera, project
+from neural_mesh.geometry.cameras import Pose, points_in_pascal_cam, project
 from neural_mesh.geometry.meshes import Mesh, read_off
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
+from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
 from neural_mesh.settings import OCC_LEVELS
 from neural_mesh.storage.files import holds, lock, read_picture, write_text
 from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D
@@ -74,9 +75,9 @@ def silhouette(
     offset_xy: ArrayLike = 0.0,
 ) -> NDArray[np.uint8]:
     """Object mask [H, W] (255 or 0): the CAD model at the annotated pose, in a picture enlarged by `scale` and then moved."""
-    pose = found.azimuth, found.elevation, found.theta, found.distance
-    pixels = project(mesh.vertices, *pose, principal_xy, found.focal * found.viewport)
-    depth = -points_in_camera(mesh.vertices, *pose)[:, 2]
+    pose = Pose(found.azimuth, found.elevation, found.theta, found.distance, principal_xy)
+    pixels = project(mesh.vertices, pose, found.focal * found.viewport)
+    depth = -points_in_pascal_cam(mesh.vertices, pose)[:, 2]
     face_of, _, _ = rasterize(pixels * scale + offset_xy, depth, mesh.faces, *size_hw)
     return np.where(face_of >= 0, 255, 0).astype(np.uint8)
 
@@ -196,7 +197,7 @@ def check_source(job: Job) -> None:
             sorted((target.root / "images" / subset).glob("*.JPEG")),
         )
         made = clean.made_from(job.category) | {"occluded": made}
-    text = cli.as_json(made)
+    text = console.as_json(made)
     if path.is_file() and not holds(path, text):
         raise ValueError(
             f"{path} says that {subset} was made with another seed or other occluders; delete it, or choose another --out"
@@ -235,7 +236,7 @@ def main() -> None:
         help="folder of the occluded set (PATH_OCCLUDED_PASCAL3DP; --prepared: PATH_CACHE_TESTING_SET_OCC)",
     )
     parser.add_argument(
-        "--levels", type=cli.words, default=OCC_LEVELS, help="any of FGL1_BGL1 .. FGL3_BGL3"
+        "--levels", type=arguments.words, default=OCC_LEVELS, help="any of FGL1_BGL1 .. FGL3_BGL3"
     )
     parser.add_argument(
         "--occluders",
@@ -250,16 +251,16 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pictures")
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
-    cli.add_categories(parser)
+    arguments.add_categories(parser)
     args = parser.parse_args()
     raw, occluded = (
-        RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set --raw")),
+        RawPascal3D(console.require_folder(args.raw, "PASCAL3D+", "set --raw")),
         RawOccluded(args.out),
     )
     for level in args.levels:
         level_bounds(level)
     folder = (
-        cli.require_folder(args.occluders, "occluders", "set --occluders")
+        console.require_folder(args.occluders, "occluders", "set --occluders")
         if args.occluders
         else None
     )
@@ -278,17 +279,17 @@ def main() -> None:
     if args.prepared is not None:
         sets = (
             PreparedSet(
-                cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")
+                console.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")
             ),
             PreparedSet(args.out),
         )
     counts: Counter = Counter()
     with (
         lock(args.out, "make-occluded", "occluded images"),
-        cli.WorkerPool(cli.worker_count(args.workers)) as pool,
+        WorkerPool(worker_count(args.workers)) as pool,
     ):
         if occluders:  # before any picture is made with the others
-            cli.in_pool(pool, check_cutout, [str(path) for path in occluders], "occluders")
+            in_pool(pool, check_cutout, [str(path) for path in occluders], "occluders")
         for category in args.categories:
             meshes = tuple(read_off(path) for path in raw.cads(category))
             if args.prepared is None:
@@ -307,7 +308,7 @@ def main() -> None:
             for level in args.levels:
                 job = Job(raw, occluded, category, level, args.seed, meshes, occluders, rules, sets)
                 check_source(job)
-                counts.update(cli.in_pool(pool, partial(work, job), names, f"{category}{level}"))
+                counts.update(in_pool(pool, partial(work, job), names, f"{category}{level}"))
                 if sets is not None:
                     write_prepared_lists(job)
             if sets is None:
@@ -315,9 +316,9 @@ def main() -> None:
     done = counts.pop("new", 0) + counts.pop("kept", 0)
     skipped = "".join(f"; {n} not made: {reason}" for reason, n in sorted(counts.items()))
     print(
-        f"{cli.count(done, 'occluded image')} of {cli.count(len(args.categories), 'category')} in {args.out}{skipped}"
+        f"{console.count(done, 'occluded image')} of {console.count(len(args.categories), 'category')} in {args.out}{skipped}"
     )
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -25,7 +25,8 @@ from neural_mesh.data.occlusion import (
     write_occluded_lists,
 )
 from neural_mesh.geometry.meshes import Mesh, write_off
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
+from neural_mesh.machine.workers import worker_count
 from neural_mesh.sample import models as sample_models
 from neural_mesh.sample.drawing import (
     FOCAL,
@@ -287,7 +288,7 @@ def claim_folder(out: Path, options: Options, overwrite: bool) -> None:
         raise ValueError(
             f"{out} holds data that were not made by make_sample_data.py ({MANIFEST} is missing); choose another --out"
         )
-    write_text(manifest, cli.as_json(wanted))
+    write_text(manifest, console.as_json(wanted))
 
 
 def _read_manifest(path: Path) -> dict:
@@ -337,7 +338,7 @@ def make_sample_data(out: Path, options: Options, workers: int = 1, overwrite: b
     claim_folder(out, options, overwrite)
     jobs, counts, missing = all_jobs(out, options), Counter(), []
     n_models = sum(write_category(out, category, jobs) for category in options.categories)
-    for outcome, not_made in cli.progress(outcomes(jobs, workers), "sample images", len(jobs)):
+    for outcome, not_made in console.progress(outcomes(jobs, workers), "sample images", len(jobs)):
         counts[outcome] += 1
         missing += not_made
     n_occluded = sum(
@@ -345,7 +346,7 @@ def make_sample_data(out: Path, options: Options, workers: int = 1, overwrite: b
         for c in options.categories
     )
     counts_of = ((len(jobs), "image"), (n_occluded, "occluded image"), (n_models, "CAD model"))
-    line = ", ".join(cli.count(n, noun) for n, noun in counts_of) + f" -> {out}"
+    line = ", ".join(console.count(n, noun) for n, noun in counts_of) + f" -> {out}"
     line += f" ({counts['kept']} were there already)" if counts["kept"] else ""
     return "\n".join([*(f"not made: {m}" for m in missing), line])
 
@@ -361,24 +362,24 @@ def main() -> None:
     )
     parser.add_argument(
         "--categories",
-        type=cli.words,
+        type=arguments.words,
         default=tuple(sample_models.MODELS),
         help="names, separated by spaces",
     )
     parser.add_argument(
-        "--train-images", type=cli.positive, default=100, help="training pictures per category"
+        "--train-images", type=arguments.positive, default=100, help="training pictures per category"
     )
     parser.add_argument(
-        "--val-images", type=cli.positive, default=20, help="test pictures per category"
+        "--val-images", type=arguments.positive, default=20, help="test pictures per category"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     parser.add_argument(
-        "--image-width", type=cli.positive, default=500, help="longer side of a picture in pixels"
+        "--image-width", type=arguments.positive, default=500, help="longer side of a picture in pixels"
     )
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
     parser.add_argument(
         "--overwrite",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=False,
         help="throw away the sample set that --out holds",
     )
@@ -390,8 +391,8 @@ def main() -> None:
     options = Options(
         args.categories, args.train_images, args.val_images, args.seed, args.image_width
     )
-    print(make_sample_data(args.out, options, cli.worker_count(args.workers), args.overwrite))
+    print(make_sample_data(args.out, options, worker_count(args.workers), args.overwrite))
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

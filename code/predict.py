@@ -27,7 +27,7 @@ from neural_mesh.compare.rendering import RENDERERS
 from neural_mesh.data.dataset import change_colour, paste_patches, read_crop
 from neural_mesh.geometry.meshes import Mesh, read_off
 from neural_mesh.geometry.pose_error import THRESHOLDS, pose_errors
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import first_device, gpus_of
 from neural_mesh.photographs import calibration as confidence
 from neural_mesh.photographs.calibration import Calibration
@@ -159,7 +159,7 @@ def collect_jobs(
     unknown = sorted(set(boxes) - set(files))
     if unknown:
         print(
-            f"note: {cli.count(len(unknown), 'file')} with boxes not among the photographs, {unknown[0]} first",
+            f"note: {console.count(len(unknown), 'file')} with boxes not among the photographs, {unknown[0]} first",
             file=sys.stderr,
         )
     return [Job(name, files[name], tuple(boxes.get(name, ()))) for name in sorted(files)]
@@ -226,7 +226,7 @@ class Results:
             raise ValueError(
                 f"{folder} holds results of other settings ({', '.join(differing)}); use another --out, or --overwrite true to begin again"
             )
-        write_text(folder / SETTINGS, cli.as_json(wanted))
+        write_text(folder / SETTINGS, console.as_json(wanted))
         self.records: dict[str, list[dict]] = {}
         for record in self._stored():
             self.records.setdefault(record["photo"], []).append(record)
@@ -422,7 +422,7 @@ class Predictor:
         done = len(jobs) - len(todo)
         self.results.forget(todo)
         threads = min(8, os.cpu_count() or 1)
-        with cli.progress_bar("photographs", len(jobs), initial=done) as bar:
+        with console.progress_bar("photographs", len(jobs), initial=done) as bar:
             batch: list[tuple[Job, Photograph]] = []
             for job, photograph in read_ahead(
                 todo, self.finder.config, threads, self.args.batch_size
@@ -568,9 +568,9 @@ def predict(args: argparse.Namespace, finder: PoseFinder) -> None:
         )
     if len(records) == 1:
         print(sentence(records[0]))
-    used = cli.count(len({record["photo"] for record in records}), "photograph")
+    used = console.count(len({record["photo"] for record in records}), "photograph")
     print(
-        f"{cli.count(len(records), 'pose')} of {used} ({before:,} of them from earlier runs, "
+        f"{console.count(len(records), 'pose')} of {used} ({before:,} of them from earlier runs, "
         f"{len(predictor.failures)} could not be used{f', see {FAILURES}' if predictor.failures else ''}) "
         f"by {finder.renderer} on {finder.model.device}, in {args.out}"
     )
@@ -685,7 +685,7 @@ def calibration_names(names: list[str], checkpoint: Checkpoint, data: str) -> tu
 def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
     """Fit a map from evidence to confidence on images of a prepared set, and write it beside the checkpoint."""
     prepared = PreparedSet(
-        cli.require_folder(args.calibrate, "prepared set", "run PrepareData.sh first")
+        console.require_folder(args.calibrate, "prepared set", "run PrepareData.sh first")
     )
     checkpoint = finder.model.checkpoint
     category, mesh_d = checkpoint.config.category, checkpoint.config.mesh_d
@@ -703,7 +703,7 @@ def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
     )
     items = calibration_items(prepared, finder.model, [names[i] for i in order], patches, args.seed)
     evidence, errors = [], []
-    with cli.progress_bar("calibration", len(order)) as bar:
+    with console.progress_bar("calibration", len(order)) as bar:
         for first in range(0, len(order), args.batch_size):
             batch = [next(items) for _ in range(min(args.batch_size, len(order) - first))]
             poses = finder.find_all([item for item, _ in batch])
@@ -721,7 +721,7 @@ def calibrate(args: argparse.Namespace, finder: PoseFinder) -> None:
     confidence.save_calibration(calibration_file(args), made)
     how = ", disturbed and with patches of others over them," if patches else ""
     print(
-        f"confidence calibrated on {cli.count(made.images, 'image')} {used}{how} ({100 * made.right:.1f}% right within pi/6): "
+        f"confidence calibrated on {console.count(made.images, 'image')} {used}{how} ({100 * made.right:.1f}% right within pi/6): "
         f"cross-validated Brier score {made.brier:.3f}, calibration error {made.calibration_error:.3f}; "
         f"in {calibration_file(args)}"
     )
@@ -768,7 +768,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--overlays",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=True,
         help="pictures of the mesh over the photograph (default: true)",
     )
@@ -793,11 +793,11 @@ def main() -> None:
         "--gpus", default="all", help="all or indices, the first is used; empty: CPU (default: all)"
     )
     parser.add_argument(
-        "--batch-size", type=cli.positive, default=8, help="photographs at a time (default: 8)"
+        "--batch-size", type=arguments.positive, default=8, help="photographs at a time (default: 8)"
     )
     parser.add_argument(
         "--overwrite",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=False,
         help="begin again where --out holds results (default: false)",
     )
@@ -812,7 +812,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--calibration-images",
-        type=cli.positive,
+        type=arguments.positive,
         default=400,
         help="images for it, drawn by the seed (default: 400)",
     )
@@ -878,4 +878,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -24,8 +24,9 @@ from neural_mesh.data.pascal3d import (
     record_rules,
 )
 from neural_mesh.geometry.boxes import CropGeometry, crop_geometry, crop_image
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.machine.resources import crops_size, require_disk
+from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
 from neural_mesh.settings import category as category_settings
 from neural_mesh.storage.files import (
     holds,
@@ -209,7 +210,7 @@ def prepare_category(job: Job, split: Split, pool: ProcessPoolExecutor) -> list[
         f"the crops of {job.subset}",
         "make space, or set DATAROOT to another disk",
     )
-    outcomes = cli.in_pool(pool, partial(prepare_image, job), names, job.subset)
+    outcomes = in_pool(pool, partial(prepare_image, job), names, job.subset)
     _write_lists(
         job, split, {outcome.name: outcome.cad_index for outcome in outcomes if outcome.usable}
     )
@@ -239,7 +240,7 @@ def _check_source(job: Job, split: Split) -> None:
         "images": len(split.names),
         "names_sha256": digest,
     }
-    text = cli.as_json(source | _occluders(job))
+    text = console.as_json(source | _occluders(job))
     path = job.prepared.source(job.subset)
     if path.is_file() and not holds(path, text):
         raise ValueError(
@@ -278,12 +279,12 @@ def main() -> None:
     parser.add_argument("--split", choices=("train", "val"), required=True)
     parser.add_argument("--occluded", type=Path, help="OccludedPASCAL3D; with --level")
     parser.add_argument(
-        "--level", type=cli.level, default="", help="occlusion level such as FGL1_BGL1"
+        "--level", type=arguments.level, default="", help="occlusion level such as FGL1_BGL1"
     )
     parser.add_argument("--geometry", choices=("paper", "exact"), default="paper")
     parser.add_argument(
         "--parts",
-        type=cli.words,
+        type=arguments.words,
         default=("imagenet",),
         help="of PASCAL3D+: imagenet, pascal or both",
     )
@@ -295,27 +296,27 @@ def main() -> None:
     )
     parser.add_argument(
         "--overwrite",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=False,
         help="delete what is there of these categories first",
     )
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
-    cli.add_categories(parser)
+    arguments.add_categories(parser)
     args = parser.parse_args()
     if bool(args.level) != (args.occluded is not None):
         raise ValueError("--level and --occluded go together")
     if not args.parts or set(args.parts) - {"imagenet", "pascal"}:
         raise ValueError(f"--parts is '{' '.join(args.parts)}', it can be imagenet, pascal or both")
-    raw = RawPascal3D(cli.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"), args.parts)
+    raw = RawPascal3D(console.require_folder(args.raw, "PASCAL3D+", "set PATH_PASCAL3DP"), args.parts)
     occluded = (
         RawOccluded(
-            cli.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")
+            console.require_folder(args.occluded, "OccludedPASCAL3D", "set PATH_OCCLUDED_PASCAL3DP")
         )
         if args.occluded
         else None
     )
     outcomes: list[Outcome] = []
-    with cli.WorkerPool(cli.worker_count(args.workers)) as pool:
+    with WorkerPool(worker_count(args.workers)) as pool:
         for category in args.categories:
             split = read_split(raw, category, args.split)
             rules = record_rules(args.record_rules, split)
@@ -348,7 +349,7 @@ def closing_line(args: argparse.Namespace, outcomes: list[Outcome]) -> str:
     reasons = sorted(Counter(outcome.what for outcome in outcomes if not outcome.usable).items())
     several = sum(outcome.objects > 1 for outcome in used)
     subset = f"{args.split} {args.level}".strip()
-    line = f"{subset}: {cli.count(len(used), 'image')} of {cli.count(len(args.categories), 'category')} in {args.out}"
+    line = f"{subset}: {console.count(len(used), 'image')} of {console.count(len(args.categories), 'category')} in {args.out}"
     if several:
         line += f"; {several} with several objects, of which one is used"
     for reason, number in reasons:
@@ -357,4 +358,4 @@ def closing_line(args: argparse.Namespace, outcomes: list[Outcome]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

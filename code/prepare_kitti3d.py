@@ -20,8 +20,9 @@ from neural_mesh.data.kitti import (
     viewpoint,
 )
 from neural_mesh.geometry.boxes import crop_geometry, crop_image
-from neural_mesh.machine import cli
+from neural_mesh.machine import console
 from neural_mesh.machine.resources import crops_size, require_disk
+from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
 from neural_mesh.settings import NORMALISED_DISTANCE
 from neural_mesh.settings import category as category_settings
 from neural_mesh.storage.files import (
@@ -175,7 +176,7 @@ def write_lists(job: Job, occlusion: int, names: list[str]) -> None:
 def check_source(job: Job) -> None:
     """Write what the sets are made from; ValueError when crops that are there were made otherwise."""
     keys = ("kind", "minimum_side", "maximum_truncation", "reference_distance", "geometry")
-    text = cli.as_json({"split": "KITTI3D"} | {key: getattr(job, key) for key in keys})
+    text = console.as_json({"split": "KITTI3D"} | {key: getattr(job, key) for key in keys})
     paths = [job.prepared(i).source(job.category) for i in range(len(OCCLUSION_NAMES))]
     for i, path in enumerate(paths):
         there = any(job.prepared(i).image(job.category, "x").parent.glob("*.JPEG"))
@@ -207,10 +208,10 @@ def prepare(job: Job, frames: list[str], workers: int) -> list[tuple[int, str, s
     )
     room = crops_size(max(0, crops - made), category_settings(job.category).crop_hw, JPEG_QUALITY)
     require_disk(job.out, room, "the crops of KITTI", "make space, or choose another --out")
-    with cli.WorkerPool(workers) as pool:
+    with WorkerPool(workers) as pool:
         return [
             row
-            for rows in cli.in_pool(pool, partial(prepare_frame, job), frames, "KITTI3D")
+            for rows in in_pool(pool, partial(prepare_frame, job), frames, "KITTI3D")
             for row in rows
         ]
 
@@ -263,7 +264,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.reference_distance <= 0:
         raise ValueError(f"--reference-distance is {args.reference_distance}, it must be above 0")
-    training = cli.require_folder(
+    training = console.require_folder(
         args.kitti, "KITTI", "set --kitti to the folder training of its 3D object data"
     )
     job = Job(
@@ -277,10 +278,10 @@ def main() -> None:
         args.geometry,
     )
     for what in ("label", "image"):
-        cli.require_folder(job.folder(what), f"KITTI's {what}s", "unpack them there")
+        console.require_folder(job.folder(what), f"KITTI's {what}s", "unpack them there")
     frames = sorted(path.stem for path in job.folder("label").glob("*.txt"))
     with lock(args.out, f"prepare-kitti-{args.category}", "KITTI's test sets"):
-        results = prepare(job, frames, cli.worker_count(args.workers))
+        results = prepare(job, frames, worker_count(args.workers))
         kept = {
             i: [name for occlusion, name, refusal in results if occlusion == i and not refusal]
             for i in range(len(OCCLUSION_NAMES))
@@ -294,8 +295,8 @@ def main() -> None:
         f"; {n} skipped: {reason}"
         for reason, n in sorted(Counter(r for _, _, r in results if r).items())
     )
-    print(f"KITTI3D: {counts} of {cli.count(len(frames), 'frame')} in {args.out}{skipped}")
+    print(f"KITTI3D: {counts} of {console.count(len(frames), 'frame')} in {args.out}{skipped}")
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.report.tables import (
     baseline_rows,
     check_same_settings,
@@ -40,10 +40,10 @@ def main() -> None:
     )
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single")
     parser.add_argument(
-        "--level", type=cli.level, default="", help="occlusion level such as FGL1_BGL1"
+        "--level", type=arguments.level, default="", help="occlusion level such as FGL1_BGL1"
     )
-    cli.add_azimuths(parser)
-    cli.add_categories(parser)
+    arguments.add_azimuths(parser)
+    arguments.add_categories(parser)
     args = parser.parse_args()
     experiment, clean = Experiment(args.exp, args.mesh_d, args.azimuths), PreparedSet(args.clean)
     present = [c for c in args.categories if experiment.poses(c, args.level).is_file()]
@@ -76,9 +76,9 @@ def main() -> None:
             print(note, file=sys.stderr)
     images = sum(len(row.names) for row in rows)
     print(
-        f"{args.level or 'clean'}: table of {cli.count(images, 'image')} of {cli.count(len(rows), 'category')} in {folder}"
+        f"{args.level or 'clean'}: table of {console.count(images, 'image')} of {console.count(len(rows), 'category')} in {folder}"
     )
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

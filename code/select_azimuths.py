@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.settings import MESH_DIMENSIONS, Azimuths
 from neural_mesh.storage.files import lock, write_text
 from neural_mesh.storage.layout import PreparedSet, read_list
@@ -48,15 +48,15 @@ def main() -> None:
     )
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, required=True)
     parser.add_argument(
-        "--level", type=cli.level, default="", help="occlusion level such as FGL1_BGL1"
+        "--level", type=arguments.level, default="", help="occlusion level such as FGL1_BGL1"
     )
-    cli.add_azimuths(parser)
-    cli.add_categories(parser)
+    arguments.add_azimuths(parser)
+    arguments.add_categories(parser)
     args = parser.parse_args()
     if not args.azimuths.pattern:
         raise ValueError("--azimuths is empty, it is a pattern such as TFFTTFFT")
     prepared = PreparedSet(
-        cli.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")
+        console.require_folder(args.prepared, "prepared set", "run PrepareData.sh first")
     )
     counts = []
     for category in args.categories:
@@ -69,9 +69,9 @@ def main() -> None:
         f"{sum(count[pattern] for count in counts):,} in {pattern}" for pattern in counts[0]
     )
     print(
-        f"{args.mesh_d}{' ' + args.level if args.level else ''}: {totals} of {cli.count(len(counts), 'category')} in {args.prepared}"
+        f"{args.mesh_d}{' ' + args.level if args.level else ''}: {totals} of {console.count(len(counts), 'category')} in {args.prepared}"
     )
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

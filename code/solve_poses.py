@@ -11,7 +11,7 @@ from time import monotonic
 import torch
 
 from neural_mesh.compare.rendering import RENDERERS, check_renderer
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import decoding_workers, gpus_of, images_at_a_time
 from neural_mesh.settings import SolveConfig, short_digest
 from neural_mesh.solve.inference import (
@@ -64,7 +64,7 @@ def make_run(
     )
     remedy = "run PrepareData.sh first" + (" with ENABLE_OCCLUDED=true" if args.level else "")
     prepared = PreparedSet(
-        cli.require_folder(args.prepared, "test set", remedy), args.azimuths.test_pattern
+        console.require_folder(args.prepared, "test set", remedy), args.azimuths.test_pattern
     )
     names = names_by_mesh(
         prepared, args.mesh_d, category + args.level, len(model.checkpoint.memory), config.subtype
@@ -98,7 +98,7 @@ def solve_category(run: Run) -> tuple[int, int, int]:
         return total, total, 0
     run.collect()
     before = len(run.rows)
-    with cli.progress_bar(f"{run.category}{run.level} poses", total) as bar:
+    with console.progress_bar(f"{run.category}{run.level} poses", total) as bar:
         run.execute(bar.update)
     return len(run.rows), before, len(run.failures)
 
@@ -119,7 +119,7 @@ def solve_locked(
         solved, before, failed = solve_category(run)
         alone, settings = (
             experiment.timing("solve_poses", target.stem),
-            short_digest(cli.as_json(run.settings).encode()),
+            short_digest(console.as_json(run.settings).encode()),
         )
         if of == 1:
             forget_times(alone, settings, shares_too=not before)
@@ -162,7 +162,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--total-epochs",
-        type=cli.positive,
+        type=arguments.positive,
         default=default.total_epochs,
         help="optimiser steps of an image",
     )
@@ -171,7 +171,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--six-d",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=default.six_d,
         help="also find where the object lies on the map",
     )
@@ -189,12 +189,12 @@ def main() -> None:
     )
     parser.add_argument(
         "--from-features",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=False,
         help="read what extract_features.py saved",
     )
     parser.add_argument("--seed", type=int, default=default.seed, help="of everything random")
-    cli.add_network(parser)
+    arguments.add_network(parser)
     args = parser.parse_args()
     by_torchrun = args.shard is None
     args.shard = shard_here(args.shard, os.environ)
@@ -218,7 +218,7 @@ def main() -> None:
     solved, known, failed = (sum(column) for column in zip(*counts, strict=True))
     how = f" by {resolve_renderer(args.renderer, device)} on {device}" if solved > known else ""
     print(
-        f"{args.level or 'clean'}: poses of {cli.count(solved, 'image')} of {cli.count(len(counts), 'category')} "
+        f"{args.level or 'clean'}: poses of {console.count(solved, 'image')} of {console.count(len(counts), 'category')} "
         f"({known:,} of them from earlier runs, {failed} failed){how}, "
         f"in {args.exp}/Poses_{args.mesh_d}{args.azimuths.result_suffix}"
     )
@@ -229,4 +229,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -20,7 +20,7 @@ from neural_mesh.data.dataset import (
     decoded_shape,
 )
 from neural_mesh.geometry.meshes import read_off, same_meshes
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import (
     Placement,
     compute_the_same_bits,
@@ -169,7 +169,7 @@ def _train_category(
     config = settings_of(args, category)
     if group.from_first(group.first and kept(args, config)):
         return 0
-    folder = cli.require_folder(args.prepared, "training set", "run PrepareData.sh first")
+    folder = console.require_folder(args.prepared, "training set", "run PrepareData.sh first")
     prepared = PreparedSet(folder, args.azimuths.pattern)
     meshes = [read_off(path) for path in RawPascal3D(args.raw).cuboids(args.mesh_d, category)]
     names, held = image_names(prepared, config, len(meshes)), None
@@ -206,7 +206,7 @@ def _train_category(
     if group.first:
         held_out = f", {sum(map(len, held))} held out" if held else ""
         print(
-            f"{category}: {cli.count(images, 'image')}{held_out}, {cli.count(len(meshes), 'cuboid')}; {placement.sentence}"
+            f"{category}: {console.count(images, 'image')}{held_out}, {console.count(len(meshes), 'cuboid')}; {placement.sentence}"
         )
         if resumed:
             print(f"{category}: going on after epoch {trainer.epoch}", flush=True)
@@ -300,10 +300,10 @@ def main() -> None:
         help="see settings.FIXED_RECIPE",
     )
     parser.add_argument(
-        "--batch-size", type=cli.positive, default=default.batch_size, help="images per iteration"
+        "--batch-size", type=arguments.positive, default=default.batch_size, help="images per iteration"
     )
     parser.add_argument(
-        "--total-epochs", type=cli.positive, default=default.total_epochs, help="epochs"
+        "--total-epochs", type=arguments.positive, default=default.total_epochs, help="epochs"
     )
     parser.add_argument(
         "--learning-rate", type=not_negative, default=default.learning_rate, help="of Adam"
@@ -316,13 +316,13 @@ def main() -> None:
     )
     parser.add_argument(
         "--num-clutter-image",
-        type=cli.positive,
+        type=arguments.positive,
         default=default.num_clutter_image,
         help="clutter features per image",
     )
     parser.add_argument(
         "--num-clutter-group",
-        type=cli.positive,
+        type=arguments.positive,
         default=default.num_clutter_group,
         help="images in the clutter bank",
     )
@@ -334,19 +334,19 @@ def main() -> None:
     )
     parser.add_argument(
         "--sync-batchnorm",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=default.sync_batchnorm,
         help="with ddp on GPUs",
     )
     parser.add_argument(
-        "--compile", type=cli.boolean, default=False, help="torch.compile the network"
+        "--compile", type=arguments.boolean, default=False, help="torch.compile the network"
     )
     parser.add_argument(
         "--image-cache", choices=CACHES, default="memory", help="where decoded crops are kept"
     )
     parser.add_argument(
         "--validate-every",
-        type=cli.count_or_none,
+        type=arguments.count_or_none,
         default=default.validate_every,
         help="epochs; 0: never",
     )
@@ -358,30 +358,30 @@ def main() -> None:
     )
     parser.add_argument(
         "--deterministic",
-        type=cli.boolean,
+        type=arguments.boolean,
         default=False,
         help="the same bits on the same GPU, slower; a CPU always does",
     )
     parser.add_argument(
-        "--tensorboard", type=cli.boolean, default=True, help="write scalars and pictures"
+        "--tensorboard", type=arguments.boolean, default=True, help="write scalars and pictures"
     )
     parser.add_argument(
-        "--separate-bank", type=cli.boolean, default=False, help="bank alone on the last GPU"
+        "--separate-bank", type=arguments.boolean, default=False, help="bank alone on the last GPU"
     )
     parser.add_argument(
-        "--augment", type=cli.words, default=default.augment, help="any of flip, color, occlude"
+        "--augment", type=arguments.words, default=default.augment, help="any of flip, color, occlude"
     )
     parser.add_argument("--gpus", default="all", help="all or indices; empty: CPU")
     parser.add_argument("--workers", default="auto", help="decoding processes")
     parser.add_argument("--seed", type=seed, default=default.seed, help="of everything random")
     parser.add_argument(
-        "--resume", type=cli.boolean, default=True, help="go on with an unfinished training"
+        "--resume", type=arguments.boolean, default=True, help="go on with an unfinished training"
     )
     parser.add_argument(
-        "--overwrite", type=cli.boolean, default=False, help="train again where a checkpoint exists"
+        "--overwrite", type=arguments.boolean, default=False, help="train again where a checkpoint exists"
     )
-    cli.add_azimuths(parser)
-    cli.add_categories(parser)
+    arguments.add_azimuths(parser)
+    arguments.add_categories(parser)
     args = parser.parse_args()
     gpus = gpus_of(args.gpus)
     if args.deterministic:
@@ -399,10 +399,10 @@ def main() -> None:
     if group.first:
         trained = sum(1 for n in images if n)
         print(
-            f"{cli.count(trained, 'category')} trained on {cli.count(sum(images), 'image')}, "
+            f"{console.count(trained, 'category')} trained on {console.count(sum(images), 'image')}, "
             f"{len(images) - trained} kept; checkpoints in {args.save_dir}"
         )
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

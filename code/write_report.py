@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_mesh.data.dataset import read_crop
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, read_off
 from neural_mesh.geometry.pose_error import image_weighted_mean
-from neural_mesh.machine import cli
+from neural_mesh.machine import arguments, console
 from neural_mesh.pictures import drawing
-from neural_mesh.pictures.drawing import Pose, short_angles
+from neural_mesh.pictures.drawing import short_angles
 from neural_mesh.report import page as report_page
 from neural_mesh.report.page import Card, LevelReport, Timing
 from neural_mesh.report.tables import (
@@ -141,7 +142,7 @@ class Gallery:
                 np.isfinite(row.poses.angles).all(1) & np.isfinite(row.poses.distance)
             )
             places = gallery_places(row.errors[finite], size)
-            for k, place, rank in cli.progress(places, f"{row.category}{level} gallery"):
+            for k, place, rank in console.progress(places, f"{row.category}{level} gallery"):
                 i = int(finite[k])
                 try:
                     jpeg = self.picture(row, level, i)
@@ -263,14 +264,14 @@ def write_page(args: argparse.Namespace, target: Path, levels: Sequence[str], ma
     cards = [card for report, rows in found for card in maker.cards(report.level, rows, size)]
     if maker.missing:
         left_out.append(
-            f"{cli.count(len(maker.missing), 'picture')} of the gallery could not be made: {maker.missing[0]}"
+            f"{console.count(len(maker.missing), 'picture')} of the gallery could not be made: {maker.missing[0]}"
         )
     for sentence in left_out:
         print(f"report: {sentence}", file=sys.stderr)
     subject = (
         ", ".join(args.categories)
         if len(args.categories) < 5
-        else cli.count(len(args.categories), "category")
+        else console.count(len(args.categories), "category")
     )
     timings = timings_of(timing_files(Experiment(args.exp, args.mesh_d, args.azimuths)))
     protocol = (
@@ -285,7 +286,7 @@ def write_page(args: argparse.Namespace, target: Path, levels: Sequence[str], ma
     write_text(target, html)
     size_mb = target.stat().st_size / 1e6
     print(
-        f"report: {cli.count(len(found), 'level')}, {cli.count(len(cards), 'picture')}, {size_mb:.1f} MB in {target}"
+        f"report: {console.count(len(found), 'level')}, {console.count(len(cards), 'picture')}, {size_mb:.1f} MB in {target}"
     )
 
 
@@ -313,8 +314,8 @@ def main() -> None:
         default="single",
         help="one cuboid per category or per CAD model",
     )
-    cli.add_azimuths(parser)
-    cli.add_categories(parser)
+    arguments.add_azimuths(parser)
+    arguments.add_categories(parser)
     args = parser.parse_args()
     experiment = Experiment(args.exp, args.mesh_d, args.azimuths)
     target, levels = experiment.report_page, found_levels(experiment, args.categories)
@@ -330,4 +331,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_main(main)
+    console.run_main(main)

@@ -33,8 +33,9 @@ from neural_mesh.data.dataset import TrainingImages, batches
 from neural_mesh.data.downloads import download, half_unpacked, unpack
 from neural_mesh.data.pascal3d import UnusableRecord, read_record, read_subset_pickle
 from neural_mesh.geometry.meshes import read_off
-from neural_mesh.machine import cli, resources
+from neural_mesh.machine import resources
 from neural_mesh.machine.resources import require_disk, require_memory
+from neural_mesh.machine.workers import WorkerPool, in_pool
 from neural_mesh.settings import TrainConfig
 from neural_mesh.solve import inference
 from neural_mesh.storage import files
@@ -507,10 +508,10 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path):
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_worker_processes_neither_hold_locks_nor_outlive_their_parent(tmp_path, method):
     program = (
-        "import multiprocessing, os, sys, time; from pathlib import Path; from neural_mesh.machine import cli; from neural_mesh.storage import files\n"
+        "import multiprocessing, os, sys, time; from pathlib import Path; from neural_mesh.machine.workers import WorkerPool; from neural_mesh.storage import files\n"
         "folder = Path(sys.argv[1])\n"
         "multiprocessing.set_start_method(sys.argv[2])\n"
-        "with files.lock(folder, 'x', 'it'), cli.WorkerPool(2) as pool:\n"
+        "with files.lock(folder, 'x', 'it'), WorkerPool(2) as pool:\n"
         "    pids = set(pool.map(os.getppid, [])) | {pool.submit(os.getpid).result() for _ in range(8)}\n"
         "    files.write_text(folder / 'pids.txt', ' '.join(map(str, pids)))\n"
         "    time.sleep(60)\n"
@@ -690,12 +691,12 @@ def crash(name: str) -> str:
 
 def test_a_dead_worker_is_reported_with_what_it_was_at():
     with (
-        cli.WorkerPool(1) as pool,
+        WorkerPool(1) as pool,
         pytest.raises(
             ValueError, match="a process died .* working on b of car; finished work is kept"
         ),
     ):
-        cli.in_pool(pool, crash, ["a", "b", "c"], "car")
+        in_pool(pool, crash, ["a", "b", "c"], "car")
 
 
 class OnePicture(TrainingImages):

@@ -16,10 +16,11 @@ from PIL import Image
 
 import predict
 from helpers.project import ROOT
-from neural_mesh.compare.rendering import MapCamera, make_scene, rasterise_poses
+from neural_mesh.compare.rendering import make_scene, rasterise_poses
 from neural_mesh.geometry import cameras
+from neural_mesh.geometry.cameras import MapCamera, Pose
 from neural_mesh.geometry.meshes import CuboidGrid, cuboid_mesh
-from neural_mesh.machine import cli
+from neural_mesh.machine import console
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.photographs import calibration as confidence
 from neural_mesh.photographs import finder as photographs
@@ -34,7 +35,7 @@ from neural_mesh.photographs.finder import (
     photograph_of,
     read_photograph,
 )
-from neural_mesh.pictures.drawing import Pose, camera_of_pose
+from neural_mesh.pictures.drawing import camera_of_pose
 from neural_mesh.settings import FIXED_RECIPE, PhotographConfig, TrainConfig
 from neural_mesh.solve.inference import Model
 from neural_mesh.storage.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -198,7 +199,7 @@ def test_the_camera_matrix_projects_as_pascal3d_does():
     homogeneous = (
         np.column_stack([MESH.vertices, np.ones(len(MESH.vertices))]) @ pose.camera_matrix.T
     )
-    expected = cameras.project(MESH.vertices, 2.2, 0.3, -0.1, 4.5, (320.0, 190.0), 2100.0)
+    expected = cameras.project(MESH.vertices, Pose(2.2, 0.3, -0.1, 4.5, (320.0, 190.0)), 2100.0)
     np.testing.assert_allclose(homogeneous[:, :2] / homogeneous[:, 2:], expected, atol=1e-9)
     assert (homogeneous[:, 2] > 0).all() and pose.pascal3d_distance == pytest.approx(
         4.5 * 3000 / 2100
@@ -206,9 +207,10 @@ def test_the_camera_matrix_projects_as_pascal3d_does():
 
 
 def test_the_box_of_a_known_view_gives_back_scale_and_place():
-    points = cameras.project(MESH.vertices, *TRUTH, (400.0, 300.0), 1800.0)
+    placed = replace(TRUTH, principal_xy=(400.0, 300.0))
+    points = cameras.project(MESH.vertices, placed, 1800.0)
     box = [*points.min(0), *points.max(0)]
-    framing = frame_box(outlines_of(MESH, *TRUTH[:3]), box, 1.0)
+    framing = frame_box(outlines_of(MESH, *TRUTH.angles), box, 1.0)
     assert framing.scale == pytest.approx(3000 / 1800, rel=1e-6)
     np.testing.assert_allclose(framing.centre_xy, [400, 300], atol=1e-6)
 
@@ -216,9 +218,9 @@ def test_the_box_of_a_known_view_gives_back_scale_and_place():
 def test_angles_come_back_from_their_rotation_and_from_the_mean_of_such():
     random = np.random.default_rng(3)
     angles = random.uniform([0, -1.5, -3.1], [2 * np.pi, 1.5, 3.1], (50, 3))
-    rotation = cameras.cam_from_object_rotation(*angles.T)
+    rotation = cameras.pascal_cam_from_object(*angles.T)
     np.testing.assert_allclose(np.stack(cameras.angles_of_rotation(rotation), 1), angles, atol=1e-9)
-    around = cameras.cam_from_object_rotation(
+    around = cameras.pascal_cam_from_object(
         *(angles[0] + [[0.2, 0, 0], [-0.2, 0, 0], [2.0, 0, 0]]).T
     )
     np.testing.assert_allclose(cameras.mean_rotation(around, [1, 1, 0]), rotation[0], atol=1e-9)
@@ -272,7 +274,7 @@ def colour_finder() -> PoseFinder:
 
 def degrees_off(pose: PhotographPose, truth: Pose) -> float:
     rotations = [
-        cameras.cam_from_object_rotation(p.azimuth, p.elevation, p.theta) for p in (pose, truth)
+        cameras.pascal_cam_from_object(p.azimuth, p.elevation, p.theta) for p in (pose, truth)
     ]
     return float(np.degrees(cameras.geodesic_distance(*rotations)))
 
@@ -309,7 +311,7 @@ def test_a_crop_that_fits_best_but_stands_alone_is_outvoted(colour_finder):
         np.tile([336.0, 128.0], (5, 1)) + np.arange(5)[:, None],
     )
     views = np.tile(
-        cameras.cam_from_object_rotation(np.radians([130.0, 300.0]), 0.2, 0.0), (5, 1, 1, 1)
+        cameras.pascal_cam_from_object(np.radians([130.0, 300.0]), 0.2, 0.0), (5, 1, 1, 1)
     )
     found = photographs._Found(
         azimuth,
@@ -553,7 +555,7 @@ def run(checkpoint, monkeypatch, capsys):
             ["predict.py", "--checkpoint", str(checkpoint), "--gpus", "", *map(str, arguments)],
         )
         try:
-            cli.run_main(predict.main)
+            console.run_main(predict.main)
             status = 0
         except SystemExit as stop:
             status = stop.code

@@ -18,8 +18,8 @@ from torchvision.transforms.v2 import functional as image_functional
 
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.visibility import vertices_in_crop
-from neural_mesh.machine import cli
 from neural_mesh.machine.distributed import Group, share
+from neural_mesh.machine.workers import process_died
 from neural_mesh.network.backbone import cells_of
 from neural_mesh.settings import (
     FEATURE_STRIDE,
@@ -263,7 +263,7 @@ def batches(loader: DataLoader) -> Iterator[Sample]:
         at = " or ".join(
             str(dataset.paths[index - 1]) for index in dataset.decoding.tolist() if index
         )
-        raise cli.process_died(
+        raise process_died(
             "a decoding process", f"at {at or 'no image'}", ", or set WORKERS=0"
         ) from error
 

@@ -18,7 +18,7 @@ from neural_mesh.geometry.pose_error import (
     pose_errors,
     random_pose_baseline,
 )
-from neural_mesh.machine import cli
+from neural_mesh.machine import console
 from neural_mesh.settings import (
     ALL_AZIMUTHS,
     FULL_AZIMUTH_TEST_IMAGES,
@@ -301,13 +301,13 @@ def notes_of(
             if some
             else ""
         )
-        notes.append(f"PARTIAL: {cli.count(missing, 'test image')} without a pose{listed}.")
+        notes.append(f"PARTIAL: {console.count(missing, 'test image')} without a pose{listed}.")
     if unusable := sum(row.unusable for row in rows):
         notes.append(
-            f"{cli.count(unusable, 'image')} of the test set could not be prepared, see SKIPPED.txt of each category."
+            f"{console.count(unusable, 'image')} of the test set could not be prepared, see SKIPPED.txt of each category."
         )
     if not_finite:
-        notes.append(f"{cli.count(not_finite, 'prediction')} not finite, counted as wrong.")
+        notes.append(f"{console.count(not_finite, 'prediction')} not finite, counted as wrong.")
     if azimuths.pattern:
         notes.append(
             f"Trained on the azimuths {azimuths.pattern}, tested on {azimuths.tested} ones."

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from neural_mesh.data.dataset import TestImages, map_size, normalise
 from neural_mesh.geometry.meshes import Mesh, published_cuboid, read_off
-from neural_mesh.machine import cli
 from neural_mesh.machine.devices import send
+from neural_mesh.machine.workers import process_died
 from neural_mesh.network.backbone import FeatureNet, has_bfloat16
 from neural_mesh.settings import SolveConfig
 from neural_mesh.solve.pose import (
@@ -553,6 +553,6 @@ def read_batches(
             sum(len(names) for _, names in ahead),
             prepared.image(subset, ahead[0][1][0]),
         )
-        raise cli.process_died(
+        raise process_died(
             "a decoding process", f"among the {images} images from {first} on"
         ) from error

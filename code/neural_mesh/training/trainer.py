@@ -25,7 +25,7 @@ from neural_mesh.data.dataset import (
 )
 from neural_mesh.geometry.meshes import Mesh, same_meshes
 from neural_mesh.geometry.pose_error import Accuracy, accuracy, pose_errors
-from neural_mesh.machine import cli
+from neural_mesh.machine import console
 from neural_mesh.machine.devices import Placement, send
 from neural_mesh.machine.distributed import Group, share
 from neural_mesh.network.backbone import build_network, cells_of
@@ -84,7 +84,7 @@ def hold_out(
     wanted = round(fraction * len(every))
     if not 0 < wanted < len(every):
         raise ValueError(
-            f"VALIDATION_SHARE={fraction:g} of {cli.count(len(every), 'image')} holds out {wanted}: "
+            f"VALIDATION_SHARE={fraction:g} of {console.count(len(every), 'image')} holds out {wanted}: "
             "too few to validate on or to train on"
         )
     held = {every[i] for i in np.random.default_rng(seed).permutation(len(every))[:wanted]}
@@ -380,7 +380,7 @@ class Trainer:
         journal = Journal(log_folder, self.epoch + 1 if self.epoch else 0)
         due = monotonic() + SECONDS_BETWEEN_STATES
         total, done = images * self.config.total_epochs, images * self.epoch
-        with cli.progress_bar(
+        with console.progress_bar(
             self.config.category, total, initial=done, disable=not self.group.first
         ) as bar:
             while self.epoch < self.config.total_epochs:
@@ -493,7 +493,7 @@ class Trainer:
             )
         if self.group.first:
             self.write_log()
-            write_text(self.path("training_summary", ".json"), cli.as_json(self.summary()))
+            write_text(self.path("training_summary", ".json"), console.as_json(self.summary()))
             self.save("_last.pth")
             self.state_path.unlink(missing_ok=True)
 

@@ -1,0 +1,137 @@
+"""Types of command-line arguments, checked as they are read, and the options that stages share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from neural_mesh.settings import ALL_AZIMUTHS, CATEGORIES, MESH_DIMENSIONS, Azimuths
+from neural_mesh.storage.files import plain_name
+
+# ---- types ---------------------------------------------------------------------------------------
+
+
+def boolean(text: str) -> bool:
+    """argparse type of true/false, so that "False" is not true."""
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no", ""):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+
+
+def positive(text: str) -> int:
+    """argparse type of an integer > 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return value
+
+
+def count_or_none(text: str) -> int:
+    """argparse type of an integer >= 0."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """argparse type of a share of a length, [0, 1]."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def words(text: str) -> tuple[str, ...]:
+    """argparse type of a list with spaces or commas in it."""
+    return tuple(text.replace(",", " ").split())
+
+
+def names(text: str) -> tuple[str, ...]:
+    """argparse type of a list of names that become parts of paths."""
+    try:
+        return tuple(plain_name(name, "a name on the command line") for name in words(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def level(text: str) -> str:
+    """argparse type of an occlusion level, or of none: it becomes part of paths."""
+    return names(text)[0] if text else ""
+
+
+def azimuths(text: str) -> Azimuths:
+    """argparse type of PATTERN or PATTERN:seen, such as TFFTTFFT:unseen; empty: all azimuths."""
+    pattern, _, tested = text.partition(":")
+    try:
+        return Azimuths(pattern, tested or "unseen")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# ---- options that several stages share -----------------------------------------------------------
+
+
+def add_categories(parser: argparse.ArgumentParser) -> None:
+    """Add --categories, the 12 of PASCAL3D+ unless told."""
+    parser.add_argument(
+        "--categories", type=names, default=tuple(CATEGORIES), help="names, separated by spaces"
+    )
+
+
+def add_level(parser: argparse.ArgumentParser) -> None:
+    """Add --level, none unless told."""
+    parser.add_argument("--level", type=level, default="", help="occlusion level such as FGL1_BGL1")
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Add --workers, as a text that `workers.worker_count` reads."""
+    parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")
+
+
+def add_azimuths(parser: argparse.ArgumentParser) -> None:
+    """Add --azimuths, all unless told."""
+    parser.add_argument(
+        "--azimuths",
+        type=azimuths,
+        default=ALL_AZIMUTHS,
+        metavar="PATTERN[:seen]",
+        help="azimuths trained on, such as TFFTTFFT; "
+        "tested on the others, or with :seen on the same",
+    )
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add what names a trained network, the images it is used on, and where its results lie."""
+    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
+    parser.add_argument(
+        "--prepared", type=Path, required=True, help="test set made by PrepareData.sh"
+    )
+    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
+    parser.add_argument(
+        "--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>"
+    )
+    parser.add_argument(
+        "--load-file-name",
+        default="saved_model_%s_last.pth",
+        help="checkpoint; %%s stands for the category",
+    )
+    parser.add_argument(
+        "--mesh-d",
+        choices=MESH_DIMENSIONS,
+        default="single",
+        help="one cuboid per category or per CAD model",
+    )
+    add_level(parser)
+    parser.add_argument(
+        "--gpus", default="all", help="all or indices, the first is used; empty: CPU"
+    )
+    add_azimuths(parser)
+    add_categories(parser)

@@ -1,0 +1,73 @@
+"""What a user sees of a run: errors in one sentence, progress bars, counts with their nouns."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run an entry point; what a user can cause is told in one sentence on stderr, with exit status 1."""
+    try:
+        main()
+    except (ValueError, OSError, MemoryError) as error:
+        sentence = str(error) or "this machine has not enough memory for it"
+        # tqdm writes on a line below the bars that are open.
+        tqdm.write(f"error: {sentence}", file=sys.stderr)
+        if os.environ.get("NEMO_TRACEBACK"):
+            raise
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; finished work is kept, run the same command to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def progress(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+    """What is iterated over, with a bar as `progress_bar` makes it."""
+    return progress_bar(description, total, iterable=iterable)
+
+
+def progress_bar(description: str, total: int | None, **options: object) -> tqdm:
+    """A tqdm bar on stderr, in images, moved by its `update`; quiet lines where stderr is a file.
+
+    options: of tqdm.
+    """
+    interactive = sys.stderr.isatty()
+    return tqdm(
+        desc=description,
+        total=total,
+        mininterval=0.5 if interactive else 30.0,
+        dynamic_ncols=interactive,
+        file=sys.stderr,
+        unit=" images",
+        **options,
+    )
+
+
+def count(n: int, noun: str) -> str:
+    """`1 image`, `2 images`, `2 categories`."""
+    if n == 1:
+        return f"1 {noun}"
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+    return f"{n:,} {plural}"
+
+
+def as_json(value: object) -> str:
+    """JSON text with sorted keys, two spaces and a last newline."""
+    return json.dumps(value, indent=2, sort_keys=True, default=str) + "\n"
+
+
+def require_folder(path: Path, what: str, remedy: str) -> Path:
+    """`path` if it is a folder, else FileNotFoundError with what was expected and what to do."""
+    path = Path(path)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{what} not found: {path} is not a folder; {remedy}")
+    return path
