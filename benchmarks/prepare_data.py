@@ -29,7 +29,7 @@ from annotate_vertices import Job as VertexJob
 from annotate_vertices import annotate_image
 from neural_mesh.data.pascal3d import Record, read_split
 from neural_mesh.geometry.boxes import crop_geometry
-from neural_mesh.geometry.cameras import camera_centre, project
+from neural_mesh.geometry.cameras import Pose, camera_centre, project
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, published_cuboid, read_off
 from neural_mesh.geometry.visibility import facing_weights, vertices_in_crop, visible_vertices
 from neural_mesh.settings import FOCAL_PX, category
@@ -146,11 +146,7 @@ class Case:
         return np.trunc(
             project(
                 self.mesh.vertices,
-                a.azimuth,
-                a.elevation,
-                a.theta,
-                a.distance,
-                a.principal,
+                Pose(a.azimuth, a.elevation, a.theta, a.distance, a.principal),
                 FOCAL_PX,
             )[:, ::-1]
         )

@@ -29,6 +29,7 @@ import torch
 
 from neural_mesh.compare import rendering
 from neural_mesh.data.dataset import read_crop
+from neural_mesh.geometry.cameras import paper_camera
 from neural_mesh.geometry.meshes import CuboidGrid, cuboid_mesh
 from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE, SolveConfig, category
 from neural_mesh.solve import pose
@@ -73,7 +74,7 @@ class Problem:
 def make_problem(name: str, count: int, device: str) -> Problem:
     """Random unit features for `count` images of a category."""
     map_hw = tuple(n // FEATURE_STRIDE for n in category(name).crop_hw)
-    scene = rendering.make_scene(cuboid_mesh(GRIDS[name]), rendering.paper_camera(map_hw))
+    scene = rendering.make_scene(cuboid_mesh(GRIDS[name]), paper_camera(map_hw))
     generator = torch.Generator().manual_seed(0)
     shapes = (
         (count, FEATURE_CHANNELS, *map_hw),

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from neural_mesh.compare import rendering
-from neural_mesh.geometry.cameras import camera_centre
+from neural_mesh.geometry.cameras import MapCamera, camera_centre, paper_camera
 from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
 from neural_mesh.geometry.pose_error import accuracy, pose_errors
 from neural_mesh.settings import SolveConfig
@@ -55,11 +55,11 @@ class Problem:
         None  # None: planted with the reference's camera, which every solver then gets
     )
 
-    def camera(self, config: SolveConfig) -> tuple[rendering.MapCamera, float]:
+    def camera(self, config: SolveConfig) -> tuple[MapCamera, float]:
         """Camera and start distance of a solver."""
         map_hw = tuple(self.features.shape[2:])
         if self.image_scale is None:
-            return rendering.paper_camera(map_hw), 5.0
+            return paper_camera(map_hw), 5.0
         return pose.choose_camera(config, self.category, map_hw, self.image_scale)
 
 
@@ -67,7 +67,7 @@ def planted(hidden: float, count: int, seed: int = 0) -> Problem:
     """Cars in random poses, smooth random vertex features, blocks of 6x10 cells of clutter over a share of each car."""
     generator = np.random.default_rng(seed)
     mesh = cuboid_mesh(CAR)
-    scene = rendering.make_scene(mesh, rendering.paper_camera(MAP_HW))
+    scene = rendering.make_scene(mesh, paper_camera(MAP_HW))
     truth = np.stack(
         [generator.uniform(a, b, count) for a, b in ((0, 2 * np.pi), (-0.3, 0.8), (-0.4, 0.4))], 1
     )

@@ -246,7 +246,7 @@ def draw_image(solved: Solved, i: int, args: argparse.Namespace) -> Row:
         drawing.losses_of(match.scene, match.compared, [Pose(*truth, pose.distance)])[0]
     )
     heading = f"{subset}  {name}    error {np.rad2deg(solved.errors[i]):.1f}°"
-    details = f"predicted   {degrees(pose[:3])}\nannotated  {degrees(truth)}"
+    details = f"predicted   {degrees(pose.angles)}\nannotated  {degrees(truth)}"
     figure = plots.result_figure(heading, details, remark_of(solved, i), panels, scans, at_truth)
     folder, file_name = (
         Experiment(args.exp, args.mesh_d, args.azimuths).report_folder(args.level),
@@ -261,7 +261,7 @@ def draw_image(solved: Solved, i: int, args: argparse.Namespace) -> Row:
     ]
     return Row(
         heading,
-        f"azimuth, elevation, theta: {short_angles(pose[:3])}; annotated {short_angles(truth)}",
+        f"azimuth, elevation, theta: {short_angles(pose.angles)}; annotated {short_angles(truth)}",
         small,
         file_name,
         scans,
@@ -360,15 +360,16 @@ def moment_of(
     labels = drawing.occluder_map(
         match.scene, match.target.scores[0].numpy(), match.target.clutter[0].numpy(), pose
     )
-    offsets = [drawing.near_turn(a, b) - b for a, b in zip(pose[:3], final[:3], strict=True)]
-    error = float(np.rad2deg(pose_errors([pose[:3]], [truth])[0]))
-    caption = f"{label}:  loss {loss:.3f},  error {error:.1f}°,  azimuth, elevation, theta {short_angles(pose[:3])}"
+    offsets = [drawing.near_turn(a, b) - b for a, b in zip(pose.angles, final.angles, strict=True)]
+    error = float(np.rad2deg(pose_errors([pose.angles], [truth])[0]))
+    caption = f"{label}:  loss {loss:.3f},  error {error:.1f}°,  azimuth, elevation, theta {short_angles(pose.angles)}"
     return plots.Moment(caption, overlay, drawing.colour_occluder_map(crop, labels), offsets, loss)
 
 
 def finite_poses(solved: Solved) -> NDArray:
     """Indices of the poses that can be drawn."""
-    return np.flatnonzero(np.isfinite([solved.pose(i) for i in range(len(solved.poses))]).all(1))
+    poses = [solved.pose(i) for i in range(len(solved.poses))]
+    return np.flatnonzero(np.isfinite([[*pose.angles, pose.distance] for pose in poses]).all(1))
 
 
 def draw_category(solved: Solved, args: argparse.Namespace) -> tuple[list[Row], list[str], int]:

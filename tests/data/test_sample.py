@@ -215,7 +215,7 @@ def test_projection_is_the_one_of_cameras() -> None:
         view = sample.Viewpoint(
             *generator.uniform([0, -90, -180, 1.5, 0, 0], [360, 90, 180, 15, 500, 400])
         )
-        expected = cameras.project(points, *angles(view), [view.px, view.py])
+        expected = cameras.project(points, cameras.Pose(*angles(view), [view.px, view.py]))
         assert np.allclose(sample.project(points, view)[0], expected, atol=1e-8)
 
 
@@ -225,7 +225,7 @@ def test_silhouettes_agree_with_the_vertices_that_cameras_projects(category: str
         drawn = sample.draw_sample(category, 1 + index % 3, 240, np.random.default_rng([3, index]))
         mask, view = drawn.mask > 10, drawn.viewpoint
         vertices = sample_models.models(category)[drawn.cad_index - 1].vertices
-        pixels = cameras.project(vertices, *angles(view), [view.px, view.py])
+        pixels = cameras.project(vertices, cameras.Pose(*angles(view), [view.px, view.py]))
         inside = ((pixels >= 0) & (pixels < mask.shape[::-1])).all(1)
         at = np.floor(pixels[inside]).astype(int)
         assert binary_dilation(mask, iterations=1)[at[:, 1], at[:, 0]].mean() > 0.995

@@ -15,14 +15,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from test_distributed import CONFIG, meshes, names_of, outcome, write_prepared
 from test_pose import BEST, PAPER, SMALL_HW, golden_problem, planted_problem, rotation_error_deg
 
 from helpers.pretend_gpus import PretendGPUs, pretend_gpus
 from helpers.ptx import Program, UnknownInstruction
+from helpers.small_training import CONFIG, meshes, names_of, outcome, write_prepared
 from neural_mesh.compare import kernels_numba, rendering
 from neural_mesh.data.dataset import TrainingImages
-from neural_mesh.geometry.cameras import camera_centre
+from neural_mesh.geometry.cameras import camera_centre, paper_camera
 from neural_mesh.machine.devices import place
 from neural_mesh.solve import pose
 from neural_mesh.storage.layout import PreparedSet
@@ -210,7 +210,7 @@ def test_compiled_triton_follows_numba(compiled_gpus):
     """In loss and gradients; and step for step, also where Triton compiles a single step into the kernel."""
     (mesh, *tensors), true = planted_problem(2, 0.1)
     scene, there = (
-        rendering.make_scene(mesh, rendering.paper_camera(SMALL_HW)),
+        rendering.make_scene(mesh, paper_camera(SMALL_HW)),
         [x.to(GPU) for x in tensors],
     )
     centre = torch.as_tensor(camera_centre(true[0] + 0.1, true[1], 4.5), dtype=torch.float32)
@@ -237,7 +237,7 @@ def test_compiled_triton_reproduces_the_reference(compiled_gpus, golden):
     """All of golden/solve: 301 evaluations of 12 maps in the code for a GPU."""
     data = golden("solve.npz")
     mesh, *tensors = golden_problem(data)
-    camera = rendering.paper_camera(data["features"].shape[2:])
+    camera = paper_camera(data["features"].shape[2:])
     poses = pose.solve(mesh, *(x.to(GPU) for x in tensors), PAPER, camera, 5.0, "triton")
     np.testing.assert_array_equal(poses.start, data["start_index"])
     assert rotation_error_deg(poses, data["rot_pred"]).max() < 0.2

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from neural_mesh.compare.rendering import consistent_camera, look_at
+from neural_mesh.compare.rendering import look_at
 from neural_mesh.geometry import cameras
+from neural_mesh.geometry.cameras import Pose, consistent_camera, points_in_pascal_cam, project
 
+AHEAD = Pose(0.0, 0.0, 0.0, 5.0, (0.0, 0.0))
 RIGHT_SIDE, FRONT, TOP = np.array([[0.5, 0, 0]]), np.array([[0, -0.5, 0]]), np.array([[0, 0, 0.5]])
 
 
 def depth(point, **pose):
-    values = {"azimuth": 0.0, "elevation": 0.0, "theta": 0.0, "distance": 5.0} | pose
-    return -cameras.points_in_camera(point, **values)[0, 2]
+    return -points_in_pascal_cam(point, replace(AHEAD, **pose))[0, 2]
 
 
 def pixel(point, **pose):
-    values = {"azimuth": 0.0, "elevation": 0.0, "theta": 0.0, "distance": 5.0} | pose
-    return cameras.project(point, **values, principal_xy=[0.0, 0.0])[0]
+    return project(point, replace(AHEAD, **pose))[0]
 
 
 def test_azimuth_zero_sees_the_front_and_ninety_degrees_the_side_at_plus_x():
@@ -48,9 +50,8 @@ def test_projection_of_pascal3d_equals_that_of_the_solver():
     for _ in range(10):
         azimuth, elevation, theta = random.uniform([0, -1, -1], [6, 1, 1])
         camera = consistent_camera((32, 84))
-        expected = cameras.project(
-            points, azimuth, elevation, theta, 5.0, np.array(camera.principal_xy), camera.focal
-        )
+        pose = Pose(azimuth, elevation, theta, 5.0, np.array(camera.principal_xy))
+        expected = project(points, pose, camera.focal)
         centre = torch.from_numpy(cameras.camera_centre(azimuth, elevation, 5.0))[None]
         world_from_cam = look_at(centre, torch.tensor([theta]))[0].numpy()
         cam = (points - centre[0].numpy()) @ world_from_cam
@@ -60,20 +61,12 @@ def test_projection_of_pascal3d_equals_that_of_the_solver():
 
 def test_reference_cameras(golden):
     d = golden("cameras.npz")
-    pose = d["azimuth"], d["elevation"], d["theta"], d["distance"]
-    np.testing.assert_allclose(
-        cameras.extrinsic_matrix(pose[0], pose[1], pose[3]), d["p3d_matrix"], atol=1e-12
-    )
-    np.testing.assert_allclose(
-        -cameras.camera_centre(pose[0], pose[1], pose[3]), d["ref_get_camera_position"], atol=1e-12
-    )
-    np.testing.assert_allclose(
-        cameras.project(d["points"], *pose, d["principal"]), d["pixels"], atol=1e-9
-    )
-    np.testing.assert_allclose(
-        cameras.cam_from_object_rotation(*pose[:3]), d["rot_eval"], atol=1e-12
-    )
-    rotation, translation = cameras.pt3d_extrinsics(*pose)
+    pose = Pose(d["azimuth"], d["elevation"], d["theta"], d["distance"], d["principal"])
+    np.testing.assert_allclose(cameras.extrinsic_matrix(pose), d["p3d_matrix"], atol=1e-12)
+    np.testing.assert_allclose(-pose.centre, d["ref_get_camera_position"], atol=1e-12)
+    np.testing.assert_allclose(project(d["points"], pose), d["pixels"], atol=1e-9)
+    np.testing.assert_allclose(pose.pascal_cam_from_object, d["rot_eval"], atol=1e-12)
+    rotation, translation = cameras.pt3d_extrinsics(pose)
     np.testing.assert_allclose(rotation, d["R32"], atol=5e-7)
     np.testing.assert_allclose(translation, d["T32"], atol=5e-6)
 
@@ -104,12 +97,10 @@ def test_geodesic_distance_is_exact_near_zero_and_near_pi(golden):
 
 def test_reference_camera_positions_and_projection_by_their_extrinsics(golden):
     d = golden("cameras.npz")
-    centre = (
-        cameras.camera_centre(d["azimuth"], d["elevation"], d["distance"])
-        @ cameras.PT3D_FROM_OBJECT.T
-    )
+    pose = Pose(d["azimuth"], d["elevation"], d["theta"], d["distance"])
+    centre = pose.centre @ cameras.PT3D_FROM_OBJECT.T
     np.testing.assert_allclose(centre, d["campos32"], atol=5e-6)
-    ours = cameras.pt3d_extrinsics(d["azimuth"], d["elevation"], d["theta"], d["distance"])
+    ours = cameras.pt3d_extrinsics(pose)
     for (rotation, translation), tolerance in (((d["R32"], d["T32"]), 4e-4), (ours, 1e-9)):
         cam = (d["points"] @ cameras.PT3D_FROM_OBJECT.T) @ np.float64(rotation) + np.float64(
             translation

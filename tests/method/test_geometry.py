@@ -167,8 +167,7 @@ def test_visibility_equals_the_analytic_truth_and_projection_the_reference(golde
                 np.testing.assert_array_equal(visible, d[f"{cell}/exact_visible"])
                 pixels = cameras.project(
                     mesh.vertices,
-                    *pose,
-                    d[f"{item}/principal"],
+                    cameras.Pose(*pose, d[f"{item}/principal"]),
                     d[f"{item}/focal"] * d[f"{item}/viewport"],
                 )
                 safe = (np.abs(pixels - np.rint(pixels)) > 1e-6).all(1)

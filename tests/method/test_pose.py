@@ -12,9 +12,11 @@ import torch
 from neural_mesh.compare import rendering
 from neural_mesh.geometry.cameras import (
     PT3D_FROM_OBJECT,
-    cam_from_object_rotation,
     camera_centre,
+    consistent_camera,
     geodesic_distance,
+    paper_camera,
+    pascal_cam_from_object,
 )
 from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
 from neural_mesh.settings import SolveConfig
@@ -41,7 +43,7 @@ def golden_problem(data):
 
 
 def rotation_error_deg(poses: pose.Poses, rotation: np.ndarray) -> np.ndarray:
-    found = cam_from_object_rotation(poses.azimuth, poses.elevation, poses.theta)
+    found = pascal_cam_from_object(poses.azimuth, poses.elevation, poses.theta)
     return np.degrees(geodesic_distance(found, rotation))
 
 
@@ -61,7 +63,7 @@ def planted_problem(
     """
     generator = np.random.default_rng(seed)
     mesh = cuboid_mesh(GRID)
-    scene = rendering.make_scene(mesh, rendering.paper_camera(map_hw))
+    scene = rendering.make_scene(mesh, paper_camera(map_hw))
     waves = generator.standard_normal((3, 16)) / 0.15
     bank = np.cos(mesh.vertices @ waves + generator.uniform(0, 6, 16))
     bank += 0.3 * generator.standard_normal(bank.shape)
@@ -88,7 +90,7 @@ def planted_problem(
 def solve_small(problem, config=PAPER, **options) -> pose.Poses:
     if options.get("renderer") == "triton" and not INTERPRETED:
         problem = (problem[0], *(x.cuda() for x in problem[1:]))
-    return pose.solve(*problem, config, rendering.paper_camera(SMALL_HW), 5.0, **options)
+    return pose.solve(*problem, config, paper_camera(SMALL_HW), 5.0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def golden_solution(golden, name, solved):
         arguments = (
             *golden_problem(data),
             PAPER,
-            rendering.paper_camera(data["features"].shape[2:]),
+            paper_camera(data["features"].shape[2:]),
             5.0,
         )
         solved[name] = pose.solve(*arguments, trace=True)
@@ -176,7 +178,7 @@ def test_one_cell_seen_edge_on_is_what_the_losses_differ_by(golden, monkeypatch)
     """
     data = golden("solve_white.npz")
     mesh, features, bank, clutter = golden_problem(data)
-    scene = rendering.make_scene(mesh, rendering.paper_camera(features.shape[2:]))
+    scene = rendering.make_scene(mesh, paper_camera(features.shape[2:]))
     target = rendering.make_target(features[:1], bank, clutter, "torch")
     centre = torch.as_tensor(data["campos_first20"][:1, 4] @ PT3D_FROM_OBJECT).double()
     rotation = rendering.look_at(centre, torch.as_tensor(data["theta_first20"][:1, 4]).double())
@@ -209,7 +211,7 @@ def test_one_cell_on_an_edge_parts_two_images_from_the_reference(
     """
     data = golden(f"{name}.npz")
     mesh, features, bank, clutter = golden_problem(data)
-    scene = rendering.make_scene(mesh, rendering.paper_camera(features.shape[2:]))
+    scene = rendering.make_scene(mesh, paper_camera(features.shape[2:]))
     target = rendering.make_target(features[image : image + 1], bank, clutter, "torch")
     cell = cell_rc[0] * features.shape[3] + cell_rc[1]
     start = torch.as_tensor(pose.start_poses(PAPER, 5.0)[data["start_index"][image]])
@@ -257,7 +259,7 @@ def test_final_pose_reproduces_the_reference(golden, solved, name):
 def test_gradient_of_the_first_step_reproduces_the_reference(golden):
     data = golden("solve.npz")
     mesh, features, bank, clutter = golden_problem(data)
-    scene = rendering.make_scene(mesh, rendering.paper_camera(features.shape[2:]))
+    scene = rendering.make_scene(mesh, paper_camera(features.shape[2:]))
     poses = torch.as_tensor(pose.start_poses(PAPER, 5.0)[data["start_index"]]).requires_grad_()
     rotation = rendering.look_at(poses[:, :3], poses[:, 3])
     target = rendering.make_target(features, bank, clutter)
@@ -293,7 +295,7 @@ def test_plain_optimiser_is_adam():
     problem, _ = planted_problem(1, noise=0.1)
     config = replace(PAPER, total_epochs=4, step_drop=2)
     found = solve_small(problem, config, renderer="torch", trace=True)
-    scene = rendering.make_scene(problem[0], rendering.paper_camera(SMALL_HW))
+    scene = rendering.make_scene(problem[0], paper_camera(SMALL_HW))
     target = rendering.make_target(*problem[1:])
     poses = torch.as_tensor(pose.start_poses(config, 5.0)[found.start]).requires_grad_()
     optimiser = torch.optim.Adam([poses], lr=config.learning_rate, betas=config.adam_betas)
@@ -424,8 +426,8 @@ def test_best_against_paper_at_a_tenth_of_its_evaluations():
     for seed in (6, 7, 8):
         problem, true = planted_problem(100, noise=0.3, seed=seed, hidden=0.75, map_hw=map_hw)
         for config in (PAPER, BEST):
-            poses = pose.solve(*problem, config, rendering.paper_camera(map_hw), 5.0)
-            error = rotation_error_deg(poses, cam_from_object_rotation(*true))
+            poses = pose.solve(*problem, config, paper_camera(map_hw), 5.0)
+            error = rotation_error_deg(poses, pascal_cam_from_object(*true))
             found[config.solver].append(
                 [(error < 30).mean(), (error < 10).mean(), poses.evaluations.mean()]
             )
@@ -454,7 +456,7 @@ def moved_problem(count: int, noise: float = 0.15, seed: int = 0):
 @pytest.mark.parametrize("solver", ["paper", "best"])
 def test_six_d_finds_pose_place_and_distance(solver):
     problem, true, distance, shift = moved_problem(16)
-    camera, rotation = rendering.paper_camera((16, 24)), cam_from_object_rotation(*true)
+    camera, rotation = paper_camera((16, 24)), pascal_cam_from_object(*true)
     steps = dict(solver=solver, total_epochs=150, step_drop=50)
     fixed = pose.solve(*problem, replace(SIX_D, six_d=False, **steps), camera, 5.0)
     poses = pose.solve(*problem, replace(SIX_D, **steps), camera, 5.0)
@@ -482,7 +484,7 @@ def test_compiled_six_d_equals_the_plain_one(solver, renderer):
     plan = pose.make_plan(config, ((2, 2), (1, 3)))
     run = dict(
         renderer=renderer,
-        camera=rendering.paper_camera((16, 24)),
+        camera=paper_camera((16, 24)),
         start_distance=5.0,
         plan=plan,
         trace=True,
@@ -508,7 +510,7 @@ def test_compiled_six_d_equals_the_plain_one(solver, renderer):
 def test_a_moved_picture_is_what_a_moved_principal_point_sees():
     """Every start's loss in the 6D grid against rendering its pose with its principal point."""
     problem, *_ = moved_problem(1)
-    scene = rendering.make_scene(problem[0], rendering.paper_camera((16, 24)))
+    scene = rendering.make_scene(problem[0], paper_camera((16, 24)))
     starts = pose.make_starts(scene, SIX_D, 5.0, "numba", torch.device("cpu"))
     target = rendering.make_target(*problem[1:])
     found = pose.solve(*problem, SIX_D, scene.camera, 5.0)
@@ -521,9 +523,9 @@ def test_a_moved_picture_is_what_a_moved_principal_point_sees():
 
 
 def test_solvers_and_their_cameras():
-    assert pose.choose_camera(PAPER, "boat", (60, 140)) == (rendering.paper_camera((60, 140)), 8.0)
+    assert pose.choose_camera(PAPER, "boat", (60, 140)) == (paper_camera((60, 140)), 8.0)
     assert pose.choose_camera(BEST, "boat", (60, 140)) == (
-        rendering.consistent_camera((60, 140)),
+        consistent_camera((60, 140)),
         5.0,
     )
     with pytest.raises(ValueError, match="SOLVER must be paper or best, found 'fast'"):
@@ -533,7 +535,7 @@ def test_solvers_and_their_cameras():
 def test_a_planted_pose_is_found():
     problem, true = planted_problem(12, noise=0.15)
     poses = solve_small(problem)
-    error = rotation_error_deg(poses, cam_from_object_rotation(*true))
+    error = rotation_error_deg(poses, pascal_cam_from_object(*true))
     assert np.median(error) < 1.5 and (error < 10).mean() > 0.8
     np.testing.assert_allclose(poses.distance[error < 10], 5.0, atol=0.5)
 
@@ -552,7 +554,7 @@ def test_without_clutter_the_clutter_is_not_read():
     problem, true = planted_problem(6, noise=0.05)
     poses = solve_small((*problem[:3], torch.full((16,), torch.nan)), replace(PAPER, clutter=False))
     assert np.isfinite(poses.loss).all()
-    assert np.median(rotation_error_deg(poses, cam_from_object_rotation(*true))) < 15
+    assert np.median(rotation_error_deg(poses, pascal_cam_from_object(*true))) < 15
 
 
 def test_shapes_that_do_not_fit_are_named():

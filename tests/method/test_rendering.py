@@ -13,8 +13,15 @@ import torch
 
 from helpers.project import ROOT
 from neural_mesh.compare import kernels_numba, rendering
-from neural_mesh.compare.rendering import MapCamera, Target, make_scene
-from neural_mesh.geometry.cameras import PT3D_FROM_OBJECT, cam_from_object_rotation, camera_centre
+from neural_mesh.compare.rendering import Target, make_scene
+from neural_mesh.geometry.cameras import (
+    PT3D_FROM_OBJECT,
+    MapCamera,
+    camera_centre,
+    consistent_camera,
+    paper_camera,
+    pascal_cam_from_object,
+)
 from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
 
 GRID = CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (3, 6, 4))
@@ -178,7 +185,7 @@ def test_a_cad_model_in_every_renderer(golden, renderer):
     """The paper's plain NeMo row: a raw CAD model, here on a small map for the specification's and the interpreter's sake."""
     data = golden("fragments.npz")
     mesh = Mesh(data["chair_cad/vertices"], data["chair_cad/faces"])
-    scene = make_scene(mesh, rendering.paper_camera((12, 9)))
+    scene = make_scene(mesh, paper_camera((12, 9)))
     assert scene.cuboid is None
     count = 1 if INTERPRETED else 6
     centre, rotation = random_poses("usual", count, seed=5)
@@ -190,7 +197,7 @@ def test_a_cad_model_in_every_renderer(golden, renderer):
 @pytest.mark.parametrize("renderer", FAST)
 @pytest.mark.parametrize("map_hw", [(1, 1), (2, 31), (17, 3)])
 def test_odd_map_sizes(map_hw, renderer):
-    scene = make_scene(MESHES["cuboid"], rendering.paper_camera(map_hw))
+    scene = make_scene(MESHES["cuboid"], paper_camera(map_hw))
     count = 2 if INTERPRETED else 8
     centre, rotation = random_poses("usual", count, seed=4)
     assert_same(scene, random_target(scene, count, 5), centre * 5, rotation, renderer)
@@ -217,7 +224,7 @@ def test_grazing_views(renderer):
     [(0.0, 0.0, 0.0), (0.0, 0.0, 3.0), (1e-12, 0.0, 3.0), (0.25, 0.1, 0.1), (9e9, 0.0, 0.0)],
 )
 def test_extreme_cameras_give_finite_numbers(centre, renderer):
-    scene = make_scene(MESHES["cuboid"], rendering.paper_camera((8, 12)))
+    scene = make_scene(MESHES["cuboid"], paper_camera((8, 12)))
     position = torch.tensor([centre], dtype=torch.float64)
     rotation = rendering.look_at(position, torch.zeros(1, dtype=torch.float64))
     result = run(scene, random_target(scene, 1, 0), position, rotation, renderer)
@@ -317,7 +324,7 @@ def test_look_at_is_the_pascal3d_rotation():
     rotation = rendering.look_at(
         torch.as_tensor(camera_centre(azimuth, elevation, 3.0)), torch.as_tensor(theta)
     )
-    expected = np.diag([1.0, -1, -1]) @ cam_from_object_rotation(azimuth, elevation, theta)
+    expected = np.diag([1.0, -1, -1]) @ pascal_cam_from_object(azimuth, elevation, theta)
     np.testing.assert_allclose(rotation.mT, expected, atol=1e-12)
     one = rendering.look_at(
         torch.as_tensor(camera_centre(azimuth[0], elevation[0], 3.0)), torch.as_tensor(theta[0])
@@ -328,18 +335,18 @@ def test_look_at_is_the_pascal3d_rotation():
 
 
 def test_cameras():
-    camera = rendering.paper_camera((32, 84))
+    camera = paper_camera((32, 84))
     assert camera.focal == pytest.approx(42 / np.tan(np.radians(6))) and camera.principal_xy == (
         42,
         16,
     )
-    assert rendering.consistent_camera((16, 42), 0.5).focal == 187.5
+    assert consistent_camera((16, 42), 0.5).focal == 187.5
 
 
 def test_cuboids_are_recognised(golden):
     cuboids = golden("cuboids.npz")
     names = [name.removesuffix("/vertices") for name in cuboids.files if name.endswith("/vertices")]
-    camera = rendering.paper_camera((8, 8))
+    camera = paper_camera((8, 8))
     found = [
         make_scene(
             Mesh(cuboids[f"{n}/vertices"].astype(np.float32), cuboids[f"{n}/faces"]), camera
@@ -366,7 +373,7 @@ def fragment_case(data, name):
     height, width, _ = data[f"{name}/size_HWS"].tolist()
     scene = make_scene(
         Mesh(data[f"{name}/vertices"], data[f"{name}/faces"]),
-        rendering.paper_camera((height, width)),
+        paper_camera((height, width)),
     )
     centre = torch.as_tensor(data[f"{name}/campos32"].astype(np.float64) @ PT3D_FROM_OBJECT)
     return scene, centre, torch.as_tensor(data[f"{name}/theta32"].astype(np.float64))
@@ -546,7 +553,7 @@ def test_pytorch3d_equals_the_specification(shape, renderer):
 
 
 def test_images_that_fit():
-    scene = make_scene(MESHES["cuboid"], rendering.paper_camera((8, 12)))
+    scene = make_scene(MESHES["cuboid"], paper_camera((8, 12)))
     one = rendering.bytes_per_image(scene, 16)
     assert one >= 4 * 96 * len(scene.vertices)
     assert rendering.images_that_fit(scene, 16, 10 * one + 1) == 10

@@ -12,12 +12,12 @@ from PIL import Image
 
 import draw_results
 from neural_mesh.compare import rendering
-from neural_mesh.compare.rendering import MapCamera, Target, make_scene
-from neural_mesh.geometry.cameras import project
+from neural_mesh.compare.rendering import Target, make_scene
+from neural_mesh.geometry.cameras import MapCamera, Pose, project
 from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh, write_off
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.pictures import drawing, plots
-from neural_mesh.pictures.drawing import BACKGROUND, OBJECT, OCCLUDED, Pose
+from neural_mesh.pictures.drawing import BACKGROUND, OBJECT, OCCLUDED
 from neural_mesh.pictures.plots import Panel, Row
 from neural_mesh.settings import SolveConfig, TrainConfig
 from neural_mesh.solve.inference import load_model, run_config
@@ -36,7 +36,8 @@ def test_the_overlay_covers_the_projected_object_and_nothing_else():
     camera = drawing.scale_camera(CAMERA, 16)
     image = np.full((192, 320, 3), 90, np.uint8)
     for pose in POSES:
-        xy = project(CUBOID.vertices, *pose, camera.principal_xy, camera.focal)
+        placed = replace(pose, principal_xy=camera.principal_xy)
+        xy = project(CUBOID.vertices, placed, camera.focal)
         drawn = (drawing.draw_mesh(image, CUBOID, pose, camera) != image).any(-1)
         rows, cols = np.nonzero(drawn)
         box = [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
@@ -323,7 +324,8 @@ def test_a_film_takes_more_pictures_where_the_camera_moves_more():
     pose = drawing.pose_of_iterate(
         np.array([*(5 * np.array([np.sin(0.4), -np.cos(0.4), 0.0])), 0.2])
     )
-    np.testing.assert_allclose(pose, (0.4, 0.0, 0.2, 5.0), atol=1e-12)
+    found = [*pose.angles, pose.distance]
+    np.testing.assert_allclose(found, (0.4, 0.0, 0.2, 5.0), atol=1e-12)
 
 
 def test_a_film_keeps_its_pictures_in_order_and_stays_on_the_last(tmp_path):
@@ -359,7 +361,7 @@ def test_scans_around_a_pose_pass_through_it_and_stop_at_the_poles():
             else np.zeros(points, bool)
         )
         np.testing.assert_array_equal(np.isnan(losses), gone)
-    near = drawing.scans_around(scene, target, POSES[0]._replace(distance=1.0))["distance"]
+    near = drawing.scans_around(scene, target, replace(POSES[0], distance=1.0))["distance"]
     assert np.isnan(near[1][near[0] <= -1]).all() and np.isfinite(near[1][near[0] > -0.9]).all()
 
 

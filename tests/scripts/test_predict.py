@@ -326,7 +326,7 @@ def test_a_crop_that_fits_best_but_stands_alone_is_outvoted(colour_finder):
     )
     used = [Framing(2.0, (100.0 * k, 50.0)) for k in range(5)]
     pose = colour_finder._agree(found, used, np.arange(5)[:, None])
-    assert degrees_off(pose, TRUTH._replace(elevation=0.2, theta=0.0)) < 1
+    assert degrees_off(pose, replace(TRUTH, elevation=0.2, theta=0.0)) < 1
     assert pose.principal_xy == (402.0, 52.0) and pose.score == pytest.approx(0.49), (
         "of the last answer that agrees"
     )
@@ -341,7 +341,7 @@ def test_a_crop_that_fits_best_but_stands_alone_is_outvoted(colour_finder):
 
 def test_several_objects_at_a_time_are_what_they_are_alone(colour_finder):
     image, box = planted(TRUTH, 1500.0, (310.0, 200.0), (400, 640))
-    other, other_box = planted(TRUTH._replace(azimuth=1.0), 1200.0, (300.0, 210.0), (420, 600))
+    other, other_box = planted(replace(TRUTH, azimuth=1.0), 1200.0, (300.0, 210.0), (420, 600))
     together = colour_finder.find_all(
         [
             (photograph_of(image), box),
@@ -364,10 +364,10 @@ def test_the_route_of_the_reference_crops_and_starts_as_it_does(colour_finder):
     framing = photographs.reference_framing((400, 640), 435.0, 30.0)
     assert framing.scale == 435 / 640 and framing.centre_xy == (320.0, 200 + 30 * 640 / 435)
     image, _ = planted(
-        TRUTH._replace(theta=0.0), 3000 / framing.scale, framing.centre_xy, (400, 640)
+        replace(TRUTH, theta=0.0), 3000 / framing.scale, framing.centre_xy, (400, 640)
     )
     pose = colour_finder.find_as_reference([photograph_of(image)])[0]
-    assert degrees_off(pose, TRUTH._replace(theta=0.0)) < 6
+    assert degrees_off(pose, replace(TRUTH, theta=0.0)) < 6
 
 
 def test_an_overlay_lies_over_the_object(colour_finder):
@@ -429,7 +429,7 @@ def test_calibration_on_a_prepared_set_tells_right_from_wrong(colour_finder, tmp
     root = PreparedSet(tmp_path / "set")
     names = [f"image{i:02d}" for i in range(24)]
     for i, name in enumerate(names):
-        truth = TRUTH._replace(azimuth=0.25 * i)
+        truth = replace(TRUTH, azimuth=0.25 * i)
         crop, box = planted(truth, 3000.0, (336.0, 128.0), (256, 672))
         if i % 3 == 0:
             crop = np.random.default_rng(i).integers(60, 160, crop.shape).astype(np.uint8)

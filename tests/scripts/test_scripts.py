@@ -23,7 +23,7 @@ from scipy.io import loadmat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.project import PYTHONPATH, ROOT
-from neural_mesh.geometry.cameras import cam_from_object_rotation, geodesic_distance
+from neural_mesh.geometry.cameras import geodesic_distance, pascal_cam_from_object
 from neural_mesh.geometry.meshes import read_off
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.files import lock
@@ -264,8 +264,8 @@ def test_the_table_follows_from_the_saved_poses_and_the_raw_annotations(road):
             truth = [
                 np.deg2rad(viewpoint[key][0, 0][0, 0]) for key in ("azimuth", "elevation", "theta")
             ]
-            found = cam_from_object_rotation(poses.azimuth[i], poses.elevation[i], poses.theta[i])
-            errors.append(np.rad2deg(geodesic_distance(found, cam_from_object_rotation(*truth))))
+            found = pascal_cam_from_object(poses.azimuth[i], poses.elevation[i], poses.theta[i])
+            errors.append(np.rad2deg(geodesic_distance(found, pascal_cam_from_object(*truth))))
         table = list(csv.DictReader(open(road["EXPROOT"] / "Accuracy_single/clean/table.csv")))
         assert float(table[0][category]) == pytest.approx(
             100 * np.mean(np.array(errors) < 30), abs=0.06

@@ -34,8 +34,8 @@ from torch import Tensor
 
 from neural_mesh.compare import kernels_numba
 from neural_mesh.compare.kernels_numba import NEAR, TINY
+from neural_mesh.geometry.cameras import MapCamera
 from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
-from neural_mesh.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
 
 RENDERERS = ("torch", "numba", "triton", "pytorch3d", "pytorch3d-features")
 CPU_PAIRS, GPU_PAIRS = (
@@ -46,39 +46,6 @@ CPU_LOOKUPS, GPU_LOOKUPS = (
     1 << 20,
     1 << 28,
 )  # scores of a table of pictures looked up at a time: cache, 1 GiB
-
-
-@dataclass(frozen=True)
-class MapCamera:
-    """A pinhole camera measured in cells of a feature map.
-
-    focal: focal length in cells. principal_xy: where the optical axis meets the map. map_hw: size of the map (H, W).
-    """
-
-    focal: float
-    principal_xy: tuple[float, float]
-    map_hw: tuple[int, int]
-
-    @property
-    def pixels(self) -> int:
-        """Cells of the map, P."""
-        return self.map_hw[0] * self.map_hw[1]
-
-
-def paper_camera(map_hw: tuple[int, int]) -> MapCamera:
-    """The reference's: 12 degrees across a square with the map's longer side, cut down to the map around its centre."""
-    height, width = map_hw
-    return MapCamera(
-        max(height, width) / 2 / math.tan(PAPER_FOV / 2), (width / 2, height / 2), (height, width)
-    )
-
-
-def consistent_camera(map_hw: tuple[int, int], image_scale: float = 1.0) -> MapCamera:
-    """The camera that the crops were made with (focal 3000 pixels, object at distance 5), at this image scale."""
-    height, width = map_hw
-    return MapCamera(
-        FOCAL_PX / FEATURE_STRIDE * image_scale, (width / 2, height / 2), (height, width)
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,18 +1,134 @@
-"""The PASCAL3D+ camera, the PyTorch3D convention, and the distance between two rotations.
+"""Poses, the two camera frames, the PyTorch3D convention, and the distance between two rotations.
 
-Frames. `object`: CAD axes, z up, the object's front towards -y. `cam`: x right, y up, looking along -z (PASCAL3D+).
+Frames. `object`: CAD axes, z up, the object's front towards -y. `pascal_cam`, the camera of PASCAL3D+: x right, y up,
+z towards the viewer, so that the depth is -z. `cv_cam`, the camera of computer vision: x right, y down, z forward.
 `pt3d`: PyTorch3D's world axes, (x, z, -y) of the object's, and its camera, x left, y up, z forward, row vectors.
+`a_from_b` is a rotation that takes points of frame b to frame a: `a_from_b @ point_b`.
+
 Angles are radians. azimuth 0 sees the front, pi/2 the side at +x; elevation > 0 sees the top; theta > 0 turns the
 picture counter-clockwise. Leading dimensions of all arguments broadcast. Everything is NumPy, in float64.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from neural_mesh.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
+
 PT3D_FROM_OBJECT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
+PASCAL_CAM_AXES_IN_CV_CAM = np.diag([1.0, -1.0, -1.0])
 MIN_DISTANCE = 0.1  # the reference puts a camera of distance exactly 0 here
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The pose of one object, or of several along the leading dimensions [...] of the fields.
+
+    azimuth, elevation, theta: radians. distance: of the camera from the object's origin, in CAD units. principal_xy
+    [..., 2]: where the optical axis meets the picture, (x right, y down), in the unit that the owner states (pixels
+    or cells of a feature map); None where the owner's camera says it.
+    """
+
+    azimuth: float | NDArray
+    elevation: float | NDArray
+    theta: float | NDArray
+    distance: float | NDArray
+    principal_xy: NDArray | tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.azimuth)
+
+    def __getitem__(self, index: int | slice | NDArray) -> Pose:
+        """The poses at `index` of the first dimension; one pose of plain floats where it leaves no dimension."""
+        principal_xy = None if self.principal_xy is None else self.principal_xy[index]
+        return Pose(
+            _chosen(self.azimuth, index),
+            _chosen(self.elevation, index),
+            _chosen(self.theta, index),
+            _chosen(self.distance, index),
+            principal_xy,
+        )
+
+    @classmethod
+    def joined(cls, poses: Sequence[Pose]) -> Pose:
+        """Poses of several batches in one; all of them have a principal point, or none has."""
+        azimuth = np.concatenate([pose.azimuth for pose in poses])
+        elevation = np.concatenate([pose.elevation for pose in poses])
+        theta = np.concatenate([pose.theta for pose in poses])
+        distance = np.concatenate([pose.distance for pose in poses])
+        principal_xy = None
+        if poses[0].principal_xy is not None:
+            principal_xy = np.concatenate([pose.principal_xy for pose in poses])
+        return cls(azimuth, elevation, theta, distance, principal_xy)
+
+    @property
+    def angles(self) -> NDArray[np.float64]:
+        """Azimuth, elevation and theta [..., 3] in radians."""
+        return np.stack([self.azimuth, self.elevation, self.theta], axis=-1)
+
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        """Camera centre in the object frame [..., 3]."""
+        return camera_centre(self.azimuth, self.elevation, self.distance)
+
+    @property
+    def pascal_cam_from_object(self) -> NDArray[np.float64]:
+        """Rotation [..., 3, 3] into the frame of PASCAL3D+ (x right, y up, z towards the viewer)."""
+        return pascal_cam_from_object(self.azimuth, self.elevation, self.theta)
+
+    @property
+    def cv_cam_from_object(self) -> NDArray[np.float64]:
+        """Rotation [..., 3, 3] into the frame of computer vision (x right, y down, z forward)."""
+        return cv_from_pascal_cam(self.pascal_cam_from_object)
+
+
+def _chosen(values: NDArray, index: int | slice | NDArray) -> float | NDArray:
+    chosen = values[index]
+    return chosen if np.ndim(chosen) else float(chosen)
+
+
+@dataclass(frozen=True)
+class MapCamera:
+    """A pinhole camera measured in cells of a feature map.
+
+    focal: focal length in cells. principal_xy: where the optical axis meets the map. map_hw: size of the map (H, W).
+    """
+
+    focal: float
+    principal_xy: tuple[float, float]
+    map_hw: tuple[int, int]
+
+    @property
+    def pixels(self) -> int:
+        """Cells of the map, P."""
+        return self.map_hw[0] * self.map_hw[1]
+
+
+def paper_camera(map_hw: tuple[int, int]) -> MapCamera:
+    """The reference's: 12 degrees across a square with the map's longer side, cut to the map around its centre."""
+    height, width = map_hw
+    focal = max(height, width) / 2 / math.tan(PAPER_FOV / 2)
+    return MapCamera(focal, (width / 2, height / 2), (height, width))
+
+
+def consistent_camera(map_hw: tuple[int, int], image_scale: float = 1.0) -> MapCamera:
+    """The camera that the crops were made with (focal 3000 pixels, object at distance 5), at this image scale."""
+    height, width = map_hw
+    focal = FOCAL_PX / FEATURE_STRIDE * image_scale
+    return MapCamera(focal, (width / 2, height / 2), (height, width))
+
+
+def cv_from_pascal_cam(pascal_cam_from_any: ArrayLike) -> NDArray[np.float64]:
+    """A rotation [..., 3, 3] into the PASCAL3D+ camera -> into the computer vision camera: y and z turn over.
+
+    Its own inverse: it takes a rotation into `cv_cam` back to one into `pascal_cam`.
+    """
+    return PASCAL_CAM_AXES_IN_CV_CAM @ np.asarray(pascal_cam_from_any)
 
 
 def _stack(rows: list[list[ArrayLike]]) -> NDArray:
@@ -47,18 +163,17 @@ def camera_centre(azimuth: ArrayLike, elevation: ArrayLike, distance: ArrayLike)
     )[..., 0, :]
 
 
-def cam_from_object_rotation(azimuth: ArrayLike, elevation: ArrayLike, theta: ArrayLike) -> NDArray:
+def pascal_cam_from_object(azimuth: ArrayLike, elevation: ArrayLike, theta: ArrayLike) -> NDArray:
     """Rotation that the pose error is measured on [..., 3, 3]: Rz(theta) Rx(elevation - pi/2) Rz(-azimuth)."""
     upright = rotation_x(np.asarray(elevation) - np.pi / 2) @ rotation_z(-np.asarray(azimuth))
     return rotation_z(theta) @ upright
 
 
-def angles_of_rotation(rotation: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
-    """Azimuth in [0, 2 pi), elevation and theta [...] of rotations [..., 3, 3] as `cam_from_object_rotation` makes them."""
-    rotation = np.asarray(rotation, np.float64)
-    azimuth, elevation, _ = spherical_from_centre(
-        rotation[..., 2, :]
-    )  # where the camera is, seen from the object
+def angles_of_rotation(pascal_cam_from_object: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+    """Azimuth in [0, 2 pi), elevation and theta [...] of rotations [..., 3, 3] as the function of that name makes them."""
+    rotation = np.asarray(pascal_cam_from_object, np.float64)
+    # The third row is where the camera is, seen from the object.
+    azimuth, elevation, _ = spherical_from_centre(rotation[..., 2, :])
     return azimuth, elevation, np.arctan2(-rotation[..., 0, 2], rotation[..., 1, 2])
 
 
@@ -68,64 +183,42 @@ def mean_rotation(rotation: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]
     return u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
 
 
-def extrinsic_matrix(azimuth: ArrayLike, elevation: ArrayLike, distance: ArrayLike) -> NDArray:
+def extrinsic_matrix(pose: Pose) -> NDArray:
     """[R | -R C] with a last row of 0 0 0 1 [..., 4, 4], without theta (the reference's transformation matrix)."""
-    rotation = cam_from_object_rotation(azimuth, elevation, 0.0)
-    translation = -(rotation @ camera_centre(azimuth, elevation, distance)[..., None])
+    rotation = pascal_cam_from_object(pose.azimuth, pose.elevation, 0.0)
+    translation = -(rotation @ pose.centre[..., None])
     top = np.concatenate([rotation, translation], axis=-1)
     bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (*top.shape[:-2], 1, 4))
     return np.concatenate([top, bottom], axis=-2)
 
 
-def points_in_camera(
-    points_object: NDArray,
-    azimuth: ArrayLike,
-    elevation: ArrayLike,
-    theta: ArrayLike,
-    distance: ArrayLike,
-) -> NDArray:
-    """Points [N, 3] of the object frame in the camera frame [..., N, 3] (x right, y up, depth = -z)."""
-    rotation = cam_from_object_rotation(azimuth, elevation, theta)
-    relative = (
-        np.asarray(points_object, dtype=np.float64)
-        - camera_centre(azimuth, elevation, distance)[..., None, :]
-    )
-    return relative @ np.swapaxes(rotation, -1, -2)
+def points_in_pascal_cam(points_object: NDArray, pose: Pose) -> NDArray:
+    """Points [N, 3] of the object frame in the frame `pascal_cam` [..., N, 3] (x right, y up, depth = -z)."""
+    relative = np.asarray(points_object, dtype=np.float64) - pose.centre[..., None, :]
+    return relative @ np.swapaxes(pose.pascal_cam_from_object, -1, -2)
 
 
-def project(
-    points_object: NDArray,
-    azimuth: ArrayLike,
-    elevation: ArrayLike,
-    theta: ArrayLike,
-    distance: ArrayLike,
-    principal_xy: ArrayLike,
-    focal_px: ArrayLike = 3000.0,
-) -> NDArray:
+def project(points_object: NDArray, pose: Pose, focal_px: ArrayLike = FOCAL_PX) -> NDArray:
     """PASCAL3D+ projection of points [N, 3] to pixels [..., N, 2] as (x right, y down).
 
-    focal_px is viewport times focal length. A point behind the camera gets the mirrored pixel that the formula gives.
+    focal_px is viewport times focal length, in the unit of the pose's principal point. A point behind the camera gets
+    the mirrored pixel that the formula gives.
     """
-    cam = points_in_camera(points_object, azimuth, elevation, theta, distance)
-    plane_xy = (
-        np.asarray(focal_px, dtype=np.float64)[..., None, None] * cam[..., :2] / -cam[..., 2:]
-    )
-    return np.asarray(principal_xy, dtype=np.float64)[..., None, :] + plane_xy * [1.0, -1.0]
+    points_cam = points_in_pascal_cam(points_object, pose)
+    focal = np.asarray(focal_px, dtype=np.float64)[..., None, None]
+    plane_xy = focal * points_cam[..., :2] / -points_cam[..., 2:]
+    principal_xy = np.asarray(pose.principal_xy, dtype=np.float64)[..., None, :]
+    return principal_xy + plane_xy * [1.0, -1.0]
 
 
-def pt3d_extrinsics(
-    azimuth: ArrayLike, elevation: ArrayLike, theta: ArrayLike, distance: ArrayLike
-) -> tuple[NDArray, NDArray]:
+def pt3d_extrinsics(pose: Pose) -> tuple[NDArray, NDArray]:
     """PyTorch3D's R [..., 3, 3] and T [..., 3] of a pose: X_cam = X_pt3d @ R + T for row vectors."""
-    flip = np.diag(
-        [-1.0, 1.0, -1.0]
-    )  # PASCAL3D+ camera (right, up, backward) -> PyTorch3D camera (left, up, forward)
-    pt3d_cam_from_world = (
-        flip @ cam_from_object_rotation(azimuth, elevation, theta) @ PT3D_FROM_OBJECT.T
-    )
-    rotation = np.swapaxes(pt3d_cam_from_world, -1, -2)
-    centre = camera_centre(azimuth, elevation, distance) @ PT3D_FROM_OBJECT.T
-    return rotation, -(centre[..., None, :] @ rotation)[..., 0, :]
+    # PASCAL3D+ camera (right, up, backward) -> PyTorch3D camera (left, up, forward)
+    pt3d_cam_from_pascal_cam = np.diag([-1.0, 1.0, -1.0])
+    pt3d_cam_from_pt3d = pt3d_cam_from_pascal_cam @ pose.pascal_cam_from_object @ PT3D_FROM_OBJECT.T
+    rotation = np.swapaxes(pt3d_cam_from_pt3d, -1, -2)
+    centre_pt3d = pose.centre @ PT3D_FROM_OBJECT.T
+    return rotation, -(centre_pt3d[..., None, :] @ rotation)[..., 0, :]
 
 
 def spherical_from_centre(centre_object: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:

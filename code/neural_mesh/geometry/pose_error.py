@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neural_mesh.geometry.cameras import cam_from_object_rotation, geodesic_distance
+from neural_mesh.geometry.cameras import geodesic_distance, pascal_cam_from_object
 
 THRESHOLDS = {"pi/6": math.pi / 6, "pi/18": math.pi / 18}
 LABELS = {"pi/6": "Pi/6  ", "pi/18": "Pi/18 ", "median": "MedErr"}  # as the reference prints them
@@ -40,7 +40,7 @@ def pose_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
     finite = np.isfinite(predicted).all(-1)
     safe = np.where(finite[..., None], predicted, 0.0)
     errors = geodesic_distance(
-        cam_from_object_rotation(*safe.T), cam_from_object_rotation(*truth.T)
+        pascal_cam_from_object(*safe.T), pascal_cam_from_object(*truth.T)
     )
     return np.where(finite, errors, math.pi)
 
@@ -73,7 +73,7 @@ def category_mean(accuracies: Sequence[Accuracy], metric: str) -> float:
 
 def constant_pose_baseline(train: NDArray, test: NDArray) -> Accuracy:
     """Accuracy on test poses [B, 3] of the one training pose [A, 3] that is within pi/6 of most training poses."""
-    rotations = cam_from_object_rotation(*train.T)
+    rotations = pascal_cam_from_object(*train.T)
     hits = [
         (geodesic_distance(rotation, rotations) < THRESHOLDS["pi/6"]).sum()
         for rotation in rotations
@@ -83,9 +83,9 @@ def constant_pose_baseline(train: NDArray, test: NDArray) -> Accuracy:
 
 def random_pose_baseline(train: NDArray, test: NDArray) -> Accuracy:
     """Expected accuracy on test poses [B, 3] of poses drawn from the training poses [A, 3]: all pairs, no drawing."""
-    rotations = cam_from_object_rotation(*train.T)
+    rotations = pascal_cam_from_object(*train.T)
     pairs = np.concatenate(
-        [geodesic_distance(r, rotations) for r in cam_from_object_rotation(*test.T)]
+        [geodesic_distance(r, rotations) for r in pascal_cam_from_object(*test.T)]
     )
     drawn = accuracy(pairs)
     return Accuracy(drawn.within_pi6, drawn.within_pi18, drawn.median_deg, len(test))

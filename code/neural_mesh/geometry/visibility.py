@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_mesh.geometry.boxes import crop_geometry
-from neural_mesh.geometry.cameras import camera_centre, project
+from neural_mesh.geometry.cameras import Pose, camera_centre, project
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.storage.records import Annotation
 
@@ -73,10 +73,14 @@ def _segments_blocked(
 
 def _pixels_of(annotation: Annotation, mesh: Mesh) -> NDArray[np.float64]:
     """Where the vertices fall in the original image, (row, col) [V, 2]."""
-    pose = annotation.azimuth, annotation.elevation, annotation.theta, annotation.distance
-    return project(
-        mesh.vertices, *pose, annotation.principal, annotation.focal * annotation.viewport
-    )[:, ::-1]
+    pose = Pose(
+        annotation.azimuth,
+        annotation.elevation,
+        annotation.theta,
+        annotation.distance,
+        annotation.principal,
+    )
+    return project(mesh.vertices, pose, annotation.focal * annotation.viewport)[:, ::-1]
 
 
 def uncovered_vertices(annotation: Annotation, mesh: Mesh) -> NDArray[np.bool_]:

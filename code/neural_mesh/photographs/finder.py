@@ -23,17 +23,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from neural_mesh import settings
-from neural_mesh.compare.rendering import MapCamera, make_scene, rasterise_poses
+from neural_mesh.compare.rendering import make_scene, rasterise_poses
 from neural_mesh.geometry import boxes, cameras
+from neural_mesh.geometry.cameras import MapCamera, Pose
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.photographs.calibration import load_calibration
-from neural_mesh.pictures.drawing import (
-    Pose,
-    camera_of_pose,
-    draw_mesh,
-    film_steps,
-    pose_of_iterate,
-)
+from neural_mesh.pictures.drawing import camera_of_pose, draw_mesh, film_steps, pose_of_iterate
 from neural_mesh.settings import (
     FEATURE_STRIDE,
     FOCAL_PX,
@@ -303,9 +298,8 @@ def outlines_of(mesh: Mesh, azimuth: ArrayLike, elevation: ArrayLike, theta: Arr
         *map(np.atleast_1d, (azimuth, elevation, theta))
     )
     still = np.full(azimuth.shape, NORMALISED_DISTANCE)
-    points = cameras.project(
-        mesh.vertices, azimuth, elevation, theta, still, np.zeros((len(still), 2)), FOCAL_PX
-    )
+    views = Pose(azimuth, elevation, theta, still, np.zeros((len(still), 2)))
+    points = cameras.project(mesh.vertices, views, FOCAL_PX)
     low, high = points.min(1), points.max(1)
     return Outlines(high - low, (low + high) / 2)
 
@@ -380,10 +374,7 @@ class PhotographPose:
     @property
     def camera_matrix(self) -> NDArray[np.float64]:
         """P [3, 4]: P @ (x, y, z, 1) of a CAD point is (u w, v w, w), with (u, v) its pixel in the photograph."""
-        cam_from_object = np.diag([1.0, -1.0, -1.0]) @ cameras.cam_from_object_rotation(
-            self.azimuth, self.elevation, self.theta
-        )
-        centre = cameras.camera_centre(self.azimuth, self.elevation, self.distance)
+        pose = Pose(self.azimuth, self.elevation, self.theta, self.distance)
         intrinsic = np.array(
             [
                 [self.focal_px, 0, self.principal_xy[0]],
@@ -391,7 +382,7 @@ class PhotographPose:
                 [0, 0, 1],
             ]
         )
-        return intrinsic @ cam_from_object @ np.column_stack([np.eye(3), -centre])
+        return intrinsic @ pose.cv_cam_from_object @ np.column_stack([np.eye(3), -pose.centre])
 
 
 EVIDENCE = ("similarity", "margin", "agreement")
@@ -425,7 +416,7 @@ class _Found:
     @property
     def rotation(self) -> NDArray[np.float64]:
         """[K, 3, 3]."""
-        return cameras.cam_from_object_rotation(self.azimuth, self.elevation, self.theta)
+        return cameras.pascal_cam_from_object(self.azimuth, self.elevation, self.theta)
 
     def and_also(self, other: _Found) -> _Found:
         """These crops and then others."""
@@ -745,7 +736,7 @@ def _view_rotations(config: SolveConfig) -> NDArray[np.float64]:
     """Rotations [N, 3, 3] of the start grid's views."""
     views = start_poses(config, 1.0)
     azimuth, elevation, _ = cameras.spherical_from_centre(views[:, :3])
-    return cameras.cam_from_object_rotation(azimuth, elevation, views[:, 3])
+    return cameras.pascal_cam_from_object(azimuth, elevation, views[:, 3])
 
 
 def overlay(

@@ -10,9 +10,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +20,14 @@ from PIL import Image
 
 from neural_mesh.compare import rendering
 from neural_mesh.compare.kernels_numba import rasterize
-from neural_mesh.compare.rendering import MapCamera, Scene, Target
+from neural_mesh.compare.rendering import Scene, Target
 from neural_mesh.geometry.cameras import (
-    cam_from_object_rotation,
+    MapCamera,
+    Pose,
     camera_centre,
     geodesic_distance,
     in_degrees,
+    pascal_cam_from_object,
     spherical_from_centre,
 )
 from neural_mesh.geometry.meshes import Mesh
@@ -64,15 +65,6 @@ FILM_FRAMES, FILM_SECONDS, LAST_SECONDS = (
     4.0,
     1.5,
 )  # of a film, and how long its last picture stays
-
-
-class Pose(NamedTuple):
-    """Where the camera is: radians, and CAD units for the distance."""
-
-    azimuth: float
-    elevation: float
-    theta: float
-    distance: float
 
 
 def scale_camera(camera: MapCamera, factor: float) -> MapCamera:
@@ -316,18 +308,19 @@ def loss_scans(
     for i, (name, reach) in enumerate(
         zip(SCAN_NAMES, (1.1 * math.pi, math.pi / 3, math.pi / 3), strict=True)
     ):
-        true = near_turn(truth[i], pose[i])
-        reach = max(reach, abs(true - pose[i]) + 0.1)
-        angles = pose[i] + np.linspace(
+        angle = float(pose.angles[i])
+        true = near_turn(truth[i], angle)
+        reach = max(reach, abs(true - angle) + 0.1)
+        angles = angle + np.linspace(
             -reach, reach, points | 1
         )  # odd, so that the prediction is one of them
         if name == "elevation":
-            angles = angles[abs(angles) <= max(math.pi / 2, abs(pose[i]))]
+            angles = angles[abs(angles) <= max(math.pi / 2, abs(angle))]
         losses = losses_of(
-            scene, target, [pose._replace(**{name: float(a)}) for a in angles], renderer
+            scene, target, [replace(pose, **{name: float(a)}) for a in angles], renderer
         )
-        at = int(abs(angles - pose[i]).argmin())
-        scans.append(Scan(name, angles, losses, pose[i], float(losses[at]), true))
+        at = int(abs(angles - angle).argmin())
+        scans.append(Scan(name, angles, losses, angle, float(losses[at]), true))
     return scans
 
 
@@ -352,7 +345,7 @@ def scans_around(
         )
         losses = np.full(points, np.nan)
         losses[valid] = losses_of(
-            scene, target, [pose._replace(**{name: float(v)}) for v in values[valid]], renderer
+            scene, target, [replace(pose, **{name: float(v)}) for v in values[valid]], renderer
         )
         scans[name] = (offsets, losses)
     return scans
@@ -365,7 +358,7 @@ def film_steps(path: NDArray, frames: int = FILM_FRAMES) -> list[int]:
     """Which iterates of a path [S, 4] (camera centre, theta) a film shows: about evenly spaced along the turning of the
     camera, so that the fast beginning gets as many pictures as the slow end. First and last are among them."""
     azimuth, elevation, _ = spherical_from_centre(path[:, :3])
-    rotation = cam_from_object_rotation(azimuth, elevation, path[:, 3])
+    rotation = pascal_cam_from_object(azimuth, elevation, path[:, 3])
     turned = geodesic_distance(rotation[1:], rotation[:-1])
     travelled = np.concatenate([[0.0], np.cumsum(turned + 0.2 * turned.sum() / len(path) + 1e-9)])
     wanted = np.linspace(0.0, travelled[-1], min(frames, len(path)))

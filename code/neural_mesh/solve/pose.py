@@ -21,8 +21,14 @@ from torch.nn import functional
 
 from neural_mesh import settings
 from neural_mesh.compare import kernels_numba, rendering
-from neural_mesh.compare.rendering import MapCamera, PictureTable, Scene, Target
-from neural_mesh.geometry.cameras import camera_centre, spherical_from_centre
+from neural_mesh.compare.rendering import PictureTable, Scene, Target
+from neural_mesh.geometry.cameras import (
+    MapCamera,
+    camera_centre,
+    consistent_camera,
+    paper_camera,
+    spherical_from_centre,
+)
 from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
 from neural_mesh.machine.resources import free_memory
 from neural_mesh.settings import SolveConfig
@@ -210,8 +216,8 @@ def choose_camera(
     made with.
     """
     if config.solver == "paper":
-        return rendering.paper_camera(map_hw), settings.category(category).paper_distance
-    return rendering.consistent_camera(map_hw, image_scale), settings.NORMALISED_DISTANCE
+        return paper_camera(map_hw), settings.category(category).paper_distance
+    return consistent_camera(map_hw, image_scale), settings.NORMALISED_DISTANCE
 
 
 def start_placements(
