@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,124 +10,17 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from helpers.project import PYTHONPATH
-from neural_mesh.data.dataset import EpochBatches, TrainingImages
-from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
+from helpers.small_training import CONFIG, SMALL_HW, make_trainer, outcome, write_prepared
+from neural_mesh.data.dataset import EpochBatches
 from neural_mesh.machine.devices import Placement, decoding_workers, place_process
 from neural_mesh.machine.distributed import Group, process_group, share
-from neural_mesh.settings import CATEGORIES, TrainConfig
-from neural_mesh.storage.layout import PreparedSet
-from neural_mesh.storage.records import VertexAnnotation, save_annotation
+from neural_mesh.settings import CATEGORIES
 from neural_mesh.training import trainer as training
-from neural_mesh.training.trainer import Trainer, check_combination
-
-SMALL_HW = (128, 336)  # of the crops that the processes train on: a quarter of a car's pixels
-IMAGES = (
-    7,
-    5,
-)  # of two meshes; batches of 4: 4, 3 and 4, 1, of which two processes get 2 + 2, 1 + 2 and 2 + 2, 0 + 1
-CONFIG = TrainConfig(
-    mesh_d="multi",
-    backbone="resnet18fpn",
-    pretrained="none",
-    image_scale=0.5,
-    batch_size=4,
-    total_epochs=2,
-    accumulate=3,
-    num_clutter_group=4,
-    augment=("flip", "color", "occlude"),
-)
-
-
-def meshes() -> list[Mesh]:
-    corners = (
-        np.array(np.meshgrid([-0.2, 0.2], [-0.45, 0.45], [-0.13, 0.13]))
-        .reshape(3, -1)
-        .T.repeat(50, 0)
-    )
-    return [cuboid_mesh(cuboid_grid(corners * scale, 60)) for scale in (1.0, [1, 0.8, 1.2])]
-
-
-def names_of(mesh: int) -> list[str]:
-    return [f"mesh{mesh}_{i}" for i in range(IMAGES[mesh])]
-
-
-def write_prepared(root: Path, crop_hw: tuple[int, int] = CATEGORIES["car"].crop_hw) -> None:
-    """Noise pictures with vertices at random; the first one shows none."""
-    random, prepared, (height, width) = np.random.default_rng(0), PreparedSet(root), crop_hw
-    for mesh, model in enumerate(meshes()):
-        for i, name in enumerate(names_of(mesh)):
-            image = prepared.image("car", name)
-            image.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(random.integers(0, 256, (32, 84, 3), np.uint8)).resize(
-                (width, height)
-            ).save(image)
-            vertices = len(model.vertices)
-            save_annotation(
-                prepared.vertex_annotation("multi", "car", name),
-                VertexAnnotation(
-                    name=name,
-                    box=np.zeros(6),
-                    box_ori=np.array([60, 280, 40, 340, 300, 400]),
-                    box_obj=np.array([0, 1, 0, 1, height, width]),
-                    cropped_kp_list=random.uniform(0, [height - 1, width - 1], (vertices, 2)),
-                    visible=(random.random(vertices) < 0.4) & (i > 0),
-                    azimuth=0.7,
-                    elevation=0.2,
-                    theta=0.1,
-                    distance=6.0,
-                    focal=1.0,
-                    viewport=3000.0,
-                    principal=np.array([188.0, 170.0]),
-                    height=300,
-                    width=400,
-                    cad_index=mesh + 1,
-                    bbox=np.array([40.0, 60.0, 340.0, 280.0]),
-                    geometry="exact",
-                    crop_scale=1.2,
-                    crop_offset=np.zeros(2),
-                    kp_weights=np.ones(vertices),
-                ),
-            )
-
-
-def make_trainer(group: Group, root: Path, folder: Path, config: TrainConfig) -> Trainer:
-    """A trainer whose batch norm stays in evaluation mode, and whose state after the first of two epochs is kept."""
-    torch.set_num_threads(1)
-    datasets = [
-        TrainingImages(PreparedSet(root), names_of(i), mesh, config, cache="disk")
-        for i, mesh in enumerate(meshes())
-    ]
-    cpu = torch.device("cpu")
-    trainer = Trainer(
-        config, meshes(), datasets, Placement((cpu,), cpu, "test"), folder, group=group
-    )
-    save_state = trainer.save_state
-
-    def save_and_keep() -> None:
-        save_state()
-        if group.first:
-            (folder.parents[1] / "kept").mkdir()
-            shutil.copy(trainer.state_path, folder.parents[1] / "kept")
-
-    trainer.save_state = save_and_keep
-    trainer.network.train = lambda mode=True: torch.nn.Module.train(trainer.network, False)
-    return trainer
-
-
-def outcome(trainer: Trainer) -> dict:
-    return {
-        "log": trainer.log,
-        "banks": [bank.memory for bank in trainer.banks],
-        "slots": [bank.slot for bank in trainer.banks],
-        "gradients": [p.grad for p in trainer.network.parameters()],
-        "weights": [p.detach() for p in trainer.network.parameters()],
-    }
+from neural_mesh.training.trainer import check_combination
 
 
 def program(root: Path, out: Path) -> None:

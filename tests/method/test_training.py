@@ -15,10 +15,17 @@ import pytest
 import safetensors.torch
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_distributed import CONFIG, IMAGES, make_trainer, meshes, names_of, write_prepared
 
 import train
 from helpers.project import Trap
+from helpers.small_training import (
+    CONFIG,
+    IMAGES,
+    make_trainer,
+    meshes,
+    names_of,
+    write_prepared,
+)
 from neural_mesh.data.dataset import (
     TrainingImages,
     batches,

@@ -1,0 +1,123 @@
+"""A training of two small meshes on noise pictures: its settings, data on disk and outcome."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from neural_mesh.data.dataset import TrainingImages
+from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
+from neural_mesh.machine.devices import Placement
+from neural_mesh.machine.distributed import Group
+from neural_mesh.settings import CATEGORIES, TrainConfig
+from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.storage.records import VertexAnnotation, save_annotation
+from neural_mesh.training.trainer import Trainer
+
+SMALL_HW = (128, 336)  # of crops with a quarter of a car's pixels
+# Of two meshes. Batches of 4 are 4, 3 and 4, 1 images, of which two processes get 2 + 2, 1 + 2 and
+# 2 + 2, 0 + 1.
+IMAGES = (7, 5)
+CONFIG = TrainConfig(
+    mesh_d="multi",
+    backbone="resnet18fpn",
+    pretrained="none",
+    image_scale=0.5,
+    batch_size=4,
+    total_epochs=2,
+    accumulate=3,
+    num_clutter_group=4,
+    augment=("flip", "color", "occlude"),
+)
+
+
+def meshes() -> list[Mesh]:
+    """Two cuboids of about 60 vertices."""
+    axes = np.meshgrid([-0.2, 0.2], [-0.45, 0.45], [-0.13, 0.13])
+    corners = np.array(axes).reshape(3, -1).T.repeat(50, 0)
+    return [cuboid_mesh(cuboid_grid(corners * scale, 60)) for scale in (1.0, [1, 0.8, 1.2])]
+
+
+def names_of(mesh: int) -> list[str]:
+    """Image names of a mesh, counted from 0."""
+    return [f"mesh{mesh}_{i}" for i in range(IMAGES[mesh])]
+
+
+def write_prepared(root: Path, crop_hw: tuple[int, int] = CATEGORIES["car"].crop_hw) -> None:
+    """Noise pictures with vertices at random; the first of a mesh shows none."""
+    random = np.random.default_rng(0)
+    prepared = PreparedSet(root)
+    height, width = crop_hw
+    for mesh, model in enumerate(meshes()):
+        for i, name in enumerate(names_of(mesh)):
+            image = prepared.image("car", name)
+            image.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (32, 84, 3), np.uint8)
+            Image.fromarray(pixels).resize((width, height)).save(image)
+            vertices = len(model.vertices)
+            annotation = VertexAnnotation(
+                name=name,
+                box=np.zeros(6),
+                box_ori=np.array([60, 280, 40, 340, 300, 400]),
+                box_obj=np.array([0, 1, 0, 1, height, width]),
+                cropped_kp_list=random.uniform(0, [height - 1, width - 1], (vertices, 2)),
+                visible=(random.random(vertices) < 0.4) & (i > 0),
+                azimuth=0.7,
+                elevation=0.2,
+                theta=0.1,
+                distance=6.0,
+                focal=1.0,
+                viewport=3000.0,
+                principal=np.array([188.0, 170.0]),
+                height=300,
+                width=400,
+                cad_index=mesh + 1,
+                bbox=np.array([40.0, 60.0, 340.0, 280.0]),
+                geometry="exact",
+                crop_scale=1.2,
+                crop_offset=np.zeros(2),
+                kp_weights=np.ones(vertices),
+            )
+            save_annotation(prepared.vertex_annotation("multi", "car", name), annotation)
+
+
+def make_trainer(group: Group, root: Path, folder: Path, config: TrainConfig) -> Trainer:
+    """A trainer whose batch norm stays in evaluation mode.
+
+    Its state after the first of two epochs is copied to <folder>/../../kept.
+    """
+    torch.set_num_threads(1)
+    prepared = PreparedSet(root)
+    datasets = [
+        TrainingImages(prepared, names_of(i), mesh, config, cache="disk")
+        for i, mesh in enumerate(meshes())
+    ]
+    cpu = torch.device("cpu")
+    placement = Placement((cpu,), cpu, "test")
+    trainer = Trainer(config, meshes(), datasets, placement, folder, group=group)
+    save_state = trainer.save_state
+
+    def save_and_keep() -> None:
+        save_state()
+        if group.first:
+            (folder.parents[1] / "kept").mkdir()
+            shutil.copy(trainer.state_path, folder.parents[1] / "kept")
+
+    trainer.save_state = save_and_keep
+    trainer.network.train = lambda mode=True: torch.nn.Module.train(trainer.network, False)
+    return trainer
+
+
+def outcome(trainer: Trainer) -> dict:
+    """What a training ends with: losses, banks, gradients and weights."""
+    return {
+        "log": trainer.log,
+        "banks": [bank.memory for bank in trainer.banks],
+        "slots": [bank.slot for bank in trainer.banks],
+        "gradients": [p.grad for p in trainer.network.parameters()],
+        "weights": [p.detach() for p in trainer.network.parameters()],
+    }
