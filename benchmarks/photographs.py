@@ -39,10 +39,10 @@ from neural_mesh.photographs.finder import (
     read_photograph,
 )
 from neural_mesh.settings import PhotographConfig
-from neural_mesh.solve.inference import load_model
+from neural_mesh.solve.model import load_model
 from neural_mesh.storage.files import write_text
 from neural_mesh.storage.layout import RawOccluded, RawPascal3D
-from neural_mesh.storage.records import save_npz
+from neural_mesh.storage.npz_files import save_npz
 
 ROUTES = ("crop", "box", "whole", "unlabelled")
 SURE = 0.8  # a confidence above this counts as sure

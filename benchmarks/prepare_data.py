@@ -27,13 +27,15 @@ from PIL import Image
 
 from annotate_vertices import Job as VertexJob
 from annotate_vertices import annotate_image
+from neural_mesh.categories import category_settings
 from neural_mesh.data.pascal3d import Record, read_split
 from neural_mesh.geometry.boxes import crop_geometry
 from neural_mesh.geometry.cameras import Pose, camera_centre, project
-from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, published_cuboid, read_off
+from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, published_cuboid
 from neural_mesh.geometry.visibility import facing_weights, vertices_in_crop, visible_vertices
-from neural_mesh.settings import FOCAL_PX, category
+from neural_mesh.settings import FOCAL_PX
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D
+from neural_mesh.storage.mesh_files import read_off
 from neural_mesh.storage.records import Annotation
 from prepare_images import Job as ImageJob
 from prepare_images import annotation_of, prepare_image
@@ -175,7 +177,7 @@ def make_case(
         np.zeros(0, np.int64),
         1,
     )
-    geometry = crop_geometry("paper", image_hw, category("car").crop_hw, bbox, principal, pose[3])
+    geometry = crop_geometry("paper", image_hw, category_settings("car").crop_hw, bbox, principal, pose[3])
     return Case(mesh, annotation_of(record, geometry, None), **found)
 
 

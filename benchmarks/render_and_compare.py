@@ -27,13 +27,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from neural_mesh.categories import category_settings
 from neural_mesh.compare import rendering
 from neural_mesh.data.dataset import read_crop
 from neural_mesh.geometry.cameras import paper_camera
 from neural_mesh.geometry.meshes import CuboidGrid, cuboid_mesh
-from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE, SolveConfig, category
+from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE, SolveConfig
 from neural_mesh.solve import pose
-from neural_mesh.solve.inference import load_model, names_by_mesh
+from neural_mesh.solve.batches import names_by_mesh
+from neural_mesh.solve.model import load_model
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.layout import PreparedSet
 
@@ -73,7 +75,7 @@ class Problem:
 
 def make_problem(name: str, count: int, device: str) -> Problem:
     """Random unit features for `count` images of a category."""
-    map_hw = tuple(n // FEATURE_STRIDE for n in category(name).crop_hw)
+    map_hw = tuple(n // FEATURE_STRIDE for n in category_settings(name).crop_hw)
     scene = rendering.make_scene(cuboid_mesh(GRIDS[name]), paper_camera(map_hw))
     generator = torch.Generator().manual_seed(0)
     shapes = (
@@ -86,7 +88,7 @@ def make_problem(name: str, count: int, device: str) -> Problem:
         torch.nn.functional.normalize(x, dim=1).to(device) for x in (features, bank, clutter)
     )
     features, bank, clutter = normalised
-    return Problem(scene, features, bank, clutter[0], category(name).paper_distance)
+    return Problem(scene, features, bank, clutter[0], category_settings(name).paper_distance)
 
 
 def seconds(call: Callable[[], object], repeats: int, device: str) -> float:

@@ -31,7 +31,8 @@ from neural_mesh.settings import SolveConfig
 from neural_mesh.solve import pose
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.layout import PreparedSet
-from neural_mesh.storage.records import load_annotation, load_features
+from neural_mesh.storage.records import load_annotation
+from neural_mesh.storage.results import load_features
 
 CAR = CuboidGrid(np.array([-0.184, -0.441, -0.168]), np.array([0.184, 0.434, 0.120]), (10, 24, 8))
 MAP_HW = (32, 84)

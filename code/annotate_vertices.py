@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from neural_mesh.geometry.cameras import camera_centre
-from neural_mesh.geometry.meshes import Mesh, read_off
+from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.visibility import facing_weights, uncovered_vertices, vertices_in_crop
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.resources import require_disk
@@ -19,7 +19,9 @@ from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
 from neural_mesh.settings import MESH_DIMENSIONS
 from neural_mesh.storage.files import atomic_path, lock, remove_parts, write_text
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D
-from neural_mesh.storage.records import VertexAnnotation, load_annotation, load_npz, save_annotation
+from neural_mesh.storage.mesh_files import read_off
+from neural_mesh.storage.npz_files import load_npz
+from neural_mesh.storage.records import VertexAnnotation, load_annotation, save_annotation
 
 BYTES_PER_VERTEX = 40  # of an annotation: position, visibility, weight
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from neural_mesh.compare.rendering import Scene, Target, make_scene, make_target
 from neural_mesh.data.dataset import read_crop
 from neural_mesh.geometry.cameras import Pose, consistent_camera, in_degrees
-from neural_mesh.geometry.meshes import Mesh, read_off
+from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.pose_error import THRESHOLDS, pose_errors
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import first_device, gpus_of
@@ -37,18 +37,15 @@ from neural_mesh.pictures import drawing, plots
 from neural_mesh.pictures.drawing import camera_of, short_angles
 from neural_mesh.pictures.plots import OCCLUDER_TITLE, Panel, Row
 from neural_mesh.settings import FEATURE_STRIDE, NORMALISED_DISTANCE, SolveConfig
-from neural_mesh.solve.inference import Model, load_model
+from neural_mesh.solve.model import Model, load_model
 from neural_mesh.solve.pose import solve
 from neural_mesh.storage.files import csv_text, lock, read_json, read_text, write_text
 from neural_mesh.storage.layout import Experiment, PreparedSet, RawPascal3D, checkpoint_path
-from neural_mesh.storage.records import (
-    Annotation,
-    PoseSet,
-    load_annotation,
-    load_poses,
-    record_seconds,
-    save_npz,
-)
+from neural_mesh.storage.mesh_files import read_off
+from neural_mesh.storage.npz_files import save_npz
+from neural_mesh.storage.records import Annotation, load_annotation
+from neural_mesh.storage.results import PoseSet, load_poses
+from neural_mesh.storage.timings import record_seconds
 
 MANIFEST = "pictures.json"  # what was drawn, and from what
 SELECTIONS = ("spread", "best", "median", "worst", "random")

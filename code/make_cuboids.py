@@ -10,18 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from neural_mesh.geometry.meshes import (
-    Mesh,
-    cuboid_grid,
-    cuboid_mesh,
-    read_off,
-    same_meshes,
-    write_off,
-)
+from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, same_meshes
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import EXACT_MINIMUM_THICKNESS, MESH_DIMENSIONS, CuboidConfig
 from neural_mesh.storage.files import holds, lock, write_text
 from neural_mesh.storage.layout import RawPascal3D
+from neural_mesh.storage.mesh_files import read_off, write_off
 
 
 def make_cuboids(

@@ -25,12 +25,14 @@ from neural_mesh.data.occlusion import (
 )
 from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record, read_split, record_rules
 from neural_mesh.geometry.cameras import Pose, points_in_pascal_cam, project
-from neural_mesh.geometry.meshes import Mesh, read_off
+from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
 from neural_mesh.settings import OCC_LEVELS
-from neural_mesh.storage.files import holds, lock, read_picture, write_text
+from neural_mesh.storage.files import holds, lock, write_text
 from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D
+from neural_mesh.storage.mesh_files import read_off
+from neural_mesh.storage.pictures import read_picture
 from neural_mesh.storage.records import Annotation, load_annotation, save_annotation
 
 CUTOUTS_PER_IMAGE = 3

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import savemat
 
+from neural_mesh.categories import category_settings
 from neural_mesh.data.occlusion import (
     is_written,
     occlude,
@@ -24,7 +25,7 @@ from neural_mesh.data.occlusion import (
     write_occluded,
     write_occluded_lists,
 )
-from neural_mesh.geometry.meshes import Mesh, write_off
+from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.workers import worker_count
 from neural_mesh.sample import models as sample_models
@@ -38,9 +39,9 @@ from neural_mesh.sample.drawing import (
     draw_sample,
 )
 from neural_mesh.settings import OCC_LEVELS
-from neural_mesh.settings import category as category_settings
 from neural_mesh.storage.files import atomic_path, read_json, write_text
 from neural_mesh.storage.layout import RawOccluded, RawPascal3D
+from neural_mesh.storage.mesh_files import write_off
 
 GENERATOR = 1  # raise it when the same seed gives other pictures than before
 MANIFEST = "sample.json"  # the options that a set was made with

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from neural_mesh.compare.rendering import RENDERERS
 from neural_mesh.data.dataset import change_colour, paste_patches, read_crop
-from neural_mesh.geometry.meshes import Mesh, read_off
+from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.pose_error import THRESHOLDS, pose_errors
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import first_device, gpus_of
@@ -44,19 +44,14 @@ from neural_mesh.photographs.finder import (
 )
 from neural_mesh.pictures.drawing import save_film
 from neural_mesh.settings import FOREGROUND_RATIO, PhotographConfig, SolveConfig
-from neural_mesh.solve.inference import Model, load_model
+from neural_mesh.solve.model import Model, load_model
 from neural_mesh.storage.checkpoints import Checkpoint
-from neural_mesh.storage.files import (
-    csv_text,
-    disk_errors,
-    lock,
-    read_json,
-    read_text,
-    write_jpeg,
-    write_text,
-)
+from neural_mesh.storage.files import csv_text, disk_errors, lock, read_json, read_text, write_text
 from neural_mesh.storage.layout import PreparedSet, read_list
-from neural_mesh.storage.records import load_annotation, save_npz
+from neural_mesh.storage.mesh_files import read_off
+from neural_mesh.storage.npz_files import save_npz
+from neural_mesh.storage.pictures import write_jpeg
+from neural_mesh.storage.records import load_annotation
 from neural_mesh.training.trainer import hold_out
 
 POSES, TABLE, SETTINGS, FAILURES, REFERENCE = (

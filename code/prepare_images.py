@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from neural_mesh.categories import category_settings
 from neural_mesh.data.pascal3d import (
     Record,
     Split,
@@ -27,18 +28,11 @@ from neural_mesh.geometry.boxes import CropGeometry, crop_geometry, crop_image
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.resources import crops_size, require_disk
 from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
-from neural_mesh.settings import category as category_settings
-from neural_mesh.storage.files import (
-    holds,
-    lock,
-    read_json,
-    read_picture,
-    remove_parts,
-    write_jpeg,
-    write_text,
-)
+from neural_mesh.storage.files import holds, lock, read_json, remove_parts, write_text
 from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D
-from neural_mesh.storage.records import Annotation, load_npz, load_numbers, save_annotation
+from neural_mesh.storage.npz_files import load_npz, load_numbers
+from neural_mesh.storage.pictures import read_picture, write_jpeg
+from neural_mesh.storage.records import Annotation, save_annotation
 
 BYTES_PER_MASK = 250_000  # of an occluder mask, which is stored in the size of its image
 JPEG_QUALITY = {"paper": 75, "exact": 95}  # 75 is what the official checkpoints were trained on

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neural_mesh.categories import category_settings
 from neural_mesh.data.kitti import (
     OCCLUSION_NAMES,
     KittiObject,
@@ -24,16 +25,9 @@ from neural_mesh.machine import console
 from neural_mesh.machine.resources import crops_size, require_disk
 from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
 from neural_mesh.settings import NORMALISED_DISTANCE
-from neural_mesh.settings import category as category_settings
-from neural_mesh.storage.files import (
-    holds,
-    lock,
-    read_picture,
-    remove_parts,
-    write_jpeg,
-    write_text,
-)
+from neural_mesh.storage.files import holds, lock, remove_parts, write_text
 from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.storage.pictures import read_picture, write_jpeg
 from neural_mesh.storage.records import Annotation, save_annotation
 
 FOLDS = 4  # lists of a quarter of the objects each (reference)

@@ -11,7 +11,7 @@ from neural_mesh.machine import arguments, console
 from neural_mesh.settings import MESH_DIMENSIONS, Azimuths
 from neural_mesh.storage.files import lock, write_text
 from neural_mesh.storage.layout import PreparedSet, read_list
-from neural_mesh.storage.records import load_numbers
+from neural_mesh.storage.npz_files import load_numbers
 
 
 def write_selections(

@@ -19,7 +19,7 @@ from neural_mesh.data.dataset import (
     decoded_file,
     decoded_shape,
 )
-from neural_mesh.geometry.meshes import read_off, same_meshes
+from neural_mesh.geometry.meshes import same_meshes
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import (
     Placement,
@@ -44,7 +44,8 @@ from neural_mesh.storage.layout import (
     numbered_meshes,
     read_list,
 )
-from neural_mesh.storage.records import record_seconds
+from neural_mesh.storage.mesh_files import read_off
+from neural_mesh.storage.timings import record_seconds
 from neural_mesh.training.trainer import Trainer, Validation, hold_out
 
 BYTES_OF_A_BLOCK = 512  # of a file, as stat counts them

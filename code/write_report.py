@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from neural_mesh.data.dataset import read_crop
 from neural_mesh.geometry.cameras import Pose
-from neural_mesh.geometry.meshes import Mesh, read_off
+from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.pose_error import image_weighted_mean
 from neural_mesh.machine import arguments, console
 from neural_mesh.pictures import drawing
 from neural_mesh.pictures.drawing import short_angles
+from neural_mesh.published import PUBLISHED_MEANS
 from neural_mesh.report import page as report_page
 from neural_mesh.report.page import Card, LevelReport, Timing
 from neural_mesh.report.tables import (
@@ -33,10 +34,12 @@ from neural_mesh.report.tables import (
     score_category,
     table_rows,
 )
-from neural_mesh.settings import ALL_OCC_LEVELS, MESH_DIMENSIONS, PUBLISHED_MEANS
+from neural_mesh.settings import ALL_OCC_LEVELS, MESH_DIMENSIONS
 from neural_mesh.storage.files import write_text
 from neural_mesh.storage.layout import Experiment, PreparedSet, RawPascal3D
-from neural_mesh.storage.records import load_annotation, load_seconds
+from neural_mesh.storage.mesh_files import read_off
+from neural_mesh.storage.records import load_annotation
+from neural_mesh.storage.timings import load_seconds
 
 VERSION = 1  # of the page's making; another number makes every page again
 GALLERY_IMAGES, LARGEST_GROUP, SMALLEST_GROUP = 240, 36, 6  # in all, and of a category at a level

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from neural_mesh.digests import short_digest
 
 FEATURE_STRIDE = 8  # image pixels per feature cell, both axes (paper section 4)
 FEATURE_CHANNELS = 128  # length of a feature vector (paper section 4)
@@ -30,149 +31,6 @@ ALL_OCC_LEVELS = tuple(f"FGL{f}_BGL{b}" for f in (1, 2, 3) for b in (1, 2, 3))
 # fraction of the object (FGL) and of the rest of the image (BGL) that the occluders cover, [low, high)
 FOREGROUND_RATIO = {1: (0.2, 0.4), 2: (0.4, 0.6), 3: (0.6, 0.8)}
 BACKGROUND_RATIO = {1: (0.0, 0.2), 2: (0.2, 0.4), 3: (0.4, 0.6)}
-
-FULL_TEST_IMAGES = {
-    "": 10812,
-    "FGL1_BGL1": 10421,
-    "FGL1_BGL2": 10304,
-    "FGL1_BGL3": 9143,
-    "FGL2_BGL1": 10270,
-    "FGL2_BGL2": 10219,
-    "FGL2_BGL3": 10125,
-    "FGL3_BGL1": 9965,
-    "FGL3_BGL2": 10056,
-    "FGL3_BGL3": 9983,
-}
-FULL_AZIMUTH_TEST_IMAGES = {"seen": 7305, "unseen": 3507}  # of PUBLISHED_AZIMUTHS
-
-
-@dataclass(frozen=True)
-class Category:
-    """One object category of PASCAL3D+.
-
-    crop_hw: (height, width) of a prepared crop in pixels, multiples of 32 (reference).
-    paper_distance: distance of the reference's start poses; tuned by its authors for their 12 degree camera.
-    keypoints: names in the order of the rows of `cropped_kp_list`.
-    """
-
-    name: str
-    short: str
-    crop_hw: tuple[int, int]
-    paper_distance: float
-    keypoints: tuple[str, ...] = ()
-
-
-def _category(
-    name: str, short: str, crop_hw: tuple[int, int], paper_distance: float, keypoints: str
-) -> Category:
-    return Category(name, short, crop_hw, paper_distance, tuple(keypoints.split()))
-
-
-_PASCAL3D = (
-    _category(
-        "aeroplane",
-        "plane",
-        (320, 1024),
-        7.0,
-        "left_wing right_wing rudder_upper noselanding left_elevator rudder_lower right_elevator tail",
-    ),
-    _category(
-        "bicycle",
-        "bike",
-        (608, 608),
-        5.2,
-        "seat_front right_back_wheel right_pedal_center right_front_wheel left_front_wheel left_handle "
-        "seat_back head_center left_back_wheel left_pedal_center right_handle",
-    ),
-    _category(
-        "boat",
-        "boat",
-        (480, 1120),
-        8.0,
-        "head_down head tail_right tail_left head_right tail head_left",
-    ),
-    _category(
-        "bottle",
-        "bottle",
-        (512, 736),
-        5.75,
-        "body bottom_left bottom mouth body_right body_left bottom_right",
-    ),
-    _category(
-        "bus",
-        "bus",
-        (320, 800),
-        5.2,
-        "body_front_left_lower body_front_right_upper body_back_right_lower right_back_wheel "
-        "body_back_left_upper right_front_wheel left_front_wheel body_front_left_upper body_back_left_lower "
-        "body_back_right_upper body_front_right_lower left_back_wheel",
-    ),
-    _category(
-        "car",
-        "car",
-        (256, 672),
-        5.0,
-        "left_front_wheel left_back_wheel right_front_wheel right_back_wheel upper_left_windshield "
-        "upper_right_windshield upper_left_rearwindow upper_right_rearwindow left_front_light "
-        "right_front_light left_back_trunk right_back_trunk",
-    ),
-    _category(
-        "chair",
-        "chair",
-        (544, 384),
-        4.0,
-        "seat_upper_right back_upper_left seat_lower_right leg_lower_left back_upper_right leg_upper_right "
-        "seat_lower_left leg_upper_left seat_upper_left leg_lower_right",
-    ),
-    _category(
-        "diningtable",
-        "table",
-        (320, 800),
-        7.0,
-        "top_lower_left top_up top_lower_right leg_lower_left leg_upper_right top_right top_left "
-        "leg_upper_left top_upper_left top_upper_right top_down leg_lower_right",
-    ),
-    _category(
-        "motorbike",
-        "mbike",
-        (512, 512),
-        4.5,
-        "front_seat right_back_wheel back_seat right_front_wheel left_front_wheel headlight_center "
-        "right_handle_center left_handle_center head_center left_back_wheel",
-    ),
-    _category(
-        "sofa",
-        "sofa",
-        (352, 736),
-        5.4,
-        "top_right_corner seat_bottom_right left_bottom_back seat_bottom_left front_bottom_right "
-        "top_left_corner right_bottom_back seat_top_left front_bottom_left seat_top_right",
-    ),
-    _category(
-        "train",
-        "train",
-        (256, 608),
-        3.75,
-        "head_top mid1_left_bottom head_left_top mid1_left_top mid2_right_bottom head_right_bottom "
-        "mid1_right_bottom head_left_bottom mid2_left_top mid2_left_bottom head_right_top tail_right_top "
-        "tail_left_top tail_right_bottom tail_left_bottom mid2_right_top mid1_right_top",
-    ),
-    _category(
-        "tvmonitor",
-        "tv",
-        (480, 480),
-        5.5,
-        "back_top_left back_bottom_right front_bottom_right front_top_right front_top_left back_bottom_left "
-        "back_top_right front_bottom_left",
-    ),
-)
-CATEGORIES: dict[str, Category] = {c.name: c for c in _PASCAL3D}
-GENERIC_CROP_HW = (512, 512)  # for categories that PASCAL3D+ does not have
-
-
-def category(name: str) -> Category:
-    """The settings of a category; one that PASCAL3D+ does not have gets a square crop and the consistent distance."""
-    return CATEGORIES.get(name) or Category(name, name, GENERIC_CROP_HW, NORMALISED_DISTANCE)
 
 
 @dataclass(frozen=True)
@@ -224,23 +82,6 @@ class Azimuths:
 
 ALL_AZIMUTHS = Azimuths()
 
-# The authors' single cuboids as (x, y, z) low and high corners in CAD units: the boxes around PASCAL3D+'s original CAD models.
-# With them a checkpoint of the reference finds its mesh where those models, or the same versions of them, are not at hand.
-PUBLISHED_CUBOIDS = {
-    "aeroplane": ((-0.28379, -0.34905, -0.12756), (0.37793, 0.34508, 0.10140)),
-    "bicycle": ((-0.10487, -0.41327, -0.22618), (0.11745, 0.45367, 0.24944)),
-    "boat": ((-0.14976, -0.47957, -0.33473), (0.14910, 0.46459, 0.12325)),
-    "bottle": ((-0.14459, -0.17792, -0.47353), (0.14000, 0.13337, 0.46935)),
-    "bus": ((-0.12377, -0.47232, -0.13357), (0.10698, 0.46732, 0.13468)),
-    "car": ((-0.18409, -0.44080, -0.16812), (0.18409, 0.43363, 0.12016)),
-    "chair": ((-0.24732, -0.27109, -0.36984), (0.24610, 0.26405, 0.38880)),
-    "diningtable": ((-0.41383, -0.30170, -0.21552), (0.45536, 0.30924, 0.22489)),
-    "motorbike": ((-0.14223, -0.38084, -0.18656), (0.10460, 0.39103, 0.18914)),
-    "sofa": ((-0.45713, -0.26520, -0.25958), (0.45678, 0.27541, 0.24027)),
-    "train": ((-0.08028, -0.48711, -0.10496), (0.08456, 0.48272, 0.09671)),
-    "tvmonitor": ((-0.42960, -0.28030, -0.30395), (0.42960, 0.28342, 0.30376)),
-}
-
 
 @dataclass(frozen=True)
 class CuboidConfig:
@@ -254,11 +95,6 @@ class CuboidConfig:
 
 # Of GEOMETRY=exact. The flattest of the 79 cuboids of PASCAL3D+ has 0.076, so this changes none of them.
 EXACT_MINIMUM_THICKNESS = 0.05
-
-
-def short_digest(content: bytes) -> str:
-    """16 hexadecimal digits that stand for a content, by which settings, lists and results are recognised."""
-    return hashlib.sha256(content).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -409,40 +245,3 @@ DOWNLOADS = {
     "FGL3_BGL3": "drive:1GsHCyAYnqcJsAgiih1vKpDQxzF3ouFxS",
 }
 OCCLUDED_REPOSITORY = "https://github.com/Angtian/OccludedPASCAL3D"
-
-# The published tables that ours are compared with. Accuracies in %, image-weighted means over the 12 categories.
-SHORT_NAMES = tuple(c.short for c in _PASCAL3D)
-PUBLISHED = {
-    # README of the reference, unoccluded test set
-    ("single", ""): {
-        "pi/6": (81.1, 79.8, 69.0, 87.6, 88.2, 98.5, 86.2, 73.9, 83.7, 95.4, 81.3, 82.0, 85.5),
-        "pi/18": (47.8, 27.9, 35.9, 49.0, 84.4, 94.9, 47.3, 51.4, 31.0, 59.6, 68.1, 42.4, 60.2),
-        "median": (10.6, 16.8, 15.4, 10.3, 3.2, 3.2, 10.5, 9.7, 14.6, 8.5, 5.4, 12.0, 8.9),
-    },
-    ("multi", ""): {
-        "pi/6": (78.1, 81.2, 64.9, 88.2, 94.4, 98.6, 87.4, 81.5, 84.2, 96.0, 90.6, 85.9, 87.0),
-        "pi/18": (38.8, 35.0, 33.1, 50.2, 91.4, 95.8, 48.5, 58.2, 36.2, 65.4, 77.9, 54.5, 62.8),
-        "median": (13.0, 14.1, 16.4, 10.0, 2.6, 2.9, 10.4, 8.3, 13.9, 7.3, 4.7, 9.0, 8.5),
-    },
-}
-PUBLISHED_AZIMUTHS = "TFFTTFFT"  # the paper's pattern: near the front and near the back
-PUBLISHED_AZIMUTH_MEANS = {
-    # the paper's unseen-pose table: (pi/6, pi/18)
-    "single": {"seen": (88.5, 68.6), "unseen": (54.3, 27.9)},
-    "multi": {"seen": (88.6, 70.2), "unseen": (54.7, 31.0)},
-}
-PUBLISHED_MEANS = {
-    # the paper's table: (pi/6, pi/18) for L0 and the three occlusion levels
-    "single": {
-        "": (85.0, 57.7),
-        "FGL1_BGL1": (75.8, 43.7),
-        "FGL2_BGL2": (63.5, 30.4),
-        "FGL3_BGL3": (45.8, 15.1),
-    },
-    "multi": {
-        "": (86.7, 63.2),
-        "FGL1_BGL1": (77.3, 49.9),
-        "FGL2_BGL2": (65.2, 34.5),
-        "FGL3_BGL3": (47.1, 17.8),
-    },
-}

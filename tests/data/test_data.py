@@ -18,20 +18,16 @@ from PIL import Image
 from scipy.io import savemat
 
 from helpers.project import PYTHONPATH, ROOT
+from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.kitti import KittiObject, viewpoint
 from neural_mesh.data.pascal3d import read_record, read_split
-from neural_mesh.geometry.meshes import (
-    cuboid_grid,
-    cuboid_mesh,
-    published_cuboid,
-    read_off,
-    write_off,
-)
+from neural_mesh.geometry.meshes import cuboid_grid, cuboid_mesh, published_cuboid
 from neural_mesh.network.backbone import FeatureNet
-from neural_mesh.settings import CATEGORIES, EXACT_MINIMUM_THICKNESS, Azimuths, TrainConfig
-from neural_mesh.solve.inference import load_model
+from neural_mesh.settings import EXACT_MINIMUM_THICKNESS, Azimuths, TrainConfig
+from neural_mesh.solve.model import load_model
 from neural_mesh.storage.checkpoints import Checkpoint, save_checkpoint
 from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D
+from neural_mesh.storage.mesh_files import read_off, write_off
 from neural_mesh.storage.records import VertexAnnotation, load_annotation
 
 FLAT = np.array(np.meshgrid([0, 1], [0.2], [0, 1])).reshape(3, -1).T.repeat(50, 0).astype(float)
@@ -142,7 +138,7 @@ def test_cuboids_of_a_killed_run_are_not_mixed_with_those_of_other_settings(
     if overwrite == "true":
         code("make_cuboids", *arguments, "--number-vertices", 300)
     program = (
-        "import os, runpy, sys; import neural_mesh.geometry.meshes as m; write, done = m.write_off, []\n"
+        "import os, runpy, sys; import neural_mesh.storage.mesh_files as m; write, done = m.write_off, []\n"
         "def killed(*mesh):\n"
         "    write(*mesh) if not done else os.kill(os.getpid(), 9)\n"
         "    done.append(mesh)\n"

@@ -17,7 +17,8 @@ from neural_mesh.data.downloads import download, unpack
 from neural_mesh.data.pascal3d import UnusableRecord, read_record, read_split, read_subset_pickle
 from neural_mesh.storage.files import atomic_path
 from neural_mesh.storage.layout import RawPascal3D, numbered_meshes
-from neural_mesh.storage.records import PoseSet, load_npz, load_poses, save_npz, save_poses
+from neural_mesh.storage.npz_files import load_npz, save_npz
+from neural_mesh.storage.results import PoseSet, load_poses, save_poses
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):

@@ -13,13 +13,15 @@ from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 
 import make_sample_data as stage
+from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.occlusion import covered_ratios, level_bounds, occlude
 from neural_mesh.data.pascal3d import read_record
 from neural_mesh.geometry import cameras
-from neural_mesh.geometry.meshes import cuboid_grid, read_off
+from neural_mesh.geometry.meshes import cuboid_grid
 from neural_mesh.sample import drawing as sample
 from neural_mesh.sample import models as sample_models
-from neural_mesh.settings import ALL_OCC_LEVELS, CATEGORIES, OCC_LEVELS
+from neural_mesh.settings import ALL_OCC_LEVELS, OCC_LEVELS
+from neural_mesh.storage.mesh_files import read_off
 
 OPTIONS = stage.Options(
     categories=("car", "chair"), train_images=4, val_images=3, seed=7, image_width=160

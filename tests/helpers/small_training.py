@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.dataset import TrainingImages
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.machine.devices import Placement
 from neural_mesh.machine.distributed import Group
-from neural_mesh.settings import CATEGORIES, TrainConfig
+from neural_mesh.settings import TrainConfig
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.records import VertexAnnotation, save_annotation
 from neural_mesh.training.trainer import Trainer

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from neural_mesh.categories import category_settings
 from neural_mesh.geometry import boxes, cameras
-from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, write_off
+from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.geometry.visibility import _segments_blocked, visible_vertices
-from neural_mesh.settings import category
+from neural_mesh.storage.mesh_files import read_off, write_off
 
 UNIT_CUBE = (
     np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T.repeat(50, 0).astype(float)
@@ -119,7 +120,7 @@ def check_crop(d, name, image, crop_hw):
 def test_paper_crops_of_procedural_images_equal_the_reference(golden, shared):
     d = golden("crops_synth.npz")
     for case in json.loads(shared("golden/crops_synth.json").read_text()):
-        check_crop(d, case["name"], d[f"{case['name']}/image"], category(case["category"]).crop_hw)
+        check_crop(d, case["name"], d[f"{case['name']}/image"], category_settings(case["category"]).crop_hw)
 
 
 def test_paper_crops_of_photographs_equal_the_reference(golden):
@@ -128,7 +129,7 @@ def test_paper_crops_of_photographs_equal_the_reference(golden):
         image = np.array(Image.open(io.BytesIO(d[f"{name}/src_jpeg"].tobytes())))
         if hashlib.sha256(image.tobytes()).hexdigest() != str(d[f"{name}/decoded_sha256"]):
             pytest.skip("this JPEG decoder gives other pixels than the golden file's")
-        check_crop(d, name, image, category("car").crop_hw)
+        check_crop(d, name, image, category_settings("car").crop_hw)
 
 
 @pytest.mark.parametrize("distance", [3.1, 5.0, 11.3])

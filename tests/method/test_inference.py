@@ -15,7 +15,8 @@ from neural_mesh.machine.devices import images_at_a_time
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.settings import SolveConfig, TrainConfig
 from neural_mesh.solve import inference, pose
-from neural_mesh.storage.records import FeatureSet, load_poses, record_seconds
+from neural_mesh.storage.results import FeatureSet, load_poses
+from neural_mesh.storage.timings import record_seconds
 
 MESH = cuboid_mesh(CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (3, 6, 4)))
 NAMES = [f"n{i:02d}" for i in range(11)]

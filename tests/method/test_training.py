@@ -34,7 +34,7 @@ from neural_mesh.data.dataset import (
     mirror,
     paste_patches,
 )
-from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, write_off
+from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.geometry.visibility import vertices_in_crop
 from neural_mesh.machine.devices import Placement, place
 from neural_mesh.machine.distributed import Group
@@ -42,8 +42,8 @@ from neural_mesh.network import bank as bank_module
 from neural_mesh.network.backbone import FeatureNet, build_network, cells_of
 from neural_mesh.network.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
 from neural_mesh.settings import ALL_AZIMUTHS, FIXED_RECIPE, Azimuths, TrainConfig
-from neural_mesh.solve import inference
-from neural_mesh.solve.inference import load_model
+from neural_mesh.solve import mesh_solver
+from neural_mesh.solve.model import load_model
 from neural_mesh.solve.pose import Poses
 from neural_mesh.storage.checkpoints import (
     Checkpoint,
@@ -52,6 +52,7 @@ from neural_mesh.storage.checkpoints import (
     save_checkpoint,
 )
 from neural_mesh.storage.layout import Experiment, PreparedSet, RawPascal3D
+from neural_mesh.storage.mesh_files import write_off
 from neural_mesh.storage.records import Annotation
 from neural_mesh.training import trainer as training
 from neural_mesh.training.journal import similarity_picture
@@ -554,7 +555,7 @@ def test_validation_goes_on_in_halves_when_memory_is_short(noise_pictures, tmp_p
         return Poses(**filled)
 
     truth = {"azimuth": 0.7, "elevation": 0.2, "theta": 0.1}
-    monkeypatch.setattr(inference, "solve", small)
+    monkeypatch.setattr(mesh_solver, "solve", small)
     monkeypatch.setattr(training, "load_annotation", lambda path: argparse.Namespace(**truth))
     trainer = trainer_of(noise_pictures, tmp_path)
     found = Validation(PreparedSet(noise_pictures), [names_of(0)[:5], []]).accuracy(

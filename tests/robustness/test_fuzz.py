@@ -28,7 +28,7 @@ import predict
 from neural_mesh.data.downloads import _read_origin as origin_of
 from neural_mesh.data.kitti import read_labels, read_projection
 from neural_mesh.data.pascal3d import read_record, read_split, read_subset_pickle
-from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, read_off, write_off
+from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.photographs.calibration import Calibration, load_calibration, save_calibration
 from neural_mesh.photographs.finder import EVIDENCE, read_photograph
 from neural_mesh.settings import TrainConfig
@@ -38,23 +38,21 @@ from neural_mesh.storage.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from neural_mesh.storage.files import read_picture
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D, read_list
-from neural_mesh.storage.records import (
+from neural_mesh.storage.mesh_files import read_off, write_off
+from neural_mesh.storage.npz_files import load_numbers
+from neural_mesh.storage.pictures import read_picture
+from neural_mesh.storage.records import VertexAnnotation, load_annotation, save_annotation
+from neural_mesh.storage.results import (
     FeatureSet,
     PoseSet,
-    VertexAnnotation,
-    load_annotation,
     load_config,
     load_features,
-    load_numbers,
     load_poses,
-    load_seconds,
-    record_seconds,
-    save_annotation,
     save_features,
     save_poses,
 )
+from neural_mesh.storage.timings import load_seconds, record_seconds
 
 FAST, SLOW = 120, 4000  # files per kind
 MEMORY = 3 * 2**30  # bytes of address space that reading may add

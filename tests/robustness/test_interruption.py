@@ -20,7 +20,7 @@ from PIL import Image
 
 from helpers.project import PYTHONPATH, ROOT, run_code
 from neural_mesh.storage.files import lock
-from neural_mesh.storage.records import load_poses, save_poses
+from neural_mesh.storage.results import load_poses, save_poses
 
 FAST, SLOW = 2, 20  # kills per stage
 MOST_TRIES = 10
@@ -51,7 +51,7 @@ TRAIN = (
 )
 EAGER = {
     "train": "import neural_mesh.training.trainer as t; t.SECONDS_BETWEEN_STATES = 0.0; ",
-    "solve_poses": "import neural_mesh.solve.inference as i; i.SECONDS_BETWEEN_SAVES = 0.0; ",
+    "solve_poses": "import neural_mesh.solve.run as r; r.SECONDS_BETWEEN_SAVES = 0.0; ",
 }
 
 
@@ -313,8 +313,10 @@ def test_inference_out_of_memory_gives_the_same_poses(stages, tmp_path):
     """In features and in the solver."""
     arguments, option, whole, _ = stages["solve_poses"]
     patch = (
-        "import neural_mesh.solve.inference as i; from neural_mesh.network.backbone import FeatureNet; solve, maps = i.solve, FeatureNet.feature_map\n"
-        "i.solve = lambda mesh, features, *rest: (check(len(features)), solve(mesh, features, *rest))[1]\n"
+        "import neural_mesh.solve.mesh_solver as m\n"
+        "from neural_mesh.network.backbone import FeatureNet\n"
+        "solve, maps = m.solve, FeatureNet.feature_map\n"
+        "m.solve = lambda mesh, features, *rest: (check(len(features)), solve(mesh, features, *rest))[1]\n"
         "FeatureNet.feature_map = lambda self, images, bias: (check(len(images)), maps(self, images, bias))[1]\n"
     )
     done = with_room_for(1, patch, "solve_poses", *arguments, option, tmp_path / "exp")

@@ -32,24 +32,20 @@ from neural_mesh.data import downloads
 from neural_mesh.data.dataset import TrainingImages, batches
 from neural_mesh.data.downloads import download, half_unpacked, unpack
 from neural_mesh.data.pascal3d import UnusableRecord, read_record, read_subset_pickle
-from neural_mesh.geometry.meshes import read_off
 from neural_mesh.machine import resources
 from neural_mesh.machine.resources import require_disk, require_memory
 from neural_mesh.machine.workers import WorkerPool, in_pool
 from neural_mesh.settings import TrainConfig
-from neural_mesh.solve import inference
+from neural_mesh.solve.batches import read_batches
+from neural_mesh.solve.halving import in_halves
 from neural_mesh.storage import files
 from neural_mesh.storage.checkpoints import load_checkpoint
-from neural_mesh.storage.files import (
-    BusyError,
-    WriteError,
-    atomic_path,
-    lock,
-    read_picture,
-    write_bytes,
-)
+from neural_mesh.storage.files import BusyError, WriteError, atomic_path, lock, write_bytes
 from neural_mesh.storage.layout import Experiment, PreparedSet, read_list
-from neural_mesh.storage.records import PoseSet, load_npz, save_poses
+from neural_mesh.storage.mesh_files import read_off
+from neural_mesh.storage.npz_files import load_npz
+from neural_mesh.storage.pictures import read_picture
+from neural_mesh.storage.results import PoseSet, save_poses
 
 LITTLE = 2**28  # bytes that reading a hostile file may add
 
@@ -676,11 +672,11 @@ def test_out_of_gpu_memory_at_inference_halves_the_batch(capsys):
         return list(range(8))[part]
 
     assert (
-        sum(inference.in_halves(work, 8, "feature maps"), []) == list(range(8)) and len(seen) == 4
+        sum(in_halves(work, 8, "feature maps"), []) == list(range(8)) and len(seen) == 4
     )
     assert "out of GPU memory, going on with 2 images at a time" in capsys.readouterr().err
     with pytest.raises(ValueError, match="not even the feature maps of one image fit"):
-        inference.in_halves(lambda part: work(slice(0, 8)), 8, "feature maps")
+        in_halves(lambda part: work(slice(0, 8)), 8, "feature maps")
 
 
 def crash(name: str) -> str:
@@ -740,4 +736,4 @@ def test_a_dead_decoder_at_inference_names_where_it_was(tmp_path, monkeypatch):
     model = SimpleNamespace(map_hw=(32, 84), checkpoint=SimpleNamespace(config=TrainConfig()))
     told = r"a decoding process died .* among the 2 images from .*images/car/a\.JPEG on; finished work is kept"
     with pytest.raises(ValueError, match=told):
-        list(inference.read_batches(PreparedSet(tmp_path), "car", [(1, ["a", "b"])], model, 1))
+        list(read_batches(PreparedSet(tmp_path), "car", [(1, ["a", "b"])], model, 1))

@@ -14,16 +14,19 @@ import draw_results
 from neural_mesh.compare import rendering
 from neural_mesh.compare.rendering import Target, make_scene
 from neural_mesh.geometry.cameras import MapCamera, Pose, project
-from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh, write_off
+from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.pictures import drawing, plots
 from neural_mesh.pictures.drawing import BACKGROUND, OBJECT, OCCLUDED
 from neural_mesh.pictures.plots import Panel, Row
 from neural_mesh.settings import SolveConfig, TrainConfig
-from neural_mesh.solve.inference import load_model, run_config
+from neural_mesh.solve.model import load_model
+from neural_mesh.solve.shards import run_config
 from neural_mesh.storage.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from neural_mesh.storage.layout import Experiment, PreparedSet
-from neural_mesh.storage.records import Annotation, PoseSet, load_poses, save_annotation, save_poses
+from neural_mesh.storage.mesh_files import write_off
+from neural_mesh.storage.records import Annotation, save_annotation
+from neural_mesh.storage.results import PoseSet, load_poses, save_poses
 
 CUBOID = cuboid_mesh(
     CuboidGrid(np.array([-0.2, -0.5, -0.15]), np.array([0.25, 0.4, 0.2]), (5, 10, 4))

@@ -37,7 +37,7 @@ from neural_mesh.photographs.finder import (
 )
 from neural_mesh.pictures.drawing import camera_of_pose
 from neural_mesh.settings import FIXED_RECIPE, PhotographConfig, TrainConfig
-from neural_mesh.solve.inference import Model
+from neural_mesh.solve.model import Model
 from neural_mesh.storage.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.records import Annotation, save_annotation

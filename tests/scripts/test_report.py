@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from neural_mesh.categories import CATEGORIES
+from neural_mesh.published import FULL_TEST_IMAGES, PUBLISHED_MEANS
 from neural_mesh.report import tables as report
-from neural_mesh.settings import CATEGORIES, FULL_TEST_IMAGES, PUBLISHED_MEANS
 
 CONFIG = {
     "solve": {"solver": "paper"},

@@ -18,19 +18,15 @@ from PIL import Image
 from test_drawing import CUBOID, make_annotation
 
 import write_report
-from neural_mesh.geometry.meshes import write_off
+from neural_mesh.published import FULL_TEST_IMAGES
 from neural_mesh.report import page as report_page
 from neural_mesh.report.page import Card, LevelReport, Timing
-from neural_mesh.settings import FULL_TEST_IMAGES, Azimuths
+from neural_mesh.settings import Azimuths
 from neural_mesh.storage.layout import Experiment, PreparedSet
-from neural_mesh.storage.records import (
-    PoseSet,
-    load_poses,
-    load_seconds,
-    record_seconds,
-    save_annotation,
-    save_poses,
-)
+from neural_mesh.storage.mesh_files import write_off
+from neural_mesh.storage.records import save_annotation
+from neural_mesh.storage.results import PoseSet, load_poses, save_poses
+from neural_mesh.storage.timings import load_seconds, record_seconds
 
 CONFIG = {
     "solve": {"solver": "paper", "total_epochs": 300},

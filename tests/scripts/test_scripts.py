@@ -24,18 +24,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from helpers.project import PYTHONPATH, ROOT
 from neural_mesh.geometry.cameras import geodesic_distance, pascal_cam_from_object
-from neural_mesh.geometry.meshes import read_off
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.files import lock
 from neural_mesh.storage.layout import PreparedSet
-from neural_mesh.storage.records import (
-    PoseSet,
-    VertexAnnotation,
-    load_annotation,
-    load_poses,
-    load_seconds,
-    save_poses,
-)
+from neural_mesh.storage.mesh_files import read_off
+from neural_mesh.storage.records import VertexAnnotation, load_annotation
+from neural_mesh.storage.results import PoseSet, load_poses, save_poses
+from neural_mesh.storage.timings import load_seconds
 
 SCRIPTS = ("PrepareData.sh", "TrainNeMo.sh", "InferenceNeMo.sh", "DemoNeMo.sh")
 PREPARE = {

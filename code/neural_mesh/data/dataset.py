@@ -16,21 +16,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms.v2 import functional as image_functional
 
+from neural_mesh.categories import category_settings
+from neural_mesh.digests import short_digest
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.visibility import vertices_in_crop
 from neural_mesh.machine.distributed import Group, share
 from neural_mesh.machine.workers import process_died
 from neural_mesh.network.backbone import cells_of
-from neural_mesh.settings import (
-    FEATURE_STRIDE,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    TrainConfig,
-    short_digest,
-)
-from neural_mesh.settings import category as category_settings
-from neural_mesh.storage.files import read_picture, reserve
+from neural_mesh.settings import FEATURE_STRIDE, IMAGENET_MEAN, IMAGENET_STD, TrainConfig
+from neural_mesh.storage.files import reserve
 from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.storage.pictures import read_picture
 from neural_mesh.storage.records import Annotation, VertexAnnotation, load_annotation
 
 AUGMENTATIONS = ("flip", "color", "occlude")

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neural_mesh.settings import BACKGROUND_RATIO, FOREGROUND_RATIO
-from neural_mesh.storage.files import atomic_path, write_jpeg, write_text
+from neural_mesh.storage.files import atomic_path, write_text
 from neural_mesh.storage.layout import RawOccluded
+from neural_mesh.storage.pictures import write_jpeg
 
 MARGIN = (
     0.02  # ratios are aimed at this far inside their bounds, so that rounding cannot leave them

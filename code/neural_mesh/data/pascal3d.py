@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from neural_mesh.settings import category as category_settings
+from neural_mesh.categories import category_settings
 from neural_mesh.storage.files import plain_name, read_text
 from neural_mesh.storage.layout import RawPascal3D, read_list
 

@@ -39,9 +39,7 @@ def pose_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
     predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
     finite = np.isfinite(predicted).all(-1)
     safe = np.where(finite[..., None], predicted, 0.0)
-    errors = geodesic_distance(
-        pascal_cam_from_object(*safe.T), pascal_cam_from_object(*truth.T)
-    )
+    errors = geodesic_distance(pascal_cam_from_object(*safe.T), pascal_cam_from_object(*truth.T))
     return np.where(finite, errors, math.pi)
 
 

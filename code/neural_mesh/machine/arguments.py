@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from neural_mesh.settings import ALL_AZIMUTHS, CATEGORIES, MESH_DIMENSIONS, Azimuths
+from neural_mesh.categories import CATEGORIES
+from neural_mesh.settings import ALL_AZIMUTHS, MESH_DIMENSIONS, Azimuths
 from neural_mesh.storage.files import plain_name
 
 # ---- types ---------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from neural_mesh.geometry.cameras import (
 )
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.storage.files import atomic_path
-from neural_mesh.storage.records import PoseSet
+from neural_mesh.storage.results import PoseSet
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
 YELLOW, GREEN, VERMILLION = (240, 228, 66), (0, 158, 115), (213, 94, 0)

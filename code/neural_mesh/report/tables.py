@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from neural_mesh.categories import SHORT_NAMES, category_settings
 from neural_mesh.geometry.pose_error import (
     LABELS,
     Accuracy,
@@ -19,21 +20,19 @@ from neural_mesh.geometry.pose_error import (
     random_pose_baseline,
 )
 from neural_mesh.machine import console
-from neural_mesh.settings import (
-    ALL_AZIMUTHS,
+from neural_mesh.published import (
     FULL_AZIMUTH_TEST_IMAGES,
     FULL_TEST_IMAGES,
     PUBLISHED,
     PUBLISHED_AZIMUTH_MEANS,
     PUBLISHED_AZIMUTHS,
     PUBLISHED_MEANS,
-    SHORT_NAMES,
-    Azimuths,
 )
-from neural_mesh.settings import category as category_settings
+from neural_mesh.settings import ALL_AZIMUTHS, Azimuths
 from neural_mesh.storage.files import csv_text, read_text
 from neural_mesh.storage.layout import Experiment, PreparedSet
-from neural_mesh.storage.records import PoseSet, load_annotation, load_poses
+from neural_mesh.storage.records import load_annotation
+from neural_mesh.storage.results import PoseSet, load_poses
 
 METRICS = ("pi/6", "pi/18", "median")
 MISSING_SHOWN = 10  # names of images without a pose in the notes; all are in missing.csv

@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from neural_mesh import settings
+from neural_mesh.categories import category_settings
 from neural_mesh.compare import kernels_numba, rendering
 from neural_mesh.compare.rendering import PictureTable, Scene, Target
+from neural_mesh.digests import short_digest
 from neural_mesh.geometry.cameras import (
     MapCamera,
     camera_centre,
@@ -143,7 +145,7 @@ class Plan:
             value.tolist() if isinstance(value, np.ndarray) else value
             for value in (getattr(self, f.name) for f in fields(self))
         ]
-        return settings.short_digest(repr(values).encode())
+        return short_digest(repr(values).encode())
 
 
 # Chosen by benchmarks/solvers.py on one half of its photographs, under several draws of occluders, and on sample data that
@@ -216,7 +218,7 @@ def choose_camera(
     made with.
     """
     if config.solver == "paper":
-        return paper_camera(map_hw), settings.category(category).paper_distance
+        return paper_camera(map_hw), category_settings(category).paper_distance
     return consistent_camera(map_hw, image_scale), settings.NORMALISED_DISTANCE
 
 

@@ -1,4 +1,4 @@
-"""Whole files or none, one writer at a time, and pictures of strangers: what every stage does with files."""
+"""Whole files or none, one writer at a time: what every stage does with files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-
-PICTURE_FORMATS = (
-    "JPEG",
-    "PNG",
-    "GIF",
-    "BMP",
-    "WEBP",
-)  # others can start programs (EPS) or decode in old libraries
-MAX_PIXELS = 2**26  # of a picture: 67 million, 200 MB once decoded
 MAX_TEXT_BYTES = 64 * 2**20
 SECONDS_TO_WAIT = 2.0  # for a lock: a killed run's processes may need a moment to go
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -102,13 +90,6 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` as a whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-
-
-def write_jpeg(path: Path, image: NDArray[np.uint8], quality: int) -> None:
-    """Write uint8 [H, W, 3] or [H, W] as JPEG, as a whole or not at all."""
-    encoded = io.BytesIO()  # an encoder that writes by itself swallows the error of a full disk
-    Image.fromarray(image).save(encoded, "JPEG", quality=quality)
-    write_bytes(path, encoded.getvalue())
 
 
 def csv_text(lines: Iterable[Sequence[object]]) -> str:
@@ -192,32 +173,6 @@ def plain_name(name: str, where: object) -> str:
             f"{where}: {name[:60]!r} is not a file name here; names have no '/' or '\\' and do not start with a dot"
         )
     return name
-
-
-def read_picture(path: Path, mode: str = "") -> NDArray[np.uint8]:
-    """Decode a picture to [h, w, 3], or [h, w] when it is grey; CMYK, palette and alpha become RGB. mode: force it.
-
-    Raises FileNotFoundError, or ValueError naming the file when it is broken, of a format not in PICTURE_FORMATS, or
-    when its header claims more than MAX_PIXELS, which is seen before anything is decoded.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"picture not found: {path}")
-    try:
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(
-                    f"claims {image.width:,} x {image.height:,} pixels, more than {MAX_PIXELS:,}"
-                )
-            wanted = mode or (image.mode if image.mode in ("RGB", "L") else "RGB")
-            return np.array(image if image.mode == wanted else image.convert(wanted))
-    except Exception as error:  # decoders raise nearly anything on broken bytes
-        reason = (
-            f"not a picture of the kinds {', '.join(PICTURE_FORMATS)}"
-            if isinstance(error, UnidentifiedImageError)
-            else error
-        )
-        raise ValueError(f"{path}: {reason}") from error
 
 
 @contextmanager

@@ -6,7 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from neural_mesh.settings import ALL_AZIMUTHS, Azimuths, short_digest
+from neural_mesh.digests import short_digest
+from neural_mesh.settings import ALL_AZIMUTHS, Azimuths
 from neural_mesh.storage.files import plain_name, read_json, read_text
 
 

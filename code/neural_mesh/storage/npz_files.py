@@ -1,0 +1,108 @@
+"""Arrays in npz files, read without pickled objects and written with the same bytes for the same content."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neural_mesh.storage.files import atomic_path
+
+MAX_UNPACKED_BYTES = 2**28  # of a compressed npz file; an occluder mask of 12 megapixels has 2**24
+
+
+def load_npz(
+    path: Path, required: Sequence[str], only: Sequence[str] | None = None
+) -> dict[str, NDArray]:
+    """All arrays of an npz file, or those named in `only`.
+
+    Raises ValueError, naming file and key, when it is broken, pickled, lacks a required one, or claims more than it
+    holds (compressed members may grow to MAX_UNPACKED_BYTES).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"not found: {path}")
+    key, room = "", max(MAX_UNPACKED_BYTES, path.stat().st_size)
+    arrays: dict[str, NDArray] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                key = member.filename.removesuffix(".npy")
+                if only is None or key in only:
+                    room -= member.file_size
+                    arrays[key] = _read_member(archive, member, room)
+    except Exception as error:  # a broken archive may raise nearly anything
+        at = f" at {key[:60]!r}" if key else ""
+        raise ValueError(
+            f"{path}: cannot be read as npz without pickled objects{at} ({str(error)[:200]})"
+        ) from error
+    missing = [key for key in required if key not in arrays]
+    if missing:
+        raise ValueError(f"{path}: lacks {', '.join(missing)}")
+    return arrays
+
+
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -> NDArray:
+    """One array, whose header is checked before anything is allocated for it."""
+    if room < 0:
+        raise ValueError(f"unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
+    content = archive.read(member)
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"npy version {version}")
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, by_columns, dtype = read_header(file, max_header_size=10_000)
+    if dtype.hasobject:
+        raise ValueError("pickled objects")
+    if (
+        dtype.kind not in "biufUS"
+        or min(shape, default=0) < 0
+        or math.prod(shape) * max(dtype.itemsize, 1) > len(content)
+    ):
+        raise ValueError(f"claims {dtype} {shape}, which {len(content):,} bytes cannot hold")
+    array = np.ndarray(shape, dtype, content, file.tell(), order="F" if by_columns else "C").copy(
+        order="K"
+    )
+    if dtype.kind == "U" and array.size and dtype.itemsize:
+        codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype(f"{dtype.byteorder}u4"))
+        if codes.max() > sys.maxunicode:
+            raise ValueError("a text of characters that do not exist")
+    return array
+
+
+def load_numbers(
+    path: Path, required: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, float]:
+    """Only these numbers of an annotation; ValueError, naming file and key, when one is none."""
+    arrays = load_npz(path, required, only=(*required, *optional))
+    for key, value in arrays.items():
+        if value.shape or value.dtype.kind not in "biuf" or not np.isfinite(value):
+            raise ValueError(f"{path}: {key} is {value.dtype} {value.shape}, not a number")
+    return {key: value.item() for key, value in arrays.items()}
+
+
+def save_npz(path: Path, arrays: Mapping[str, object]) -> None:
+    """Write arrays as npz, whole or not at all, with the same bytes for the same content."""
+    with (
+        atomic_path(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for key, value in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(
+                buffer, np.ascontiguousarray(value).reshape(np.shape(value)), allow_pickle=False
+            )
+            archive.writestr(
+                zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue()
+            )
