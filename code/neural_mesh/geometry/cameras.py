@@ -22,6 +22,8 @@ from neural_mesh.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
 
 PT3D_FROM_OBJECT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 PASCAL_CAM_AXES_IN_CV_CAM = np.diag([1.0, -1.0, -1.0])
+# (right, up, backward) <-> (left, up, forward); its own inverse
+PT3D_CAM_AXES_IN_PASCAL_CAM = np.diag([-1.0, 1.0, -1.0])
 MIN_DISTANCE = 0.1  # the reference puts a camera of distance exactly 0 here
 
 
@@ -213,12 +215,28 @@ def project(points_object: NDArray, pose: Pose, focal_px: ArrayLike = FOCAL_PX) 
 
 def pt3d_extrinsics(pose: Pose) -> tuple[NDArray, NDArray]:
     """PyTorch3D's R [..., 3, 3] and T [..., 3] of a pose: X_cam = X_pt3d @ R + T for row vectors."""
-    # PASCAL3D+ camera (right, up, backward) -> PyTorch3D camera (left, up, forward)
-    pt3d_cam_from_pascal_cam = np.diag([-1.0, 1.0, -1.0])
+    pt3d_cam_from_pascal_cam = PT3D_CAM_AXES_IN_PASCAL_CAM
     pt3d_cam_from_pt3d = pt3d_cam_from_pascal_cam @ pose.pascal_cam_from_object @ PT3D_FROM_OBJECT.T
     rotation = np.swapaxes(pt3d_cam_from_pt3d, -1, -2)
     centre_pt3d = pose.centre @ PT3D_FROM_OBJECT.T
     return rotation, -(centre_pt3d[..., None, :] @ rotation)[..., 0, :]
+
+
+def pose_from_pt3d(rotation: ArrayLike, translation: ArrayLike) -> Pose:
+    """The pose of PyTorch3D's R [..., 3, 3] and T [..., 3]: `pt3d_extrinsics` backwards, without a principal point.
+
+    Raises ValueError where the optical axis misses the object's origin, which no PASCAL3D+ pose does.
+    """
+    translation = np.asarray(translation, np.float64)
+    off_axis = np.abs(translation[..., :2]).max() > 1e-4 * np.abs(translation[..., 2]).max()
+    if off_axis or (translation[..., 2] <= 0).any():
+        raise ValueError(
+            f"T is {translation.tolist()}, expected (0, 0, distance): a camera that looks at the origin"
+        )
+    pt3d_cam_from_pt3d = np.swapaxes(np.asarray(rotation, np.float64), -1, -2)
+    pascal_cam_from_object = PT3D_CAM_AXES_IN_PASCAL_CAM @ pt3d_cam_from_pt3d @ PT3D_FROM_OBJECT
+    azimuth, elevation, theta = angles_of_rotation(pascal_cam_from_object)
+    return Pose(azimuth, elevation, theta, translation[..., 2])
 
 
 def spherical_from_centre(centre_object: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
