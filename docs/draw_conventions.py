@@ -27,7 +27,7 @@ SIDE_VIEW = Pose(math.pi / 2, 0.0, 0.0, FAR, (0.0, 0.0))
 
 
 def flat(points: np.ndarray, pose: Pose) -> np.ndarray:
-    """Points [N, 3] of the object frame on the paper [N, 2], x right, y up, CAD units at the origin."""
+    """Points [N, 3] of the object frame on the paper [N, 2]: x right, y up, in CAD units."""
     xy = project(points, pose, pose.distance)
     return xy * [1.0, -1.0]
 
@@ -197,7 +197,7 @@ def draw_crop(axes: plt.Axes) -> None:
     )
     label(axes, (0.52, -0.12), "original")
     arrow(axes, (1.1, 0.5), (1.4, 0.5), INK)
-    label(axes, (1.25, 0.98), "scaled by\ndistance / 5")
+    label(axes, (2.0, 0.87), "scaled by distance / 5")
     middle = np.array([2.0, 0.5])
     half = np.array([0.55, 0.2226])
     axes.add_patch(
