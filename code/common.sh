@@ -56,14 +56,21 @@ sys.exit(any(u.find_spec(n) is None for n in "torch torchvision numba scipy PIL 
         fail "'$PYTHON' lacks packages; run '$PYTHON -m pip install -r \"$ROOT/requirements.txt\"', or ./DemoNeMo.sh, which makes an environment"
 }
 
-# Make .venv and install requirements.txt into it, unless that has been done for this requirements.txt.
+# make_environment [tests]: make .venv with the packages of requirements.txt, for "tests" also with those of
+# tests/requirements.txt, and with the project itself, so that `import neural_mesh` works; unless that has been done.
 make_environment() {
-    local venv="$ROOT/.venv" base="" candidate
+    local venv="$ROOT/.venv" base="" candidate file packages=()
+    local files=("$ROOT/requirements.txt") marker="$ROOT/.venv/installed.txt"
     if [ -n "${PYTHON-}" ]; then
         find_python
         return
     fi
-    if ! cmp -s "$ROOT/requirements.txt" "$venv/installed-requirements.txt"; then
+    if [ "${1-}" = tests ]; then
+        files+=("$ROOT/tests/requirements.txt")
+        marker="$venv/installed-tests.txt"
+    fi
+    # a marker names the project's folder, too, to which the environment points
+    if ! { echo "$ROOT" && cat "${files[@]}"; } | cmp -s - "$marker"; then
         for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
             if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
                 base="$candidate"
@@ -72,10 +79,15 @@ make_environment() {
         done
         [ -n "$base" ] || fail "Python 3.10 or newer is needed, none was found; install it and run this again"
         echo "installing the packages of requirements.txt into $venv (once, several GB) ..." >&2
-        "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear "$venv" || fail "'$base -m venv' failed; on Debian and Ubuntu install python3-venv"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/requirements.txt" ||
+        "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$base" -m venv --clear "$venv" ||
+            fail "'$base -m venv' failed; on Debian and Ubuntu install python3-venv"
+        for file in "${files[@]}"; do
+            packages+=(-r "$file")
+        done
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${packages[@]}" -e "$ROOT" ||
             fail "pip could not install requirements.txt; its message is above"
-        cp "$ROOT/requirements.txt" "$venv/installed-requirements.txt"
+        { echo "$ROOT" && cat "$ROOT/requirements.txt"; } >"$venv/installed.txt"
+        { echo "$ROOT" && cat "${files[@]}"; } >"$marker"
     fi
     PYTHON="$venv/bin/python"
 }

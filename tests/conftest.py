@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.project import ROOT, run_code, run_script, shared_path
+from helpers.project import golden_path, run_code, run_script, shared_path
 
 
 @pytest.fixture(scope="session")
@@ -16,10 +16,7 @@ def golden():
     """golden(name) -> the opened npz, from tests/golden or else from ../shared/golden."""
 
     def open_golden(name: str) -> np.lib.npyio.NpzFile:
-        here = ROOT / "tests" / "golden" / name
-        return np.load(
-            here if here.is_file() else shared_path(f"golden/{name}"), allow_pickle=False
-        )
+        return np.load(golden_path(name), allow_pickle=False)
 
     return open_golden
 

@@ -12,7 +12,7 @@ if [ "${1-}" = --all ]; then
     selection=()
     shift
 fi
-make_environment
+make_environment tests
 cd "$ROOT"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # of each of the two processes
 exec "$PYTHON" -m pytest -n 2 --dist loadfile ${selection[@]+"${selection[@]}"} "$@"

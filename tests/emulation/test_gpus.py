@@ -18,6 +18,7 @@ import torch
 from test_pose import BEST, PAPER, SMALL_HW, golden_problem, planted_problem, rotation_error_deg
 
 from helpers.pretend_gpus import PretendGPUs, pretend_gpus
+from helpers.project import cannot_run
 from helpers.ptx import Program, UnknownInstruction
 from helpers.small_training import CONFIG, meshes, names_of, outcome, write_prepared
 from neural_mesh.compare import kernels_numba, rendering
@@ -176,9 +177,8 @@ def compiled_gpus(request):
                 ],
             )
         except UnknownInstruction as error:
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(
-                f"tests/helpers/ptx.py does not know the instruction `{error}`"
-            )
+            message = f"tests/helpers/ptx.py does not know the instruction `{error}`"
+            cannot_run(message, "REQUIRE_KNOWN_INSTRUCTIONS")
 
     there = {
         "get_current_target": lambda: target,

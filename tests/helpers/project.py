@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,15 +15,25 @@ SHARED = ROOT.parent / "shared"
 PYTHONPATH = f"{ROOT / 'code'}{os.pathsep}{ROOT / 'tests'}"  # of processes that tests start
 
 
+def cannot_run(message: str, required: str) -> NoReturn:
+    """Skip the test for lack of something, or fail it if the variable `required` is set, as .ci/run does."""
+    if os.environ.get(required):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
 def shared_path(relative: str) -> Path:
     """A path in ../shared; the test skips where there is none, and fails if REQUIRE_SHARED_DATA is set."""
     path = SHARED / relative
     if not path.exists():
-        message = f"needs ../shared/{relative}, which is not here"
-        if os.environ.get("REQUIRE_SHARED_DATA"):
-            pytest.fail(message)
-        pytest.skip(message)
+        cannot_run(f"needs ../shared/{relative}, which is not here", "REQUIRE_SHARED_DATA")
     return path
+
+
+def golden_path(name: str) -> Path:
+    """A file of numbers that the reference gives: in tests/golden, or else in ../shared/golden."""
+    here = ROOT / "tests" / "golden" / name
+    return here if here.is_file() else shared_path(f"golden/{name}")
 
 
 def run_script(

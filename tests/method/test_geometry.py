@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.project import golden_path
 from neural_mesh.categories import category_settings
 from neural_mesh.geometry import boxes, cameras
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
@@ -117,9 +118,9 @@ def check_crop(d, name, image, crop_hw):
     np.testing.assert_allclose(points, value("anno/cropped_kp_list"), atol=1e-9)
 
 
-def test_paper_crops_of_procedural_images_equal_the_reference(golden, shared):
+def test_paper_crops_of_procedural_images_equal_the_reference(golden):
     d = golden("crops_synth.npz")
-    for case in json.loads(shared("golden/crops_synth.json").read_text()):
+    for case in json.loads(golden_path("crops_synth.json").read_text()):
         check_crop(d, case["name"], d[f"{case['name']}/image"], category_settings(case["category"]).crop_hw)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
 import shutil
 import sys
 from argparse import Namespace
 from dataclasses import fields, replace
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ from PIL import Image
 from test_drawing import CUBOID, make_annotation
 
 import write_report
+from helpers.project import cannot_run
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.published import FULL_TEST_IMAGES
 from neural_mesh.report import page as report_page
 from neural_mesh.report.page import Card, LevelReport, Timing
@@ -237,8 +239,7 @@ def results(tmp_path):
             "car",
             level,
             np.array(names),
-            *angles,
-            np.full(8, 5.0),
+            Pose(*angles, np.full(8, 5.0)),
             whole * 0.5,
             whole,
             whole,
@@ -322,7 +323,9 @@ def test_results_of_different_settings_are_called_mixed(results, monkeypatch):
     )
     save_poses(
         experiment.poses("chair"),
-        PoseSet("chair", "", names, zeros, zeros, zeros, zeros + 5, zeros, whole, whole + 1, other),
+        PoseSet(
+            "chair", "", names, Pose(zeros, zeros, zeros, zeros + 5), zeros, whole, whole + 1, other
+        ),
     )
     html = write(results, monkeypatch, "--categories", "car chair")
     assert "MIXED: car and chair were solved with different recipe" in html
@@ -346,7 +349,8 @@ def test_a_choice_of_azimuths_has_a_page_and_times_of_its_own(results, monkeypat
     }
     experiment = Experiment(results / "exp", "single", azimuths)
     save_poses(
-        experiment.poses("car"), replace(poses, **{key: column[:2] for key, column in few.items()})
+        experiment.poses("car"),
+        replace(poses, pose=poses.pose[:2], **{key: column[:2] for key, column in few.items()}),
     )
     record_seconds(experiment.timing("solve_poses", "car"), 7.25, 2, "images")
     record_seconds(experiment.timing("train", "car"), 3605.0, 2, "epochs")
@@ -391,12 +395,9 @@ def test_without_poses_the_next_command_is_told(results, monkeypatch):
 # ---- in a browser ----
 
 
-def unavailable(what: str) -> None:
-    """Skip, or fail in CI, where .ci/run installs browser and driver."""
-    message = f"needs {what}; .ci/run installs it"
-    if os.environ.get("CI"):
-        pytest.fail(message)
-    pytest.skip(message)
+def unavailable(what: str) -> NoReturn:
+    """Skip, or fail in .ci/run, which installs browser and driver."""
+    cannot_run(f"needs {what}; .ci/run installs it", "REQUIRE_BROWSER")
 
 
 @pytest.fixture(scope="module")
