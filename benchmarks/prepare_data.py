@@ -28,11 +28,12 @@ from PIL import Image
 from annotate_vertices import Job as VertexJob
 from annotate_vertices import annotate_image
 from neural_mesh.categories import category_settings
-from neural_mesh.data.pascal3d import Record, read_split
+from neural_mesh.data.pascal3d import Record
+from neural_mesh.data.splits import read_split
 from neural_mesh.geometry.boxes import crop_geometry
-from neural_mesh.geometry.cameras import Pose, camera_centre, project
+from neural_mesh.geometry.cameras import project
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, published_cuboid
-from neural_mesh.geometry.visibility import facing_weights, vertices_in_crop, visible_vertices
+from neural_mesh.geometry.visibility import facing_weights, visible_vertices
 from neural_mesh.settings import FOCAL_PX
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D
 from neural_mesh.storage.mesh_files import read_off
@@ -138,20 +139,11 @@ class Case:
 
     @property
     def centre(self) -> NDArray:
-        return camera_centre(
-            self.annotation.azimuth, self.annotation.elevation, self.annotation.distance
-        )
+        return self.annotation.pose.centre
 
     @property
     def pixels_rc(self) -> NDArray:
-        a = self.annotation
-        return np.trunc(
-            project(
-                self.mesh.vertices,
-                Pose(a.azimuth, a.elevation, a.theta, a.distance, a.principal),
-                FOCAL_PX,
-            )[:, ::-1]
-        )
+        return np.trunc(project(self.mesh.vertices, self.annotation.pose, FOCAL_PX)[:, ::-1])
 
 
 def make_case(
@@ -245,7 +237,7 @@ def published(case: Case) -> NDArray[np.bool_]:
 
 def ours(case: Case) -> object:
     """All that a vertex annotation holds."""
-    return vertices_in_crop(case.annotation, case.mesh), facing_weights(case.mesh, case.centre)
+    return case.annotation.vertices_in_crop(case.mesh), facing_weights(case.mesh, case.centre)
 
 
 def milliseconds(work: Callable[[Case], object], cases: list[Case], repeats: int = 3) -> float:

@@ -112,7 +112,7 @@ def photographs(features: Path, checkpoint: Path, prepared: Path, half: slice) -
     annotations = [
         load_annotation(PreparedSet(prepared).annotation(category, name)) for name in names
     ]
-    truth = np.array([(a.azimuth, a.elevation, a.theta) for a in annotations])
+    truth = np.array([a.pose.angles for a in annotations])
     maps = torch.from_numpy(np.stack([stored.maps[name] for name in names]))
     clutter = torch.nn.functional.normalize(clutter.mean(0), dim=0)
     name = features.stem.split("_saved")[0]

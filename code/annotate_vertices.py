@@ -10,9 +10,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-from neural_mesh.geometry.cameras import camera_centre
 from neural_mesh.geometry.meshes import Mesh
-from neural_mesh.geometry.visibility import facing_weights, uncovered_vertices, vertices_in_crop
+from neural_mesh.geometry.visibility import facing_weights
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.resources import require_disk
 from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
@@ -52,14 +51,13 @@ def annotate_image(job: Job, name: str) -> bool:
             f"{annotation.name}: cad_index {index}, but there are {len(job.meshes)} meshes"
         )
     mesh = job.meshes[index - 1]
-    points, seen = vertices_in_crop(annotation, mesh)
+    points, seen = annotation.vertices_in_crop(mesh)
     if job.subtract:
-        seen &= uncovered_vertices(annotation, mesh)
-    centre = camera_centre(annotation.azimuth, annotation.elevation, annotation.distance)
+        seen &= annotation.uncovered_vertices(mesh)
     values = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
     vertex_annotation = VertexAnnotation(
         **values,
-        kp_weights=facing_weights(mesh, centre),
+        kp_weights=facing_weights(mesh, annotation.pose.centre),
         occluder_subtracted=1 if job.subtract else None,
     )
     save_annotation(

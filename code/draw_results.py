@@ -73,12 +73,12 @@ class Solved:
 
     def pose(self, i: int) -> Pose:
         """The prediction of image i."""
-        return Pose(*(float(getattr(self.poses, key)[i]) for key in ("azimuth", "elevation", "theta", "distance")))
+        return replace(self.poses.pose[i], principal_xy=None)
 
     def truth(self, i: int) -> tuple[float, float, float]:
         """The annotated azimuth, elevation and theta of image i."""
-        annotation = self.annotations[i]
-        return annotation.azimuth, annotation.elevation, annotation.theta
+        pose = self.annotations[i].pose
+        return pose.azimuth, pose.elevation, pose.theta
 
 
 def select_images(errors: NDArray, number: int, how: str, seed: int) -> list[int]:
@@ -126,8 +126,8 @@ def with_truth(poses: PoseSet, path: Path, clean: Path) -> Solved:
         load_annotation(PreparedSet(clean).annotation(poses.category, name))
         for name in poses.names.tolist()
     ]
-    truth = np.array([[a.azimuth, a.elevation, a.theta] for a in annotations])
-    return Solved(poses, annotations, pose_errors(poses.angles, truth))
+    truth = np.array([a.pose.angles for a in annotations])
+    return Solved(poses, annotations, pose_errors(poses.pose.angles, truth))
 
 
 def overlay_mesh(solved: Solved, i: int, args: argparse.Namespace) -> tuple[Mesh, str]:
@@ -499,7 +499,7 @@ def draw_viewpoints(args: argparse.Namespace, present: list[str]) -> None:
         title = f"{category}{args.level}: viewpoints of {console.count(len(finite), 'image')}"
         plots.save_figure(
             folder / f"viewpoints_{category}.png",
-            plots.viewpoint_figure(title, truth, solved.poses.angles[finite]),
+            plots.viewpoint_figure(title, truth, solved.poses.pose.angles[finite]),
         )
         total += len(finite)
     print(
@@ -536,8 +536,7 @@ def read_any_poses(path: Path, category: str, level: str) -> PoseSet:
         category,
         level,
         np.array([row["name"] for row in rows]),
-        *angles.T,
-        distance,
+        Pose(*angles.T, distance),
         blank,
         blank,
         mesh,

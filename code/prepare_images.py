@@ -16,14 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neural_mesh.categories import category_settings
-from neural_mesh.data.pascal3d import (
-    Record,
-    Split,
-    UnusableRecord,
-    read_record,
-    read_split,
-    record_rules,
-)
+from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record
+from neural_mesh.data.splits import Split, read_split, record_rules
 from neural_mesh.geometry.boxes import CropGeometry, crop_geometry, crop_image
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.resources import crops_size, require_disk
@@ -126,8 +120,8 @@ def cropped(job: Job, name: str) -> tuple[NDArray[np.uint8], Annotation]:
             record.image_hw,
             category_settings(job.category).crop_hw,
             record.bbox_xyxy,
-            record.principal_xy,
-            record.distance,
+            record.pose.principal_xy,
+            record.pose.distance,
         )
         return crop_image(image, geometry), annotation_of(record, geometry, mask)
     except (ValueError, Image.DecompressionBombError, OverflowError) as error:
@@ -169,13 +163,9 @@ def annotation_of(record: Record, geometry: CropGeometry, occ_mask: NDArray | No
         box_obj=geometry.box_obj.astype(np.float32),
         cropped_kp_list=points,
         visible=visible,
-        azimuth=record.azimuth,
-        elevation=record.elevation,
-        theta=record.theta,
-        distance=record.distance,
+        pose=record.pose,
         focal=record.focal,
         viewport=record.viewport,
-        principal=record.principal_xy,
         height=height,
         width=width,
         cad_index=record.cad_index,

@@ -21,6 +21,7 @@ from neural_mesh.data.kitti import (
     viewpoint,
 )
 from neural_mesh.geometry.boxes import crop_geometry, crop_image
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.machine import console
 from neural_mesh.machine.resources import crops_size, require_disk
 from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
@@ -132,13 +133,9 @@ def crop_object(
             box_obj=np.float32(geometry.box_obj),
             cropped_kp_list=np.zeros((0, 2)),
             visible=np.zeros(0, np.int64),
-            azimuth=azimuth,
-            elevation=elevation,
-            theta=0.0,
-            distance=found.distance,
+            pose=Pose(azimuth, elevation, 0.0, found.distance, principal),
             focal=-1.0,
             viewport=-1.0,  # not PASCAL3D+'s camera (reference)
-            principal=principal,
             height=image.shape[0],
             width=image.shape[1],
             cad_index=1,

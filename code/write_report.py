@@ -142,7 +142,7 @@ class Gallery:
         cards = []
         for row in rows:
             finite = np.flatnonzero(
-                np.isfinite(row.poses.angles).all(1) & np.isfinite(row.poses.distance)
+                np.isfinite(row.poses.pose.angles).all(1) & np.isfinite(row.poses.pose.distance)
             )
             places = gallery_places(row.errors[finite], size)
             for k, place, rank in console.progress(places, f"{row.category}{level} gallery"):
@@ -152,7 +152,7 @@ class Gallery:
                 except (OSError, ValueError) as reason:
                     self.missing.append(f"{row.category}{level} {row.names[i]}: {reason}")
                     continue
-                told = [short_angles(angles[i]) for angles in (row.poses.angles, row.truth)]
+                told = [short_angles(angles[i]) for angles in (row.poses.pose.angles, row.truth)]
                 error = float(np.rad2deg(row.errors[i]))
                 cards.append(
                     Card(
@@ -178,7 +178,7 @@ class Gallery:
         camera = drawing.camera_of(row.poses, i)
         camera = drawing.scale_camera(camera, crop.shape[0] / camera.map_hw[0])
         overlay = drawing.draw_mesh(
-            crop, self.mesh(row, i), Pose(*row.poses.angles[i], row.poses.distance[i]), camera
+            crop, self.mesh(row, i), Pose(*row.poses.pose.angles[i], row.poses.pose.distance[i]), camera
         )
         gap = np.full((4, crop.shape[1], 3), 255, np.uint8)
         return drawing.as_jpeg(np.concatenate([crop, gap, overlay]), CARD_WIDTH)

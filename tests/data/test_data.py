@@ -20,7 +20,8 @@ from scipy.io import savemat
 from helpers.project import PYTHONPATH, ROOT
 from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.kitti import KittiObject, viewpoint
-from neural_mesh.data.pascal3d import read_record, read_split
+from neural_mesh.data.pascal3d import read_record
+from neural_mesh.data.splits import read_split
 from neural_mesh.geometry.meshes import cuboid_grid, cuboid_mesh, published_cuboid
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.settings import EXACT_MINIMUM_THICKNESS, Azimuths, TrainConfig
@@ -360,7 +361,7 @@ def test_every_record_follows_one_rule_and_is_counted_by_reason(broken_raw, code
     listed = {name for group in prepared.listed("car").values() for name in group}
     assert listed == {name for name, reason in expected.items() if reason is None}
     azimuths = {
-        name: np.rad2deg(load_annotation(prepared.annotation("car", name)).azimuth)
+        name: np.rad2deg(load_annotation(prepared.annotation("car", name)).pose.azimuth)
         for name in ("other_first", "two_cars")
     }
     assert azimuths == pytest.approx(
@@ -697,9 +698,9 @@ def test_kitti_becomes_three_test_sets(kitti, code, tmp_path):
             (700 * centre[1] + 170 * centre[2] + 0.2) / depth,
         ]
     )
-    np.testing.assert_allclose(stored.principal, pixel)
+    np.testing.assert_allclose(stored.pose.principal_xy, pixel)
     distance = np.linalg.norm([1.0, 1.65, 8.0])
-    assert stored.distance == pytest.approx(distance) and stored.crop_scale == pytest.approx(
+    assert stored.pose.distance == pytest.approx(distance) and stored.crop_scale == pytest.approx(
         distance / 6.4
     )
     crop = np.array(Image.open(visible.image("car", "000000_1")))

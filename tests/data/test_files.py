@@ -14,7 +14,9 @@ import pytest
 
 from helpers.project import Trap
 from neural_mesh.data.downloads import download, unpack
-from neural_mesh.data.pascal3d import UnusableRecord, read_record, read_split, read_subset_pickle
+from neural_mesh.data.pascal3d import UnusableRecord, read_record
+from neural_mesh.data.splits import read_split, read_subset_pickle
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.storage.files import atomic_path
 from neural_mesh.storage.layout import RawPascal3D, numbered_meshes
 from neural_mesh.storage.npz_files import load_npz, save_npz
@@ -49,10 +51,7 @@ def test_poses_survive_a_round_trip_and_their_csv_is_in_degrees(tmp_path):
         "car",
         "",
         np.array(["a", "b"]),
-        column,
-        column,
-        column,
-        column,
+        Pose(column, column, column, column),
         column,
         np.array([1, 2]),
         np.array([1, 1]),
@@ -63,14 +62,13 @@ def test_poses_survive_a_round_trip_and_their_csv_is_in_degrees(tmp_path):
     assert (
         again.config == {"k": [1]}
         and again.names.tolist() == ["a", "b"]
-        and np.array_equal(again.azimuth, column)
+        and np.array_equal(again.pose.azimuth, column)
     )
     assert (tmp_path / "car.csv").read_text().splitlines()[1].startswith("a,28.6479,")
-    assert again.principal_xy is None
-    save_poses(
-        tmp_path / "car.npz", replace(poses, principal_xy=np.array([[40.5, 16.0], [42.0, 12.25]]))
-    )
-    assert load_poses(tmp_path / "car.npz").principal_xy.tolist() == [[40.5, 16.0], [42.0, 12.25]]
+    assert again.pose.principal_xy is None
+    placed = replace(poses.pose, principal_xy=np.array([[40.5, 16.0], [42.0, 12.25]]))
+    save_poses(tmp_path / "car.npz", replace(poses, pose=placed))
+    assert load_poses(tmp_path / "car.npz").pose.principal_xy.tolist() == [[40.5, 16.0], [42.0, 12.25]]
     assert (
         (tmp_path / "car.csv").read_text().splitlines()[0].endswith(",mesh,principal_x,principal_y")
     )

@@ -11,6 +11,7 @@ from PIL import Image
 
 from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.dataset import TrainingImages
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.machine.devices import Placement
 from neural_mesh.machine.distributed import Group
@@ -67,13 +68,9 @@ def write_prepared(root: Path, crop_hw: tuple[int, int] = CATEGORIES["car"].crop
                 box_obj=np.array([0, 1, 0, 1, height, width]),
                 cropped_kp_list=random.uniform(0, [height - 1, width - 1], (vertices, 2)),
                 visible=(random.random(vertices) < 0.4) & (i > 0),
-                azimuth=0.7,
-                elevation=0.2,
-                theta=0.1,
-                distance=6.0,
+                pose=Pose(0.7, 0.2, 0.1, 6.0, np.array([188.0, 170.0])),
                 focal=1.0,
                 viewport=3000.0,
-                principal=np.array([188.0, 170.0]),
                 height=300,
                 width=400,
                 cad_index=mesh + 1,

@@ -34,13 +34,14 @@ from neural_mesh.data.dataset import (
     mirror,
     paste_patches,
 )
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
-from neural_mesh.geometry.visibility import vertices_in_crop
 from neural_mesh.machine.devices import Placement, place
 from neural_mesh.machine.distributed import Group
-from neural_mesh.network import bank as bank_module
+from neural_mesh.network import losses
 from neural_mesh.network.backbone import FeatureNet, build_network, cells_of
-from neural_mesh.network.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
+from neural_mesh.network.bank import Bank, vertex_sums
+from neural_mesh.network.losses import clutter_loss, contrastive_loss
 from neural_mesh.settings import ALL_AZIMUTHS, FIXED_RECIPE, Azimuths, TrainConfig
 from neural_mesh.solve import mesh_solver
 from neural_mesh.solve.model import load_model
@@ -193,7 +194,7 @@ def test_blocks_and_parts_of_a_batch_add_up(monkeypatch):
         return loss.item(), leaf.grad
 
     whole, gradient = loss_and_gradient(slice(None))
-    monkeypatch.setitem(bank_module.ROWS_AT_ONCE, "cpu", 7)
+    monkeypatch.setitem(losses.ROWS_AT_ONCE, "cpu", 7)
     in_blocks, same = loss_and_gradient(slice(None))
     assert in_blocks == pytest.approx(whole, rel=1e-6) and torch.allclose(gradient, same, atol=1e-7)
     parts = [loss_and_gradient(images, int(visible.sum())) for images in (slice(0, 2), slice(2, 5))]
@@ -668,13 +669,9 @@ def annotation_of(azimuth, elevation, theta, width=400) -> Annotation:
         box_obj=np.array([0, 1, 0, 1, 256, 672]),
         cropped_kp_list=np.zeros((0, 2)),
         visible=np.zeros(0),
-        azimuth=azimuth,
-        elevation=elevation,
-        theta=theta,
-        distance=6.0,
+        pose=Pose(azimuth, elevation, theta, 6.0, np.array([188.0, 170.0])),
         focal=1.0,
         viewport=3000.0,
-        principal=np.array([188.0, 170.0]),
         height=300,
         width=width,
         cad_index=1,
@@ -698,8 +695,8 @@ def test_mirroring_an_annotation_mirrors_its_vertices():
         int(np.abs(mesh.vertices - vertex * [-1, 1, 1]).sum(1).argmin()) for vertex in mesh.vertices
     ]
     annotation = annotation_of(0.7, 0.3, 0.2)
-    points, _ = vertices_in_crop(annotation, mesh)
-    mirrored, _ = vertices_in_crop(mirror(annotation), mesh)
+    points, _ = annotation.vertices_in_crop(mesh)
+    mirrored, _ = mirror(annotation).vertices_in_crop(mesh)
     inside = (points[:, 1] > 1) & (points[:, 1] < 670)
     np.testing.assert_allclose(mirrored[partner][inside, 1], 672 - points[inside, 1], atol=1e-6)
     np.testing.assert_allclose(mirrored[partner][inside, 0], points[inside, 0], atol=1e-6)

@@ -27,7 +27,9 @@ import draw_results
 import predict
 from neural_mesh.data.downloads import _read_origin as origin_of
 from neural_mesh.data.kitti import read_labels, read_projection
-from neural_mesh.data.pascal3d import read_record, read_split, read_subset_pickle
+from neural_mesh.data.pascal3d import read_record
+from neural_mesh.data.splits import read_split, read_subset_pickle
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.photographs.calibration import Calibration, load_calibration, save_calibration
 from neural_mesh.photographs.finder import EVIDENCE, read_photograph
@@ -205,13 +207,9 @@ def valid_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object],
             six,
             np.ones((5, 2)),
             np.ones(5),
-            1.0,
-            1.0,
-            1.0,
-            5.0,
+            Pose(1.0, 1.0, 1.0, 5.0, two),
             1.0,
             3000.0,
-            two,
             48,
             64,
             1,
@@ -224,10 +222,9 @@ def valid_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object],
         ),
     )
     column, whole = np.array([0.5, 1.0]), np.array([1, 2])
-    numbers = [column] * 5 + [whole] * 2
-    save_poses(
-        folder / "poses.npz", PoseSet("car", "", np.array(["a", "b"]), *numbers, config={"k": 1})
-    )
+    names, pose = np.array(["a", "b"]), Pose(column, column, column, column)
+    poses = PoseSet("car", "", names, pose, column, whole, whole, {"k": 1})
+    save_poses(folder / "poses.npz", poses)
     maps = {name: np.ones((8, 3, 4), np.float32) for name in "ab"}
     save_features(
         folder / "features.npz",

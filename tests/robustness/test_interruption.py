@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -346,16 +347,12 @@ def test_training_out_of_memory_names_a_batch_that_fits(stages, tmp_path):
 def test_a_table_refuses_poses_of_other_data_and_counts_what_is_no_pose(stages, tmp_path):
     _, _, whole, _ = stages["solve_poses"]
     poses = load_poses(whole / "Poses_single/car.npz")
-    broken = poses.azimuth.copy()
+    broken = poses.pose.azimuth.copy()
     broken[0], broken[1] = np.nan, np.inf
     kept = slice(0, len(poses) - 1)
-    values = {
-        key: getattr(poses, key)[kept]
-        for key in ("names", "elevation", "theta", "distance", "loss", "start", "mesh")
-    }
-    changed = type(poses)(
-        category="car", level="", azimuth=broken[kept], config=poses.config, **values
-    )
+    pose = replace(poses.pose, azimuth=broken)[kept]
+    values = {key: getattr(poses, key)[kept] for key in ("names", "loss", "start", "mesh")}
+    changed = replace(poses, pose=pose, **values)
     save_poses(tmp_path / "exp/Poses_single/car.npz", changed)
     arguments = (
         "--exp",

@@ -31,7 +31,9 @@ from helpers.project import PYTHONPATH, Trap
 from neural_mesh.data import downloads
 from neural_mesh.data.dataset import TrainingImages, batches
 from neural_mesh.data.downloads import download, half_unpacked, unpack
-from neural_mesh.data.pascal3d import UnusableRecord, read_record, read_subset_pickle
+from neural_mesh.data.pascal3d import UnusableRecord, read_record
+from neural_mesh.data.splits import read_subset_pickle
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.machine import resources
 from neural_mesh.machine.resources import require_disk, require_memory
 from neural_mesh.machine.workers import WorkerPool, in_pool
@@ -604,10 +606,11 @@ def test_a_table_refuses_categories_that_were_prepared_differently(sample_raw, c
     for category in ("car", "chair"):
         names = np.array(sorted(tested.wanted("single", category + level)))
         zeros, ones = np.zeros(len(names)), np.ones(len(names), int)
+        pose = Pose(zeros, zeros, zeros, zeros)
         own = config | {"category": category, "data": tested.fingerprint(category + level)}
         save_poses(
             experiment.poses(category, level),
-            PoseSet(category, level, names, *[zeros] * 5, ones, ones, own),
+            PoseSet(category, level, names, pose, zeros, ones, ones, own),
         )
     score = (
         "report_accuracy",

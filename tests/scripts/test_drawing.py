@@ -222,13 +222,9 @@ def make_annotation(name: str, azimuth: float) -> Annotation:
         np.array([0, 256, 0, 672, 256, 672]),
         np.zeros((2, 2)),
         np.zeros(2),
-        azimuth,
-        0.1,
-        0.0,
-        5.0,
+        Pose(azimuth, 0.1, 0.0, 5.0, principal),
         1.0,
         3000.0,
-        principal,
         300,
         700,
         1,
@@ -264,9 +260,8 @@ def world(tmp_path):
     settings = run_config(load_model(path, "car", tmp_path), SolveConfig(), "", "")
     angles = np.array([0.1, 0.3, np.nan])
     loss, whole = np.full(3, 0.9), np.ones(3, np.int64)
-    poses = PoseSet(
-        "car", "", np.array(names), angles, angles, angles, 5 + angles, loss, whole, whole, settings
-    )
+    pose = Pose(angles, angles, angles, 5 + angles)
+    poses = PoseSet("car", "", np.array(names), pose, loss, whole, whole, settings)
     save_poses(experiment.poses("car"), poses)
     return tmp_path
 

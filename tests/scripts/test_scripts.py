@@ -23,7 +23,7 @@ from scipy.io import loadmat
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from helpers.project import PYTHONPATH, ROOT
-from neural_mesh.geometry.cameras import geodesic_distance, pascal_cam_from_object
+from neural_mesh.geometry.cameras import Pose, geodesic_distance, pascal_cam_from_object
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.files import lock
 from neural_mesh.storage.layout import PreparedSet
@@ -259,7 +259,7 @@ def test_the_table_follows_from_the_saved_poses_and_the_raw_annotations(road):
             truth = [
                 np.deg2rad(viewpoint[key][0, 0][0, 0]) for key in ("azimuth", "elevation", "theta")
             ]
-            found = pascal_cam_from_object(poses.azimuth[i], poses.elevation[i], poses.theta[i])
+            found = poses.pose[i].pascal_cam_from_object
             errors.append(np.rad2deg(geodesic_distance(found, pascal_cam_from_object(*truth))))
         table = list(csv.DictReader(open(road["EXPROOT"] / "Accuracy_single/clean/table.csv")))
         assert float(table[0][category]) == pytest.approx(
@@ -327,16 +327,12 @@ def test_ground_truth_submitted_as_prediction_scores_100_100_0(road, code, tmp_p
     for category in ("car", "chair"):
         poses = load_poses(road["EXPROOT"] / "Poses_single" / f"{category}.npz")
         truth = [load_annotation(test_set.annotation(category, name)) for name in poses.names]
-        angles = {
-            key: np.array([getattr(a, key) for a in truth])
-            for key in ("azimuth", "elevation", "theta")
-        }
+        angles = np.array([a.pose.angles for a in truth])
         perfect = PoseSet(
             category,
             "",
             poses.names,
-            **angles,
-            distance=poses.distance,
+            Pose(*angles.T, poses.pose.distance),
             loss=poses.loss,
             start=poses.start,
             mesh=poses.mesh,
@@ -461,8 +457,8 @@ def test_six_d_also_says_where_the_object_lies(road, script, tmp_path):
     ran(script("InferenceNeMo.sh", **settings))
     poses = load_poses(tmp_path / "Poses_single/car.npz")
     assert (
-        poses.principal_xy.shape == (6, 2)
-        and len(np.unique(poses.principal_xy.round(3), axis=0)) > 1
+        poses.pose.principal_xy.shape == (6, 2)
+        and len(np.unique(poses.pose.principal_xy.round(3), axis=0)) > 1
     )
     assert (
         "changed" not in ran(script("InferenceNeMo.sh", **settings))
@@ -542,7 +538,7 @@ def test_some_azimuths_are_trained_on_and_the_others_tested(road, script, code, 
             f"{n}.JPEG" for n in prepared.wanted("single", "car")
         }
         for path in (prepared.root / "annotations/car").iterdir():
-            azimuths[path.stem] = np.rad2deg(load_annotation(path).azimuth)
+            azimuths[path.stem] = np.rad2deg(load_annotation(path).pose.azimuth)
         seen[name] = {n.removesuffix(".JPEG") for n in lists[0]}
         assert all(
             (azimuths[n.removesuffix(".JPEG")] // 45 in (0, 3, 4, 7)) is (n in lists[0])

@@ -19,7 +19,6 @@ from torchvision.transforms.v2 import functional as image_functional
 from neural_mesh.categories import category_settings
 from neural_mesh.digests import short_digest
 from neural_mesh.geometry.meshes import Mesh
-from neural_mesh.geometry.visibility import vertices_in_crop
 from neural_mesh.machine.distributed import Group, share
 from neural_mesh.machine.workers import process_died
 from neural_mesh.network.backbone import cells_of
@@ -140,7 +139,7 @@ class TrainingImages(Dataset):
             [(a.cropped_kp_list, a.visible) for a in annotations], vertices, config.image_scale
         )
         if "flip" in config.augment:
-            mirrored = [vertices_in_crop(mirror(a), mesh) for a in annotations]
+            mirrored = [mirror(a).vertices_in_crop(mesh) for a in annotations]
             self.mirrored_vertices = _as_tensors(mirrored, vertices, config.image_scale)
         self.decoding = torch.zeros(
             MOST_WORKERS, dtype=torch.int64
@@ -339,11 +338,16 @@ def mirror(annotation: Annotation) -> Annotation:
     low, high = annotation.box_ori[2:4]
     box_ori = annotation.box_ori.copy()
     box_ori[2:4] = annotation.width - high, annotation.width - low
+    x, y = annotation.pose.principal_xy
+    pose = replace(
+        annotation.pose,
+        azimuth=-annotation.pose.azimuth,
+        theta=-annotation.pose.theta,
+        principal_xy=np.array([annotation.width - x, y]),
+    )
     return replace(
         annotation,
-        azimuth=-annotation.azimuth,
-        theta=-annotation.theta,
-        principal=np.array([annotation.width - annotation.principal[0], annotation.principal[1]]),
+        pose=pose,
         bbox=np.array([annotation.width - x1, y0, annotation.width - x0, y1]),
         box_ori=box_ori,
         geometry="exact",  # the mirrored crop is the crop of the mirrored image up to the reference's truncations

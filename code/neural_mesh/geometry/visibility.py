@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_mesh.geometry.boxes import crop_geometry
-from neural_mesh.geometry.cameras import Pose, camera_centre, project
+from neural_mesh.geometry.boxes import CropGeometry
+from neural_mesh.geometry.cameras import Pose, project
 from neural_mesh.geometry.meshes import Mesh
-from neural_mesh.storage.records import Annotation
 
 ON_SIDE = 1e-6  # share of the longest side within which a vertex lies on a side of the box
 
@@ -71,56 +70,49 @@ def _segments_blocked(
     return blocked
 
 
-def _pixels_of(annotation: Annotation, mesh: Mesh) -> NDArray[np.float64]:
-    """Where the vertices fall in the original image, (row, col) [V, 2]."""
-    pose = Pose(
-        annotation.azimuth,
-        annotation.elevation,
-        annotation.theta,
-        annotation.distance,
-        annotation.principal,
-    )
-    return project(mesh.vertices, pose, annotation.focal * annotation.viewport)[:, ::-1]
+def uncovered_vertices(
+    mesh: Mesh, pose: Pose, focal_px: float, occ_mask: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    """Which vertices [V] no occluder covers.
 
-
-def uncovered_vertices(annotation: Annotation, mesh: Mesh) -> NDArray[np.bool_]:
-    """Which vertices [V] no occluder covers; those outside the image count as uncovered, and so do all without a mask."""
+    occ_mask [h, w] of the original image. Vertices outside the image count as uncovered, and so do
+    all without a mask.
+    """
     uncovered = np.ones(len(mesh.vertices), bool)
-    if annotation.occ_mask is not None:
-        cells = np.floor(_pixels_of(annotation, mesh))
-        inside = ((cells >= 0) & (cells < annotation.occ_mask.shape)).all(1)
+    if occ_mask is not None:
+        cells = np.floor(_pixels_rc(mesh, pose, focal_px))
+        inside = ((cells >= 0) & (cells < occ_mask.shape)).all(1)
         rows, cols = cells[inside].astype(int).T
-        uncovered[inside] = ~annotation.occ_mask[rows, cols]
+        uncovered[inside] = ~occ_mask[rows, cols]
     return uncovered
 
 
-def vertices_in_crop(
-    annotation: Annotation, mesh: Mesh
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Positions of the vertices in the crop as (row, col) [V, 2], clamped into it, and which are seen [V].
+def _pixels_rc(mesh: Mesh, pose: Pose, focal_px: float) -> NDArray[np.float64]:
+    """Where the vertices fall in the original image, (row, col) [V, 2]."""
+    return project(mesh.vertices, pose, focal_px)[:, ::-1]
 
-    A vertex is seen when the object itself does not hide it and it falls into the annotated box. GEOMETRY=paper
-    truncates the projection to whole pixels and maps it from box to box, as the reference.
+
+def vertices_in_crop(
+    mesh: Mesh, pose: Pose, focal_px: float, crop: CropGeometry, box_ori: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Positions of the vertices in the crop as (row, col) [V, 2], clamped into it; which are seen [V].
+
+    pose: with its principal point in pixels of the original image. box_ori: the annotated box as
+    stored, see `boxes`. A vertex is seen when the object itself does not hide it and it falls into
+    that box. GEOMETRY=paper truncates the projection to whole pixels and maps it from box to box,
+    as the reference.
     """
-    pixels_rc = _pixels_of(annotation, mesh)
-    seen = visible_vertices(
-        mesh, camera_centre(annotation.azimuth, annotation.elevation, annotation.distance)
-    )
-    geometry = crop_geometry(
-        annotation.geometry,
-        (annotation.height, annotation.width),
-        annotation.crop_hw,
-        annotation.bbox,
-        annotation.principal,
-        annotation.distance,
-    )
-    if annotation.geometry == "paper":
+    pixels_rc = _pixels_rc(mesh, pose, focal_px)
+    if crop.geometry == "paper":
         pixels_rc = np.trunc(pixels_rc)
-    low, high = annotation.box_ori[[0, 2]], annotation.box_ori[[1, 3]]
+    low = box_ori[[0, 2]]
+    high = box_ori[[1, 3]]
+    seen = visible_vertices(mesh, pose.centre)
     seen &= ((pixels_rc >= low) & (pixels_rc < high)).all(1)
-    crop_rc = geometry.map_points(pixels_rc)
-    last = np.array(annotation.crop_hw) - 1
-    if annotation.geometry == "exact":
+
+    crop_rc = crop.map_points(pixels_rc)
+    last = np.array(crop.crop_hw) - 1
+    if crop.geometry == "exact":
         seen &= ((crop_rc >= 0) & (crop_rc < last + 1)).all(1)
     return np.clip(crop_rc, 0, last), seen
 

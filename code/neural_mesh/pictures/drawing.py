@@ -83,8 +83,8 @@ def camera_of(poses: PoseSet, i: int) -> MapCamera:
     config = poses.config
     principal_xy = (
         config["principal_xy_cells"]
-        if poses.principal_xy is None
-        else poses.principal_xy[i].tolist()
+        if poses.pose.principal_xy is None
+        else poses.pose.principal_xy[i].tolist()
     )
     return MapCamera(config["focal_cells"], tuple(principal_xy), tuple(config["map_hw"]))
 

@@ -77,7 +77,7 @@ class Row:
 def true_poses(prepared: PreparedSet, category: str, names: list[str]) -> NDArray[np.float64]:
     """Annotated poses [B, 3] (azimuth, elevation, theta) in radians. Those of occluded images are the clean ones'."""
     annotations = [load_annotation(prepared.annotation(category, name)) for name in names]
-    return np.array([[a.azimuth, a.elevation, a.theta] for a in annotations]).reshape(-1, 3)
+    return np.array([a.pose.angles for a in annotations]).reshape(-1, 3)
 
 
 def score_category(
@@ -100,12 +100,12 @@ def score_category(
             f"{experiment.poses(category, level)} has poses of other data (fingerprint {solved}) than {tested.root} holds "
             f"({there or 'none'}); run InferenceNeMo.sh again"
         )
-    not_finite = int((~np.isfinite(poses.angles).all(-1)).sum())
+    not_finite = int((~np.isfinite(poses.pose.angles).all(-1)).sum())
     truth, missing = true_poses(clean, category, names), tuple(sorted(expected - set(names)))
     return Row(
         category,
         names,
-        pose_errors(poses.angles, truth),
+        pose_errors(poses.pose.angles, truth),
         not_finite,
         len(missing),
         poses.config,

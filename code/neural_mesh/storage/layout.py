@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from neural_mesh.digests import short_digest
 from neural_mesh.settings import ALL_AZIMUTHS, Azimuths
-from neural_mesh.storage.files import plain_name, read_json, read_text
+from neural_mesh.storage.files import plain_name, read_json, read_text, write_text
 
 
 @dataclass(frozen=True)
@@ -240,3 +241,8 @@ def read_list(path: Path) -> list[str]:
     """
     names = [line.strip().removesuffix(".JPEG") for line in read_text(path).splitlines()]
     return [plain_name(name, path) for name in names if name]
+
+
+def write_list(path: Path, names: Iterable[str]) -> None:
+    """Write image names as `read_list` reads them; an equal file is left untouched."""
+    write_text(path, "".join(f"{name}.JPEG\n" for name in names))

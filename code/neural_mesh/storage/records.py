@@ -1,4 +1,7 @@
-"""What is known of an image: the pose of one object and its crop (Annotation), and a mesh's vertices in it."""
+"""What is known of an image: the pose and crop of one object, and where a mesh's vertices fall.
+
+Annotation -> VertexAnnotation. The files have the reference's keys; none holds pickled objects.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neural_mesh.geometry.boxes import CropGeometry, crop_geometry
+from neural_mesh.geometry.cameras import Pose
+from neural_mesh.geometry.meshes import Mesh
+from neural_mesh.geometry.visibility import uncovered_vertices, vertices_in_crop
 from neural_mesh.storage.npz_files import load_npz, save_npz
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """The pose of one object and its crop, with the reference's keys. Angles in radians.
+    """The pose of one object and its crop. Fields are named as the keys of the file (reference).
 
-    box, box_ori, box_obj: (row0, row1, col0, col1, height, width), see neural_mesh.geometry.boxes. principal (x, y), height, width,
-    bbox (x0, y0, x1, y1) and distance belong to the original image. crop = crop_scale * original + crop_offset, on
-    (row, col), is the map that the pixels follow; both and `geometry` are additions to the reference's keys.
-    occ_mask, bool [height, width] in the original image, is there only for occluded images; objects, how many the
-    image has, only where it has several.
+    box, box_ori, box_obj: (row0, row1, col0, col1, height, width), see neural_mesh.geometry.boxes.
+    pose: its principal point in pixels; the keys azimuth, elevation, theta, distance, principal.
+    The pose, height, width and bbox (x0, y0, x1, y1) belong to the original image.
+    crop = crop_scale * original + crop_offset, on (row, col), is the map that the pixels follow;
+    both and `geometry` are additions to the reference's keys. occ_mask, bool [height, width] in the
+    original image, is there only for occluded images; objects, how many the image has, only where
+    it has several.
     """
 
     name: str
@@ -28,13 +37,9 @@ class Annotation:
     box_obj: NDArray
     cropped_kp_list: NDArray  # [K, 2] (row, col) in the crop
     visible: NDArray  # [K]
-    azimuth: float
-    elevation: float
-    theta: float
-    distance: float
+    pose: Pose
     focal: float
     viewport: float
-    principal: NDArray
     height: int
     width: int
     cad_index: int
@@ -49,11 +54,39 @@ class Annotation:
     def crop_hw(self) -> tuple[int, int]:
         return int(self.box_obj[4]), int(self.box_obj[5])
 
+    @property
+    def focal_px(self) -> float:
+        """Focal length of the original image, in pixels."""
+        return self.focal * self.viewport
+
+    @property
+    def crop_geometry(self) -> CropGeometry:
+        """Where the crop lies in the original image."""
+        return crop_geometry(
+            self.geometry,
+            (self.height, self.width),
+            self.crop_hw,
+            self.bbox,
+            self.pose.principal_xy,
+            self.pose.distance,
+        )
+
+    def vertices_in_crop(self, mesh: Mesh) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Positions of a mesh's vertices in the crop (row, col) [V, 2], and which are seen [V]."""
+        return vertices_in_crop(
+            mesh, self.pose, self.focal_px, self.crop_geometry, self.box_ori
+        )
+
+    def uncovered_vertices(self, mesh: Mesh) -> NDArray[np.bool_]:
+        """Which vertices of a mesh [V] no occluder covers; all where there is no mask."""
+        return uncovered_vertices(mesh, self.pose, self.focal_px, self.occ_mask)
+
 
 @dataclass(frozen=True)
 class VertexAnnotation(Annotation):
-    """An annotation whose key points are the vertices of a mesh: positions in the crop [V, 2], seen or not [V].
+    """An annotation whose key points are the vertices of a mesh.
 
+    cropped_kp_list: positions in the crop [V, 2]. visible: seen or not [V].
     occluder_subtracted: 1, only where vertices behind the occluder count as hidden.
     """
 
@@ -61,6 +94,8 @@ class VertexAnnotation(Annotation):
     occluder_subtracted: int | None = None
 
 
+# Keys of a file, in its order, that hold the fields of `pose`.
+_POSE_KEYS = ("azimuth", "elevation", "theta", "distance")
 _TEXT = ("name", "geometry")
 _WHOLE = ("height", "width", "cad_index", "objects", "occluder_subtracted")
 _OPTIONAL = ("occ_mask", "objects", "occluder_subtracted")
@@ -80,39 +115,59 @@ _RANKS = dict.fromkeys(_SHAPES, 1) | {
 }
 
 
+def _keys(kind: type[Annotation]) -> list[str]:
+    """The keys of a file in its order, which the reference gave: those of the pose are not together."""
+    keys = []
+    for field in fields(kind):
+        keys += _POSE_KEYS if field.name == "pose" else (field.name,)
+        if field.name == "viewport":
+            keys.append("principal")
+    return keys
+
+
+def _value_of(annotation: Annotation, key: str) -> object:
+    if key in _POSE_KEYS:
+        return getattr(annotation.pose, key)
+    return annotation.pose.principal_xy if key == "principal" else getattr(annotation, key)
+
+
 def save_annotation(path: Path, annotation: Annotation) -> None:
     """Write an annotation of either kind."""
-    values = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
+    values = {key: _value_of(annotation, key) for key in _keys(type(annotation))}
     save_npz(path, {key: value for key, value in values.items() if value is not None})
 
 
 def load_annotation(path: Path, kind: type[Annotation] = Annotation) -> Annotation:
-    """Read an annotation; ValueError, naming file and key, when a value is missing or of the wrong shape."""
-    names = [field.name for field in fields(kind)]
-    arrays = load_npz(path, [name for name in names if name not in _OPTIONAL])
-    values: dict[str, object] = {}
-    for name in names:
-        value = arrays.get(name)
-        if value is not None:
-            values[name] = _annotation_value(path, name, value)
-    if values["cropped_kp_list"].shape != (*values["visible"].shape, 2):
+    """Read an annotation.
+
+    ValueError, naming file and key, when a value is missing or of the wrong shape.
+    """
+    keys = _keys(kind)
+    arrays = load_npz(path, [key for key in keys if key not in _OPTIONAL])
+    values = {key: _checked_value(path, key, arrays[key]) for key in keys if key in arrays}
+    points, visible = values["cropped_kp_list"], values["visible"]
+    if points.shape != (*visible.shape, 2):
         raise ValueError(
-            f"{path}: cropped_kp_list has shape {values['cropped_kp_list'].shape} but visible {values['visible'].shape}"
+            f"{path}: cropped_kp_list has shape {points.shape} but visible {visible.shape}"
         )
-    return kind(**values)
+    pose = Pose(*(values.pop(key) for key in _POSE_KEYS), values.pop("principal"))
+    return kind(pose=pose, **values)
 
 
-def _annotation_value(path: Path, name: str, value: NDArray) -> object:
-    kinds = "US" if name in _TEXT else "biuf"
-    if value.dtype.kind not in kinds:
-        raise ValueError(f"{path}: {name} is of type {value.dtype}")
-    rank, expected = _RANKS.get(name, 0), _SHAPES.get(name)
-    if value.ndim != rank or (expected and value.shape != expected):
+def _checked_value(path: Path, key: str, value: NDArray) -> object:
+    """A stored value as its field has it: an array, or a text or number of Python."""
+    if value.dtype.kind not in ("US" if key in _TEXT else "biuf"):
+        raise ValueError(f"{path}: {key} is of type {value.dtype}")
+    rank = _RANKS.get(key, 0)
+    shape = _SHAPES.get(key)
+    if value.ndim != rank or (shape and value.shape != shape):
         raise ValueError(
-            f"{path}: {name} has shape {value.shape}, expected {expected or f'{rank} axes'}"
+            f"{path}: {key} has shape {value.shape}, expected {shape or f'{rank} axes'}"
         )
     if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise ValueError(f"{path}: {name} is not finite")
+        raise ValueError(f"{path}: {key} is not finite")
     if rank:
         return value
-    return str(value) if name in _TEXT else int(value) if name in _WHOLE else float(value)
+    if key in _TEXT:
+        return str(value)
+    return int(value) if key in _WHOLE else float(value)

@@ -11,124 +11,134 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.storage.files import csv_text, plain_name, write_text
 from neural_mesh.storage.npz_files import load_npz, save_npz
 
 
 @dataclass(frozen=True)
 class PoseSet:
-    """Predicted poses of one category: names [B] and, per image, radians, distance, loss and chosen start.
+    """Predicted poses of one category, with loss and chosen start of every image.
 
-    config: everything that led to them (solver settings, checkpoint fingerprint), as plain JSON values.
-    principal_xy [B, 2]: where the object's origin falls on the feature map, in cells; None where the solver kept it at
-    the config's `principal_xy_cells` (all but 6D).
+    pose: of B images; its principal_xy [B, 2] is where the object's origin falls on the feature
+    map, in cells, and None where the solver kept it at the config's `principal_xy_cells` (all but
+    6D). config: everything that led to them (solver settings, checkpoint fingerprint), as plain
+    JSON values.
     """
 
     category: str
     level: str
     names: NDArray  # [B] str
-    azimuth: NDArray
-    elevation: NDArray
-    theta: NDArray
-    distance: NDArray
+    pose: Pose  # [B]
     loss: NDArray
     start: NDArray  # [B] index into the start grid
     mesh: NDArray  # [B] 1-based
     config: dict
-    principal_xy: NDArray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
-    def angles(self) -> NDArray:
-        """Azimuth, elevation and theta [B, 3] in radians."""
-        return np.stack([self.azimuth, self.elevation, self.theta], axis=-1)
-
-    @property
     def predicts_subtype(self) -> bool:
-        """Whether `mesh` was found by the solver among one cuboid per CAD model, rather than annotated."""
-        return (
-            self.config.get("mesh_d") == "multi"
-            and self.config.get("solve", {}).get("subtype") == "predicted"
-        )
+        """Whether the solver chose `mesh` among one cuboid per CAD model; else it is annotated."""
+        subtype = self.config.get("solve", {}).get("subtype")
+        return self.config.get("mesh_d") == "multi" and subtype == "predicted"
 
     def rows(self) -> Iterator[dict[str, object]]:
         """One mapping per image, angles in degrees."""
         for i in range(len(self)):
-            yield {
+            pose = self.pose[i]
+            row = {
                 "name": str(self.names[i]),
-                "azimuth_deg": round(float(np.rad2deg(self.azimuth[i])), 4),
-                "elevation_deg": round(float(np.rad2deg(self.elevation[i])), 4),
-                "theta_deg": round(float(np.rad2deg(self.theta[i])), 4),
-                "distance": round(float(self.distance[i]), 5),
+                "azimuth_deg": round(float(np.rad2deg(pose.azimuth)), 4),
+                "elevation_deg": round(float(np.rad2deg(pose.elevation)), 4),
+                "theta_deg": round(float(np.rad2deg(pose.theta)), 4),
+                "distance": round(pose.distance, 5),
                 "loss": round(float(self.loss[i]), 6),
                 "start": int(self.start[i]),
                 "mesh": int(self.mesh[i]),
-            } | self._place(i)
-
-    def _place(self, i: int) -> dict[str, object]:
-        if self.principal_xy is None:
-            return {}
-        x, y = self.principal_xy[i].tolist()
-        return {"principal_x": round(x, 3), "principal_y": round(y, 3)}
+            }
+            if pose.principal_xy is not None:
+                x, y = pose.principal_xy.tolist()
+                row |= {"principal_x": round(x, 3), "principal_y": round(y, 3)}
+            yield row
 
 
-_POSE_ARRAYS = ("names", "azimuth", "elevation", "theta", "distance", "loss", "start", "mesh")
+_POSE_ARRAYS = ("azimuth", "elevation", "theta", "distance")
+_CHOICE_ARRAYS = ("loss", "start", "mesh")
+_ARRAYS = ("names", *_POSE_ARRAYS, *_CHOICE_ARRAYS)
+_ARRAY_KINDS = {"names": "U", "start": "iu", "mesh": "iu"}  # the others are numbers with a fraction
+_COLUMNS = (
+    "name",
+    "azimuth_deg",
+    "elevation_deg",
+    "theta_deg",
+    "distance",
+    "loss",
+    "start",
+    "mesh",
+)
 
 
 def save_poses(path: Path, poses: PoseSet, with_csv: bool = True) -> None:
-    """Write poses as npz and, for reading by eye, as csv (degrees) beside it: before it, since the npz says that all is done."""
-    arrays = {key: getattr(poses, key) for key in _POSE_ARRAYS}
-    header = {
+    """Write poses as npz and, for reading by eye, as csv (degrees) beside it.
+
+    The csv comes first, since the npz says that all is done.
+    """
+    if with_csv:
+        _write_csv(Path(path).with_suffix(".csv"), poses)
+    arrays = {
         "category": poses.category,
         "level": poses.level,
         "config": json.dumps(poses.config, sort_keys=True),
+        "names": poses.names,
     }
-    if poses.principal_xy is not None:
-        arrays["principal_xy"] = poses.principal_xy
-    if with_csv:
-        columns = [
-            "name",
-            "azimuth_deg",
-            "elevation_deg",
-            "theta_deg",
-            "distance",
-            "loss",
-            "start",
-            "mesh",
-        ]
-        columns += [] if poses.principal_xy is None else ["principal_x", "principal_y"]
-        lines = [[row[column] for column in columns] for row in poses.rows()]
-        write_text(Path(path).with_suffix(".csv"), csv_text([columns, *lines]))
-    save_npz(path, {**header, **arrays})
+    arrays |= {key: getattr(poses.pose, key) for key in _POSE_ARRAYS}
+    arrays |= {key: getattr(poses, key) for key in _CHOICE_ARRAYS}
+    if poses.pose.principal_xy is not None:
+        arrays["principal_xy"] = poses.pose.principal_xy
+    save_npz(path, arrays)
+
+
+def _write_csv(path: Path, poses: PoseSet) -> None:
+    columns = [*_COLUMNS]
+    if poses.pose.principal_xy is not None:
+        columns += ["principal_x", "principal_y"]
+    lines = [[row[column] for column in columns] for row in poses.rows()]
+    write_text(path, csv_text([columns, *lines]))
 
 
 def load_poses(path: Path) -> PoseSet:
     """Read poses; ValueError when the arrays do not belong together."""
-    arrays = load_npz(path, ["category", "level", "config", *_POSE_ARRAYS])
-    shapes = {key: arrays[key].shape for key in _POSE_ARRAYS}
-    if set(shapes.values()) != {(len(arrays["names"]) if arrays["names"].ndim else 0,)}:
-        raise ValueError(f"{path}: arrays of different lengths {shapes}")
-    principal = arrays.get("principal_xy")
-    if principal is not None and (
-        principal.shape != (len(arrays["names"]), 2) or principal.dtype.kind != "f"
-    ):
-        raise ValueError(f"{path}: principal_xy is {principal.dtype} {principal.shape}")
-    for key in _POSE_ARRAYS:
-        if arrays[key].dtype.kind not in (
-            "U" if key == "names" else "iu" if key in ("start", "mesh") else "f"
-        ):
-            raise ValueError(f"{path}: {key} is of type {arrays[key].dtype}")
-    for name in arrays["names"].tolist():
-        plain_name(name, path)
+    arrays = load_npz(path, ["category", "level", "config", *_ARRAYS])
+    principal_xy = arrays.get("principal_xy")
+    _check_pose_arrays(path, arrays)
+    pose = Pose(*(arrays[key] for key in _POSE_ARRAYS), principal_xy)
     return PoseSet(
         str(arrays["category"]),
         str(arrays["level"]),
-        *(arrays[key] for key in _POSE_ARRAYS),
+        arrays["names"],
+        pose,
+        *(arrays[key] for key in _CHOICE_ARRAYS),
         config=_config(path, arrays["config"]),
-        principal_xy=principal,
     )
+
+
+def _check_pose_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
+    """ValueError, naming the array, unless all have the right type and one value per image."""
+    names = arrays["names"]
+    shapes = {key: arrays[key].shape for key in _ARRAYS}
+    images = len(names) if names.ndim else 0
+    if set(shapes.values()) != {(images,)}:
+        raise ValueError(f"{path}: arrays of different lengths {shapes}")
+    principal = arrays.get("principal_xy")
+    if principal is not None and (principal.shape != (images, 2) or principal.dtype.kind != "f"):
+        raise ValueError(f"{path}: principal_xy is {principal.dtype} {principal.shape}")
+    for key in _ARRAYS:
+        if arrays[key].dtype.kind not in _ARRAY_KINDS.get(key, "f"):
+            raise ValueError(f"{path}: {key} is of type {arrays[key].dtype}")
+    for name in names.tolist():
+        plain_name(name, path)
 
 
 @dataclass(frozen=True)
