@@ -23,7 +23,8 @@ from torch.nn import functional
 
 from neural_mesh.data.dataset import map_size, normalise
 from neural_mesh.network.backbone import FeatureNet, cells_of
-from neural_mesh.network.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
+from neural_mesh.network.bank import Bank, vertex_sums
+from neural_mesh.network.losses import clutter_loss, contrastive_loss
 from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE, TrainConfig
 
 VERTICES = 1050
@@ -67,7 +68,7 @@ def as_written(features, positions, visible, memory, config: TrainConfig, vertic
 
 
 def ours(features, positions, visible, bank: Bank, config: TrainConfig):
-    """The same by neural_mesh.network.bank."""
+    """The same by neural_mesh.network."""
     at_vertices, noise = features.split([bank.vertices, features.shape[1] - bank.vertices], dim=1)
     main = contrastive_loss(at_vertices, positions, visible, bank.memory, config)
     regular = config.weight_regularisation * clutter_loss(noise, bank.mesh_rows)

@@ -29,9 +29,12 @@ from neural_mesh.machine import console
 from neural_mesh.machine.devices import Placement, send
 from neural_mesh.machine.distributed import Group, share
 from neural_mesh.network.backbone import build_network, cells_of
-from neural_mesh.network.bank import Bank, clutter_loss, contrastive_loss, vertex_sums
+from neural_mesh.network.bank import Bank, vertex_sums
+from neural_mesh.network.losses import clutter_loss, contrastive_loss
 from neural_mesh.settings import SolveConfig, TrainConfig
-from neural_mesh.solve.inference import MeshSolver, Model, read_batches
+from neural_mesh.solve.batches import read_batches
+from neural_mesh.solve.mesh_solver import MeshSolver
+from neural_mesh.solve.model import Model
 from neural_mesh.storage.checkpoints import Checkpoint, load_torch_file, save_checkpoint
 from neural_mesh.storage.files import atomic_path, csv_text, write_text
 from neural_mesh.storage.layout import PreparedSet
@@ -132,7 +135,7 @@ class Validation:
             found = np.stack([poses.azimuth, poses.elevation, poses.theta], axis=1)
             truth = [load_annotation(self.prepared.annotation(category, name)) for name in names]
             errors += pose_errors(
-                found, [(a.azimuth, a.elevation, a.theta) for a in truth]
+                found, [a.pose.angles for a in truth]
             ).tolist()
         return accuracy([error for part in group.collect(errors) for error in part])
 
