@@ -25,24 +25,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record, read_split
+from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record
+from neural_mesh.data.splits import read_split
 from neural_mesh.geometry.boxes import object_scale
 from neural_mesh.geometry.pose_error import THRESHOLDS, accuracy, pose_errors
 from neural_mesh.machine import arguments, console
 from neural_mesh.photographs.calibration import brier_score, calibration_error
-from neural_mesh.photographs.finder import (
-    Framing,
-    Photograph,
-    PhotographPose,
-    PoseFinder,
-    calibration_path,
-    read_photograph,
-)
+from neural_mesh.photographs.finder import Framing, PhotographPose, PoseFinder, calibration_path
 from neural_mesh.settings import PhotographConfig
 from neural_mesh.solve.model import load_model
 from neural_mesh.storage.files import write_text
 from neural_mesh.storage.layout import RawOccluded, RawPascal3D
 from neural_mesh.storage.npz_files import save_npz
+from neural_mesh.storage.pictures import Photograph, read_photograph
 
 ROUTES = ("crop", "box", "whole", "unlabelled")
 SURE = 0.8  # a confidence above this counts as sure
@@ -83,7 +78,7 @@ def solve_route(
     """(azimuth, elevation, theta, confidence, x0, y0, x1, y1 of the mesh) of each photograph by one route, nan where unknown."""
     if route == "crop":
         framings = [
-            Framing(object_scale(r.distance, r.bbox_xyxy), tuple(r.principal_xy)) for r in records
+            Framing(object_scale(r.pose.distance, r.bbox_xyxy), tuple(r.pose.principal_xy)) for r in records
         ]
         found = finder.solve(photographs, framings, finder.solve_config)
         return [
@@ -135,7 +130,7 @@ def measure(
             rows += solve_route(route, finder, photographs, records[first : first + batch])
             seconds += time.process_time() - begin
             bar.update(len(photographs))
-    truth = np.array([(r.azimuth, r.elevation, r.theta) for r in records])
+    truth = np.array([r.pose.angles for r in records])
     return {
         "names": np.array([r.name for r in records]),
         "poses": np.array(rows)[:, :3],

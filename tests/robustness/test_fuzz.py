@@ -32,7 +32,7 @@ from neural_mesh.data.splits import read_split, read_subset_pickle
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.photographs.calibration import Calibration, load_calibration, save_calibration
-from neural_mesh.photographs.finder import EVIDENCE, read_photograph
+from neural_mesh.photographs.finder import EVIDENCE
 from neural_mesh.settings import TrainConfig
 from neural_mesh.storage.checkpoints import (
     Checkpoint,
@@ -43,7 +43,7 @@ from neural_mesh.storage.checkpoints import (
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D, read_list
 from neural_mesh.storage.mesh_files import read_off, write_off
 from neural_mesh.storage.npz_files import load_numbers
-from neural_mesh.storage.pictures import read_picture
+from neural_mesh.storage.pictures import read_photograph, read_picture
 from neural_mesh.storage.records import VertexAnnotation, load_annotation, save_annotation
 from neural_mesh.storage.results import (
     FeatureSet,

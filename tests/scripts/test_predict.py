@@ -27,19 +27,17 @@ from neural_mesh.photographs import finder as photographs
 from neural_mesh.photographs.finder import (
     EVIDENCE,
     Framing,
-    Photograph,
     PhotographPose,
     PoseFinder,
     frame_box,
     outlines_of,
-    photograph_of,
-    read_photograph,
 )
 from neural_mesh.pictures.drawing import camera_of_pose
 from neural_mesh.settings import FIXED_RECIPE, PhotographConfig, TrainConfig
 from neural_mesh.solve.model import Model
 from neural_mesh.storage.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.storage.pictures import Photograph, photograph_of, read_photograph
 from neural_mesh.storage.records import Annotation, save_annotation
 from neural_mesh.training.trainer import hold_out
 
