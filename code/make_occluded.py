@@ -14,16 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neural_mesh.compare.kernels_numba import rasterize
-from neural_mesh.data.occlusion import (
-    Occluded,
+from neural_mesh.data.occluded_pascal3d import (
     is_written,
-    level_bounds,
-    occlude,
     write_image,
     write_occluded,
     write_occluded_lists,
 )
-from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record, read_split, record_rules
+from neural_mesh.data.occlusion import Occluded, level_bounds, occlude
+from neural_mesh.data.pascal3d import UnusableRecord, read_record
+from neural_mesh.data.splits import read_split, record_rules
 from neural_mesh.geometry.cameras import Pose, points_in_pascal_cam, project
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.machine import arguments, console
@@ -69,16 +68,15 @@ class Job:
 
 
 def silhouette(
-    found: Record | Annotation,
+    pose: Pose,
+    focal_px: float,
     mesh: Mesh,
-    principal_xy: NDArray,
     size_hw: tuple[int, int],
     scale: float = 1.0,
     offset_xy: ArrayLike = 0.0,
 ) -> NDArray[np.uint8]:
-    """Object mask [H, W] (255 or 0): the CAD model at the annotated pose, in a picture enlarged by `scale` and then moved."""
-    pose = Pose(found.azimuth, found.elevation, found.theta, found.distance, principal_xy)
-    pixels = project(mesh.vertices, pose, found.focal * found.viewport)
+    """Object mask [H, W] (255 or 0): the CAD model at a pose, in a picture enlarged by `scale` and then moved."""
+    pixels = project(mesh.vertices, pose, focal_px)
     depth = -points_in_pascal_cam(mesh.vertices, pose)[:, 2]
     face_of, _, _ = rasterize(pixels * scale + offset_xy, depth, mesh.faces, *size_hw)
     return np.where(face_of >= 0, 255, 0).astype(np.uint8)
@@ -113,9 +111,8 @@ def occlude_image(job: Job, name: str) -> str:
         return "no readable image or annotation"
     if not 1 <= record.cad_index <= len(job.meshes):
         return "no such CAD model"
-    mask = silhouette(
-        record, job.meshes[record.cad_index - 1], record.principal_xy, record.image_hw
-    )
+    mesh = job.meshes[record.cad_index - 1]
+    mask = silhouette(record.pose, record.focal_px, mesh, record.image_hw)
     result = job.occluded_image(name, image, mask)
     if result is None:
         return "level not reached"
@@ -143,9 +140,8 @@ def occlude_prepared(job: Job, name: str) -> str:
         job.meshes[annotation.cad_index - 1],
         (annotation.crop_scale, annotation.crop_offset[::-1]),
     )
-    result = job.occluded_image(
-        name, image, silhouette(annotation, mesh, annotation.principal, annotation.crop_hw, *placed)
-    )
+    mask = silhouette(annotation.pose, annotation.focal_px, mesh, annotation.crop_hw, *placed)
+    result = job.occluded_image(name, image, mask)
     if result is None:
         return "level not reached"
     covered = mask_in_original(result.occluder_mask, annotation)

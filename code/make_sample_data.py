@@ -18,13 +18,13 @@ import numpy as np
 from scipy.io import savemat
 
 from neural_mesh.categories import category_settings
-from neural_mesh.data.occlusion import (
+from neural_mesh.data.occluded_pascal3d import (
     is_written,
-    occlude,
     write_image,
     write_occluded,
     write_occluded_lists,
 )
+from neural_mesh.data.occlusion import occlude
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.workers import worker_count

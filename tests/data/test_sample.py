@@ -101,7 +101,7 @@ def test_raw_layout_and_every_field_of_the_records(made: Path, category: str) ->
                         assert anchor["location"][0, 0].size == 0
                 assert seen >= 1
                 record = read_record(root / f"Annotations/{category}_imagenet/{name}.mat", category)
-                assert record.distance == vp["distance"][0, 0][0, 0]
+                assert record.pose.distance == vp["distance"][0, 0][0, 0]
 
 
 @pytest.mark.parametrize("category", OPTIONS.categories)

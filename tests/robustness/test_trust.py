@@ -653,16 +653,16 @@ def test_too_little_room_is_told_with_both_amounts(tmp_path, monkeypatch):
     require_memory(10**15, "the cache", "where it cannot be known, it is tried")
 
 
-@pytest.mark.parametrize("droppable", [name for _, _, name in resources.CGROUPS])
+@pytest.mark.parametrize("droppable", [group.cached for group in resources.CGROUPS])
 def test_cached_files_of_a_container_are_free_memory(tmp_path, droppable):
     (tmp_path / "max").write_text("1000\n")
     (tmp_path / "current").write_text("900\n")
-    paths = str(tmp_path / "max"), str(tmp_path / "current")
-    assert resources._group_memory(*paths, droppable) == 100
+    group = resources.MemoryGroup(str(tmp_path / "max"), str(tmp_path / "current"), droppable)
+    assert resources._group_memory(group) == 100
     (tmp_path / "memory.stat").write_text(f"anon 200\n{droppable} 600\nactive_file 50\n")
-    assert resources._group_memory(*paths, droppable) == 700
+    assert resources._group_memory(group) == 700
     (tmp_path / "max").write_text("max\n")
-    assert resources._group_memory(*paths, droppable) is None
+    assert resources._group_memory(group) is None
 
 
 def test_out_of_gpu_memory_at_inference_halves_the_batch(capsys):

@@ -39,8 +39,8 @@ def count_or_none(text: str) -> int:
     return int(text)
 
 
-def share(text: str) -> float:
-    """argparse type of a share of a length, [0, 1]."""
+def fraction(text: str) -> float:
+    """argparse type of a number in [0, 1]."""
     try:
         value = float(text)
     except ValueError:

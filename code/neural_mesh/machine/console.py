@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run an entry point; what a user can cause is told in one sentence on stderr, with exit status 1."""
+    """Run an entry point.
+
+    What a user can cause is told in one sentence on stderr, with exit status 1.
+    """
     try:
         main()
     except (ValueError, OSError, MemoryError) as error:

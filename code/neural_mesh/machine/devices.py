@@ -9,11 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-IMAGES_ON_GPU, IMAGES_ON_CPU = 64, 8  # at a time in inference
+# Images at a time in inference.
+IMAGES_ON_GPU = 64
+IMAGES_ON_CPU = 8
+MOST_DECODING_WORKERS = 8  # unless told otherwise
 
 
 def gpus_of(text: str) -> list[int]:
-    """GPUS as set by the user -> indices: `all` is every one that torch can use, an empty text is the CPU.
+    """GPUS as set by the user -> indices.
+
+    `all` is every one that torch can use, an empty text is the CPU.
 
     Raises ValueError when the text is something else or names a GPU that is not there.
     """
@@ -29,7 +34,8 @@ def gpus_of(text: str) -> list[int]:
     absent = [gpu for gpu in gpus if gpu >= available]
     if absent:
         raise ValueError(
-            f'GPUS names GPU {absent[0]}, but torch can use {available or "none"} on this machine; GPUS="" uses the CPU'
+            f"GPUS names GPU {absent[0]}, but torch can use {available or 'none'} on this machine; "
+            'GPUS="" uses the CPU'
         )
     return gpus
 
@@ -40,26 +46,35 @@ def first_device(gpus: Sequence[int]) -> torch.device:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device. From the CPU to a GPU by pinned memory: a copy from elsewhere waits for all it still has to do."""
+    """A tensor on a device, from the CPU to a GPU by pinned memory.
+
+    A copy from other memory waits for all that the GPU still has to do.
+    """
     if device.type == "cuda" and not tensor.is_cuda:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int:
-    """WORKERS as set by the user -> decoding processes for each of `processes` trainings on this machine.
+    """WORKERS as set by the user -> decoding processes.
 
-    `auto` is up to 8 for a GPU, none beside a busy CPU.
+    processes: trainings on this machine, each of which gets that many. `auto` is up to 8 for a GPU, none beside a busy CPU.
     """
     if text == "auto":
-        return 0 if device.type == "cpu" else max(1, min(8, (os.cpu_count() or 1) // processes))
+        if device.type == "cpu":
+            return 0
+        cores = (os.cpu_count() or 1) // processes
+        return max(1, min(MOST_DECODING_WORKERS, cores))
     if not text.isdigit():
         raise ValueError(f'WORKERS is "{text}", it can be auto or a number of processes')
     return int(text)
 
 
 def images_at_a_time(text: str, device: torch.device) -> int:
-    """BATCH_SIZE of inference as set by the user -> images; `auto` is enough to fill a GPU, few for a CPU's memory."""
+    """BATCH_SIZE of inference as set by the user -> images.
+
+    `auto` is enough to fill a GPU, few for a CPU's memory.
+    """
     if text == "auto":
         return IMAGES_ON_GPU if device.type == "cuda" else IMAGES_ON_CPU
     if not text.isdigit() or not int(text):
@@ -68,7 +83,9 @@ def images_at_a_time(text: str, device: torch.device) -> int:
 
 
 def compute_the_same_bits() -> None:
-    """From now on GPUs give the same bits for the same numbers, by slower algorithms; what has none is an error.
+    """From now on GPUs give the same bits for the same numbers, by slower algorithms.
+
+    What has none is an error.
 
     The CPU does so anyway. Must come before the first computation on a GPU.
     """
@@ -79,7 +96,11 @@ def compute_the_same_bits() -> None:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where training runs: the network on `network` (replicated when there are several), bank and similarities on `bank`."""
+    """Where training runs.
+
+    network: devices of the network, which is replicated when there are several. bank: device of the
+    bank and of similarities.
+    """
 
     network: tuple[torch.device, ...]
     bank: torch.device
@@ -87,51 +108,49 @@ class Placement:
 
 
 def place(gpus: Sequence[int], separate_bank: bool) -> Placement:
-    """Distribute network and bank over GPUs, and say so. separate_bank: the bank gets the last of several GPUs."""
+    """Distribute network and bank over GPUs, and say so.
+
+    separate_bank: the bank gets the last of several GPUs.
+    """
     if not gpus:
-        where = "training on the CPU" + (
-            ", the bank too: SEPARATE_BANK needs two GPUs" if separate_bank else ""
-        )
-        return Placement((torch.device("cpu"),), torch.device("cpu"), where)
+        sentence = "training on the CPU"
+        if separate_bank:
+            sentence += ", the bank too: SEPARATE_BANK needs two GPUs"
+        return Placement((torch.device("cpu"),), torch.device("cpu"), sentence)
     devices = tuple(torch.device("cuda", gpu) for gpu in gpus)
+    first = gpus[0]
     if not separate_bank:
-        return Placement(
-            devices, devices[0], f"network on {len(devices)} GPU(s), bank on GPU {gpus[0]}"
-        )
+        sentence = f"network on {len(devices)} GPU(s), bank on GPU {first}"
+        return Placement(devices, devices[0], sentence)
     if len(devices) == 1:
-        return Placement(
-            devices,
-            devices[0],
-            f"SEPARATE_BANK needs two GPUs, so network and bank share GPU {gpus[0]}",
-        )
-    return Placement(
-        devices[:-1],
-        devices[-1],
-        f"network on {len(devices) - 1} GPU(s), bank alone on GPU {gpus[-1]}",
-    )
+        sentence = f"SEPARATE_BANK needs two GPUs, so network and bank share GPU {first}"
+        return Placement(devices, devices[0], sentence)
+    sentence = f"network on {len(devices) - 1} GPU(s), bank alone on GPU {gpus[-1]}"
+    return Placement(devices[:-1], devices[-1], sentence)
 
 
 def place_process(
     gpus: Sequence[int], local_rank: int, local_size: int, separate_bank: bool
 ) -> Placement:
-    """Where process `local_rank` of the `local_size` on this machine trains: its own GPU, bank included, or the CPU.
+    """Where process `local_rank` of the `local_size` on this machine trains.
 
-    Raises ValueError when there are fewer GPUs than processes, or the bank is to have a GPU of its own.
+    It gets a GPU of its own, bank included, or the CPU. Raises ValueError when there are fewer GPUs
+    than processes, or the bank is to have a GPU of its own.
     """
     if separate_bank:
         raise ValueError(
-            "SEPARATE_BANK=true is for PARALLEL=dp: with ddp every process keeps its own copy of the bank"
+            "SEPARATE_BANK=true is for PARALLEL=dp: "
+            "with ddp every process keeps its own copy of the bank"
         )
     if not gpus:
         cpu = torch.device("cpu")
         return Placement((cpu,), cpu, f"{local_size} processes on the CPU")
     if local_size > len(gpus):
         raise ValueError(
-            f"PARALLEL=ddp with {local_size} processes on this machine needs as many GPUs, GPUS gives {len(gpus)}"
+            f"PARALLEL=ddp with {local_size} processes on this machine needs as many GPUs, "
+            f"GPUS gives {len(gpus)}"
         )
     device = torch.device("cuda", gpus[local_rank])
-    return Placement(
-        (device,),
-        device,
-        f"{local_size} processes with a GPU each, GPUs {' '.join(map(str, gpus[:local_size]))}",
-    )
+    in_use = " ".join(map(str, gpus[:local_size]))
+    sentence = f"{local_size} processes with a GPU each, GPUs {in_use}"
+    return Placement((device,), device, sentence)

@@ -1,4 +1,7 @@
-"""Several processes that train one network: who this one is, and what they exchange. torchrun starts them."""
+"""Several processes that train one network: who this one is, and what they exchange.
+
+torchrun starts them.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +50,15 @@ class Group:
                 dist.all_reduce(tensor)
 
     def concatenate(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
-        """Rows [counts[rank], ...] of every process, one below the other in the order of the ranks."""
+        """Rows [counts[rank], ...] of every process, concatenated in the order of the ranks."""
         if self.size == 1:
             return rows
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
-        parts = [torch.empty_like(padded) for _ in counts]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:n] for part, n in zip(parts, counts, strict=True)])
+        gathered = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(gathered, padded)
+        blocks = zip(gathered, counts, strict=True)
+        return torch.cat([block[:n] for block, n in blocks])
 
     def from_first(self, value: object) -> object:
         """What rank 0 passed, on every rank."""
@@ -80,14 +84,18 @@ class Group:
 
 
 def share(items: Sequence, rank: int, size: int) -> Sequence:
-    """The part of a batch that a process gets: consecutive items, as many as the others get or one fewer or more."""
-    first, last = (len(items) * r // size for r in (rank, rank + 1))
+    """What a process gets of a batch: consecutive items, as many as the others or one fewer or more."""
+    first = len(items) * rank // size
+    last = len(items) * (rank + 1) // size
     return items[first:last]
 
 
 @contextmanager
 def process_group(cuda: bool) -> Iterator[Group]:
-    """Join the processes that torchrun has started, and leave them at the end. ValueError outside torchrun."""
+    """Join the processes that torchrun has started, and leave them at the end.
+
+    ValueError outside torchrun.
+    """
     absent = [name for name in TORCHRUN_VARIABLES if name not in os.environ]
     if absent:
         raise ValueError(
@@ -106,8 +114,9 @@ def process_group(cuda: bool) -> Iterator[Group]:
 def _let_go() -> None:
     """Wait until gloo's threads have let go of the tensors of the last exchange.
 
-    A thread that drops the last reference to one needs Python's lock, which destroy_process_group holds while it waits
-    for the threads: torch 2.6 then hangs. So there is one more exchange, of a tensor that is held here, and a moment.
+    A thread that drops the last reference to one needs Python's lock, which destroy_process_group
+    holds while it waits for the threads: torch 2.6 then hangs. So there is one more exchange, of a
+    tensor that is held here, and a moment.
     """
     last = torch.zeros(1)
     dist.all_reduce(last)

@@ -5,22 +5,32 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 SPARE = 1.05  # what is left free for everything else, as a factor on what is needed
-CGROUPS = (  # limit and use of this process's container, both versions, and what it calls cached files that it can drop
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "inactive_file"),
-    (
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class MemoryGroup(NamedTuple):
+    """Where a container's limit and use of memory are told, and the name of cached files in it.
+
+    cached: what it can drop, as its statistics call it.
+    """
+
+    limit: str
+    use: str
+    cached: str
+
+
+# The group of this process's container, in both versions of the kernel's control groups.
+CGROUPS = (
+    MemoryGroup("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "inactive_file"),
+    MemoryGroup(
         "/sys/fs/cgroup/memory/memory.limit_in_bytes",
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
         "total_inactive_file",
     ),
 )
-SHARED_MEMORY = Path("/dev/shm")
-BYTES_PER_PIXEL = {
-    75: 0.15,
-    95: 0.3,
-}  # of a JPEG crop, by its quality; photographs gave 0.24 for 95
-BYTES_PER_ANNOTATION = 8192  # of a crop
 
 
 def free_disk(folder: Path) -> int:
@@ -32,13 +42,12 @@ def free_disk(folder: Path) -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes of memory that processes can still take on this machine or in this container; None where it cannot be known."""
-    known = [
-        room
-        for room in (_machine_memory(), *(_group_memory(*paths) for paths in CGROUPS))
-        if room is not None
-    ]
-    return min(known, default=None)
+    """Bytes of memory that processes can still take on this machine or in this container.
+
+    None where it cannot be known.
+    """
+    rooms = [_machine_memory(), *(_group_memory(group) for group in CGROUPS)]
+    return min((room for room in rooms if room is not None), default=None)
 
 
 def _machine_memory() -> int | None:
@@ -46,22 +55,23 @@ def _machine_memory() -> int | None:
         lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):  # not Linux
-        try:
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, ValueError):
-            return None
-
-
-def _group_memory(limit: str, use: str, droppable: str) -> int | None:
+        pass
     try:
-        room = int(Path(limit).read_text()) - int(Path(use).read_text())
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _group_memory(group: MemoryGroup) -> int | None:
+    limit = Path(group.limit)
+    try:
+        room = int(limit.read_text()) - int(Path(group.use).read_text())
     except (OSError, ValueError):  # no such group, or "max"
         return None
     try:
-        statistics = dict(
-            line.split() for line in Path(limit).with_name("memory.stat").read_text().splitlines()
-        )
-        return max(0, room + int(statistics[droppable]))
+        lines = limit.with_name("memory.stat").read_text().splitlines()
+        statistics = dict(line.split() for line in lines)
+        return max(0, room + int(statistics[group.cached]))
     except (OSError, KeyError, ValueError):
         return max(0, room)
 
@@ -71,7 +81,8 @@ def require_disk(folder: Path, needed: int, what: str, remedy: str) -> None:
     free = free_disk(folder)
     if needed * SPARE > free:
         raise ValueError(
-            f"{what} needs about {size(needed)} of disk in {folder}, which has {size(free)} free; {remedy}"
+            f"{what} needs about {size(needed)} of disk in {folder}, "
+            f"which has {size(free)} free; {remedy}"
         )
 
 
@@ -85,18 +96,14 @@ def require_memory(needed: int, what: str, remedy: str) -> None:
 
 
 def require_shared_memory(needed: int, what: str, remedy: str) -> None:
-    """The same for memory that processes share, which containers limit to 64 MB unless told otherwise."""
+    """The same for memory that processes share; containers limit it to 64 MB by default."""
     if SHARED_MEMORY.is_dir() and needed * SPARE > free_disk(SHARED_MEMORY):
         free = size(free_disk(SHARED_MEMORY))
         raise ValueError(
-            f"{what} needs about {size(needed)} of shared memory, {SHARED_MEMORY} has {free} free; {remedy}"
+            f"{what} needs about {size(needed)} of shared memory, "
+            f"{SHARED_MEMORY} has {free} free; {remedy}"
         )
     require_memory(needed, what, remedy)
-
-
-def crops_size(crops: int, crop_hw: tuple[int, int], quality: int) -> int:
-    """Bytes that crops (JPEG of a quality) and their annotations take on disk: measured on photographs, and rounded up."""
-    return crops * (int(BYTES_PER_PIXEL[quality] * crop_hw[0] * crop_hw[1]) + BYTES_PER_ANNOTATION)
 
 
 def size(n_bytes: float) -> str:

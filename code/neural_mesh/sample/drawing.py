@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from neural_mesh.compare.kernels_numba import rasterize
-from neural_mesh.data.occlusion import fractal_noise, procedural_texture, random_colour
+from neural_mesh.data.textures import fractal_noise, procedural_texture, random_colour
 from neural_mesh.sample import models as parts
 from neural_mesh.sample.models import Model
 

@@ -1,0 +1,152 @@
+"""Which images of PASCAL3D+ belong to which split, and the file that says so."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+from dataclasses import dataclass
+from pathlib import Path
+
+from neural_mesh.storage.files import plain_name, read_text
+from neural_mesh.storage.layout import RawPascal3D, read_list
+
+MAX_SUBSET_BYTES = 16 * 2**20
+MAX_NAMES = 1_000_000  # of a subset pickle, in all of its lists
+# What pickles of lists of strings consist of, in all protocols.
+LIST_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK EMPTY_LIST LIST APPEND APPENDS MEMOIZE "
+    "PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET "
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 STRING BINSTRING SHORT_BINSTRING".split()
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Image names per subtype, and the file that said so."""
+
+    subtypes: dict[str, list[str]]
+    source: str
+
+    @property
+    def names(self) -> list[str]:
+        """All names once, in order."""
+        return list(dict.fromkeys(name for group in self.subtypes.values() for name in group))
+
+
+def read_split(raw: RawPascal3D, category: str, split: str) -> Split:
+    """The images of a split (train, val) of all parts of the data that `raw` names.
+
+    The ImageNet part follows `Image_subsets` if it is there, as the paper, else `Image_sets`; the
+    PASCAL VOC part the image sets of VOC 2012. Raises ValueError when a name is not a plain file
+    name.
+    """
+    subtypes: dict[str, list[str]] = {}
+    sources = []
+    for part in raw.parts:
+        read_part = _imagenet_split if part == "imagenet" else _voc_split
+        of_part = read_part(raw, category, split)
+        subtypes |= of_part.subtypes
+        sources.append(of_part.source)
+    return Split(subtypes, " + ".join(sources))
+
+
+def record_rules(setting: str, split: Split) -> str:
+    """RECORD_RULES -> strict or reference; auto.
+
+    reference for the paper's own selection, else strict.
+    """
+    if setting != "auto":
+        return setting
+    papers_own = split.source.startswith("Image_subsets/") and " + " not in split.source
+    return "reference" if papers_own else "strict"
+
+
+def _imagenet_split(raw: RawPascal3D, category: str, split: str) -> Split:
+    pickled = raw.subset_pickle(category, split)
+    plain = raw.image_set(category, split)
+    if pickled.is_file():
+        return _pickled_split(pickled, raw.image_set(category, "subtype"))
+    if plain.is_file():
+        return Split({category: read_list(plain)}, f"Image_sets/{plain.name}")
+    raise FileNotFoundError(
+        f"no split for {category}: neither {pickled} nor {plain} is there; "
+        "set CATEGORIES to what the data hold"
+    )
+
+
+def _pickled_split(pickled: Path, subtype_file: Path) -> Split:
+    """One list per subtype, whose names another file has."""
+    groups = read_subset_pickle(pickled)
+    subtypes = [f"subtype{i}" for i in range(1, len(groups) + 1)]
+    if subtype_file.is_file():
+        subtypes = read_list(subtype_file)
+    if len(subtypes) != len(groups):
+        raise ValueError(
+            f"{pickled} has {len(groups)} lists but {subtype_file} names {len(subtypes)} subtypes"
+        )
+    return Split(dict(zip(subtypes, groups, strict=True)), f"Image_subsets/{pickled.name}")
+
+
+def _voc_split(raw: RawPascal3D, category: str, split: str) -> Split:
+    """Lines `name flag` of VOC's image sets; the flag is -1 where the image lacks the category."""
+    path = raw.voc_image_set(category, split)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no PASCAL VOC split for {category}: {path} is not there; "
+            "leave pascal out of TRAIN_PARTS and TEST_PARTS"
+        )
+    names = []
+    for line in read_text(path).splitlines():
+        words = line.split()
+        if words and words[1:] != ["-1"]:
+            names.append(plain_name(words[0], path))
+    return Split({"pascal": names}, f"PASCAL/{path.name}")
+
+
+# ---- pickled lists -------------------------------------------------------------------------------
+
+
+class _ListsOnly(pickle.Unpickler):
+    """Reads lists and strings.
+
+    Anything that would have to be imported, and so could run, is refused.
+    """
+
+    def find_class(self, module: str, name: str) -> object:
+        raise pickle.UnpicklingError(f"it wants to load {module}.{name}")
+
+
+def read_subset_pickle(path: Path) -> list[list[str]]:
+    """A pickled list of lists of names, one list per subtype, read without executing anything.
+
+    Raises ValueError when the file holds anything else.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    if size > MAX_SUBSET_BYTES:
+        raise ValueError(f"{path}: {size} bytes is too large for a list of names")
+    try:
+        groups = _unpickle_lists(path.read_bytes())
+    except Exception as error:  # a broken pickle may raise nearly anything
+        raise ValueError(f"{path}: not a plain list of image names ({str(error)[:200]})") from error
+    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+        raise ValueError(f"{path}: not a list of lists of image names")
+    entries = sum(map(len, groups))
+    if entries > MAX_NAMES:
+        raise ValueError(f"{path}: not a list of image names but {entries:,} entries")
+    if not all(isinstance(name, str) for group in groups for name in group):
+        raise ValueError(f"{path}: not a list of lists of image names")
+    return [[plain_name(name, path) for name in group] for group in groups]
+
+
+def _unpickle_lists(content: bytes) -> object:
+    """What a pickle holds, once all of its opcodes are those of lists and strings."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name not in LIST_OPCODES:
+            operand = "" if argument is None else argument
+            raise ValueError(f"it holds {opcode.name} {operand}".rstrip())
+        # A memo number above the length makes the unpickler allocate that much.
+        if "PUT" in opcode.name and int(argument) > len(content):
+            raise ValueError("it claims more than it holds")
+    return _ListsOnly(io.BytesIO(content)).load()
