@@ -1,5 +1,6 @@
-"""A checkpoint and test images -> feature maps on disk, in the reference's format (inference does
-not need them).
+"""A checkpoint and test images -> feature maps on disk, in the reference's format.
+
+Inference does not need them.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from neural_mesh.compare import rendering
 from neural_mesh.data import dataset
-from neural_mesh.solve import inference, pose
+from neural_mesh.solve import pose
+from neural_mesh.solve import run as solve_run
 
 CPU = torch.device("cpu")
 MEMORY = 8 << 30  # bytes of each GPU
@@ -243,7 +244,7 @@ def pretend_gpus(count: int, run: Callable = interpreted) -> Iterator[PretendGPU
             )
         )
         in_thread = partial(ThreadPoolExecutor, initializer=mode.__enter__)
-        stack.enter_context(mock.patch.object(inference, "ThreadPoolExecutor", in_thread))
+        stack.enter_context(mock.patch.object(solve_run, "ThreadPoolExecutor", in_thread))
         if rendering.has_triton(torch.device("cuda")):
             kernels = rendering.triton_kernels()
             watched = {

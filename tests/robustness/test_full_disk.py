@@ -413,12 +413,12 @@ def serve() -> tuple[str, list[str]] | None:
     import neural_mesh.pictures.plots
     import neural_mesh.report.page
     import neural_mesh.report.tables
-    import neural_mesh.solve.inference
+    import neural_mesh.solve.run
     import neural_mesh.training.trainer
 
     (
         neural_mesh.training.trainer.SECONDS_BETWEEN_STATES,
-        neural_mesh.solve.inference.SECONDS_BETWEEN_SAVES,
+        neural_mesh.solve.run.SECONDS_BETWEEN_SAVES,
     ) = 0.0, 1e9  # whatever else the machine does
     print("ready", flush=True)
     for request in sys.stdin:

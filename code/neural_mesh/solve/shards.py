@@ -1,4 +1,4 @@
-"""The poses of a run on disk: what they depend on, shares of parallel runs, how a killed run goes on."""
+"""The poses of a run on disk: what they depend on, shares of parallel runs, partial files."""
 
 from __future__ import annotations
 

@@ -1,0 +1,48 @@
+"""Work on a batch of images in halves where a GPU's memory is too small for all of them at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+
+def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
+    """[work(all)], or its parts where a GPU's memory is too small: halves, quarters, ...
+
+    down to single images.
+
+    Says so once per batch. Images do not influence each other, so the parts together are the whole.
+
+    images: how many there are. what: `work` makes, for the messages. Raises ValueError when not
+    even one image fits.
+    """
+    todo = [slice(0, images)]
+    done = []
+    smallest = images
+    while todo:
+        part = todo.pop(0)
+        size = part.stop - part.start
+        try:
+            done.append(work(part))
+            continue
+        except torch.cuda.OutOfMemoryError as error:
+            if size == 1:
+                message = f"not even the {what} of one image fit into the GPU's memory; {error}"
+                raise ValueError(message.splitlines()[0]) from error
+        torch.cuda.empty_cache()
+        middle = part.start + size // 2
+        todo[:0] = [slice(part.start, middle), slice(middle, part.stop)]
+        larger_half = size - size // 2
+        if larger_half < smallest:
+            smallest = larger_half
+            print(
+                f"note: out of GPU memory, going on with {smallest} images at a time "
+                f"(BATCH_SIZE={smallest})",
+                file=sys.stderr,
+            )
+    return done

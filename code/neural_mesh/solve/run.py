@@ -1,0 +1,209 @@
+"""The poses of one category at one occlusion level, solved batch by batch."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neural_mesh.settings import SolveConfig
+from neural_mesh.solve.batches import (
+    Batch,
+    FeatureBatch,
+    features_of_images,
+    split_into_batches,
+    stored_features,
+)
+from neural_mesh.solve.mesh_solver import MeshSolver, SolvedImage
+from neural_mesh.solve.model import Model
+from neural_mesh.solve.pose import resolve_renderer
+from neural_mesh.solve.shards import WHOLE, Shard, ShardPoses, run_config
+from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.storage.results import FeatureSet, PoseSet
+
+SECONDS_BETWEEN_SAVES = 10.0
+BATCHES_AHEAD = 2  # feature maps that may wait for the solver, which bounds the memory
+
+
+@dataclass(frozen=True)
+class PreparedSubset:
+    """The test images of a category at an occlusion level. names: by mesh, see `names_by_mesh`."""
+
+    prepared: PreparedSet
+    level: str
+    names: dict[int, list[str]]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How the work of a run is divided; the poses hardly depend on it.
+
+    batch_size: images at a time. workers: decoding processes. shard: of the batches. overlap: solve
+    in a second thread while the network works on the next batches, which pays where they run on
+    different devices.
+    """
+
+    batch_size: int
+    workers: int = 0
+    shard: Shard = WHOLE
+    overlap: bool = False
+
+
+class Run:
+    """Poses of one category at one occlusion level, computed batch by batch and kept on the way.
+
+    target: the file of the poses. features: feature maps that take the place of the images.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        images: PreparedSubset,
+        config: SolveConfig,
+        target: Path,
+        options: RunOptions,
+        features: FeatureSet | None = None,
+    ):
+        self.model = model
+        self.images = images
+        self.config = config
+        self.options = options
+        self.features = features
+        self.subset = model.checkpoint.config.category + images.level
+        self.failures: list[str] = []
+        self.solver: MeshSolver | None = None  # when there is something to solve
+        data = images.prepared.fingerprint(self.subset)
+        self.poses = ShardPoses(
+            target,
+            options.shard,
+            run_config(model, config, images.level, data),
+            expected={name for group in images.names.values() for name in group},
+            own={name for _, names in self.batches() for name in names},
+        )
+
+    def batches(self) -> list[Batch]:
+        """The batches of this shard.
+
+        Their borders do not depend on what is done, so a resumed run repeats its numbers.
+        """
+        batches = split_into_batches(self.images.names, self.options.batch_size)
+        return batches[self.options.shard.number :: self.options.shard.of]
+
+    def execute(self, advance: Callable[[int], None]) -> PoseSet | None:
+        """Solve what is missing; returns the poses, or None while other shards are still to come.
+
+        What an image gives may depend in the last digit on the others of its batch, so batches are
+        solved whole: one with an image that cannot be read is solved again by every later run.
+
+        advance: called with the number of images that are done, batch after batch.
+        """
+        saved_at = monotonic()
+        batches = self.batches()
+        todo = [batch for batch in batches if not self.poses.has_all(batch.names)]
+        advance(_images_in(batches) - _images_in(todo))
+        if todo:
+            renderer = resolve_renderer(self.config.renderer, self.model.device)
+            self.solver = MeshSolver(self.model, self.config, renderer)
+        for images in self._solve_batches(todo):
+            advance(images)
+            if monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
+                self.poses.save_partial()
+                saved_at = monotonic()
+        if not self.options.shard.is_whole:
+            self.poses.save_partial()
+            return None
+        return self.poses.save_whole()
+
+    def _solve_batches(self, todo: Sequence[Batch]) -> Iterator[int]:
+        """Solve batch after batch, in order; yields how many images were in each."""
+        if not self.options.overlap:
+            for mesh, names, features in self._feature_batches(todo):
+                self._keep(names, self._solve(mesh, names, features))
+                yield len(names)
+            return
+        waiting: deque[tuple[list[str], Future]] = deque()
+        with ThreadPoolExecutor(max_workers=1) as solver:
+            for mesh, names, features in self._feature_batches(todo):
+                waiting.append((names, solver.submit(self._solve, mesh, names, features)))
+                while len(waiting) > BATCHES_AHEAD:
+                    yield self._keep_next(waiting)
+            while waiting:
+                yield self._keep_next(waiting)
+
+    def _feature_batches(
+        self, todo: Sequence[Batch]
+    ) -> Iterator[tuple[int, list[str], Tensor | None]]:
+        """Feature maps batch after batch; images that cannot be read are reported and left out."""
+        batches: Iterator[FeatureBatch]
+        if self.features is not None:
+            batches = stored_features(self.features, todo, self.model.device)
+        else:
+            batches = features_of_images(
+                self.images.prepared, self.subset, todo, self.model, self.options.workers
+            )
+        for mesh, names, features, messages in batches:
+            self._report(messages)
+            yield mesh, names, features
+
+    def _keep_next(self, waiting: deque[tuple[list[str], Future]]) -> int:
+        """Wait for the first of the batches that are being solved; returns how many images were in
+        it.
+        """
+        names, solved = waiting.popleft()
+        self._keep(names, solved.result())
+        return len(names)
+
+    def _keep(self, names: list[str], solved: list[SolvedImage | str]) -> None:
+        for name, image in zip(names, solved, strict=True):
+            if isinstance(image, str):
+                self._report([f"{name}: {image}"])
+            else:
+                self.poses.images[name] = image
+
+    def _report(self, messages: list[str]) -> None:
+        self.failures += messages
+        for message in messages:
+            print(f"skipped: {message}", file=sys.stderr)
+
+    def _solve(
+        self, mesh: int, names: list[str], features: Tensor | None
+    ) -> list[SolvedImage | str]:
+        """What is found in each image, or why it has no pose.
+
+        A batch that fails is tried again image by image.
+        """
+        if features is None or not names:
+            return []
+        finite = torch.isfinite(features).flatten(1).all(1).tolist()
+        if not all(finite):
+            return self._solve_finite(mesh, names, features, finite)
+        try:
+            solved = self.solver.solve_images(mesh, features)
+        except (RuntimeError, ValueError, ArithmeticError) as error:
+            if len(names) == 1:
+                return [f"the solver failed ({str(error).splitlines()[0]})"]
+            return [
+                self._solve(mesh, [name], features[i : i + 1])[0] for i, name in enumerate(names)
+            ]
+        return [image if np.isfinite(image.loss) else "its pose is not finite" for image in solved]
+
+    def _solve_finite(
+        self, mesh: int, names: list[str], features: Tensor, finite: list[bool]
+    ) -> list[SolvedImage | str]:
+        """As `_solve`, where only the feature maps that `finite` [B] says can be used."""
+        kept = features[torch.tensor(finite, device=features.device)]
+        kept_names = [name for name, good in zip(names, finite, strict=True) if good]
+        solved = iter(self._solve(mesh, kept_names, kept))
+        return [next(solved) if good else "its feature map is not finite" for good in finite]
+
+
+def _images_in(batches: Sequence[Batch]) -> int:
+    return sum(len(batch.names) for batch in batches)

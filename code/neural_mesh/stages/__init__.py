@@ -1,0 +1,1 @@
+"""The stages, one module for each entry point: typed functions from paths to paths."""
