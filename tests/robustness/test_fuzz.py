@@ -24,7 +24,6 @@ from PIL import Image
 from scipy.io import savemat
 
 import draw_results
-import predict
 from neural_mesh.data.downloads import _read_origin as origin_of
 from neural_mesh.data.kitti import read_labels, read_projection
 from neural_mesh.data.pascal3d import read_record
@@ -32,7 +31,9 @@ from neural_mesh.data.splits import read_split, read_subset_pickle
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.photographs.calibration import Calibration, load_calibration, save_calibration
-from neural_mesh.photographs.finder import EVIDENCE
+from neural_mesh.photographs.evidence import EVIDENCE
+from neural_mesh.photographs.jobs import read_boxes
+from neural_mesh.photographs.results import Results
 from neural_mesh.settings import TrainConfig
 from neural_mesh.storage.checkpoints import (
     Checkpoint,
@@ -149,7 +150,7 @@ PREDICTION = {
 
 def read_predictions(path: Path) -> list[dict]:
     """What predict.py does with the results of an earlier run."""
-    return predict.Results(path.parent, {"checkpoint": "1"}, overwrite=False).finish(None, [])
+    return Results(path.parent, {"checkpoint": "1"}, overwrite=False).finish(None, [])
 
 
 def read_voc_list(path: Path) -> list[str]:
@@ -284,8 +285,8 @@ def valid_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object],
         "KITTI label": (folder / "label.txt", read_labels, mutated),
         "KITTI calibration": (folder / "calib.txt", read_projection, mutated),
         "VOC list": (folder / "voc.txt", read_voc_list, mutated),
-        "boxes csv": (folder / "boxes.csv", predict.read_boxes, mutated),
-        "boxes json": (folder / "boxes.json", predict.read_boxes, mutated),
+        "boxes csv": (folder / "boxes.csv", read_boxes, mutated),
+        "boxes json": (folder / "boxes.json", read_boxes, mutated),
         "poses csv": (
             folder / "poses.csv",
             lambda path: draw_results.read_any_poses(path, "car", ""),

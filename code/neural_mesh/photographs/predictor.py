@@ -1,0 +1,174 @@
+"""From photographs to records: read ahead by threads, found batch by batch, drawn, written."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+from neural_mesh.geometry.meshes import Mesh
+from neural_mesh.machine.console import progress_bar
+from neural_mesh.photographs.finder import PoseFinder
+from neural_mesh.photographs.framing import check_box
+from neural_mesh.photographs.jobs import PhotographJob
+from neural_mesh.photographs.overlay import overlay
+from neural_mesh.photographs.poses import PhotographPose
+from neural_mesh.photographs.results import PoseRecord, Results, record_of
+from neural_mesh.pictures.film import save_film
+from neural_mesh.storage.pictures import Photograph, read_photograph, write_jpeg
+
+OVERLAY_QUALITY = 90  # of JPEG
+MOST_READERS = 8  # threads
+
+
+def read_ahead(
+    jobs: Sequence[PhotographJob], wanted_side: int, ahead: int
+) -> Iterator[tuple[PhotographJob, Photograph | str]]:
+    """Photographs in order, decoded by threads; a message for one that cannot be used.
+
+    ahead: how many may wait. wanted_side: see `read_photograph`.
+    """
+
+    def read(job: PhotographJob) -> Photograph | str:
+        try:
+            photograph = read_photograph(job.path, job.boxes, wanted_side)
+            for box in job.boxes:
+                check_box(box, photograph.size_hw)
+        except (ValueError, FileNotFoundError, PermissionError) as error:
+            message = str(error)
+            return message if str(job.path) in message else f"{job.path}: {message}"
+        return photograph
+
+    with ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1)) as pool:
+        waiting: deque[tuple[PhotographJob, Future]] = deque()
+        for job in jobs:
+            waiting.append((job, pool.submit(read, job)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """Which pictures are made of a pose. mesh: drawn in place of the cuboid."""
+
+    overlays: bool
+    film: bool
+    mesh: Mesh | None = None
+
+
+class Predictor:
+    """Looks at photographs batch by batch and writes what it finds.
+
+    as_reference: by the reference's route for photographs without boxes.
+    """
+
+    def __init__(
+        self, finder: PoseFinder, results: Results, drawing: DrawOptions, as_reference: bool
+    ):
+        self.finder = finder
+        self.results = results
+        self.drawing = drawing
+        self.as_reference = as_reference
+        self.failures: list[str] = []
+
+    def run(self, jobs: Sequence[PhotographJob], batch_size: int) -> int:
+        """Look at what is not done yet; returns how many photographs were done before."""
+        todo = [job for job in jobs if not self.results.is_done(job)]
+        done = len(jobs) - len(todo)
+        self.results.forget(todo)
+        photographs = read_ahead(todo, self.finder.config.wanted_side, batch_size)
+        with progress_bar("photographs", len(jobs), initial=done) as bar:
+            batch: list[tuple[PhotographJob, Photograph]] = []
+            for job, photograph in photographs:
+                if isinstance(photograph, str):
+                    self._fail(photograph)
+                    bar.update(1)
+                    continue
+                batch.append((job, photograph))
+                if len(batch) == batch_size:
+                    self._predict(batch)
+                    bar.update(len(batch))
+                    batch = []
+            if batch:
+                self._predict(batch)
+                bar.update(len(batch))
+        return done
+
+    def _fail(self, message: str) -> None:
+        self.failures.append(message)
+        tqdm.write(f"skipped: {message}", file=sys.stderr)
+
+    def _predict(self, batch: Sequence[tuple[PhotographJob, Photograph]]) -> None:
+        """Look at photographs; where that fails, at each of them alone.
+
+        Those that still fail are reported. A disk that refuses to write stops the run.
+        """
+        try:
+            every_record = self._records(batch)
+        except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+            if len(batch) == 1:
+                job, _ = batch[0]
+                reason = (str(error).splitlines() or ["not enough memory"])[0]
+                self._fail(f"{job.path}: no pose could be found ({reason})")
+                return
+            for single in batch:
+                self._predict([single])
+            return
+        for records in every_record:
+            self.results.add(records)
+
+    def _records(self, batch: Sequence[tuple[PhotographJob, Photograph]]) -> list[list[PoseRecord]]:
+        """The objects of each photograph, drawn."""
+        every_record = []
+        for (job, photograph), poses in zip(batch, self._poses(batch), strict=True):
+            pictures = self._draw(job, photograph, poses)
+            records = []
+            for number, pose in enumerate(poses):
+                records.append(record_of(job, number, photograph, pose, pictures[number]))
+            if self.as_reference:
+                middle_xy = self.finder.reference_framing(photograph).centre_xy
+                records[0]["crop_middle_xy"] = list(middle_xy)
+            every_record.append(records)
+        return every_record
+
+    def _poses(
+        self, batch: Sequence[tuple[PhotographJob, Photograph]]
+    ) -> list[list[PhotographPose]]:
+        """The poses in each photograph."""
+        if self.as_reference:
+            poses = self.finder.find_as_reference([photograph for _, photograph in batch])
+            return [[pose] for pose in poses]
+        items = [(photograph, region) for job, photograph in batch for region in job.regions]
+        poses = iter(self.finder.find_all(items))
+        return [[next(poses) for _ in job.regions] for job, _ in batch]
+
+    def _draw(
+        self, job: PhotographJob, photograph: Photograph, poses: Sequence[PhotographPose]
+    ) -> list[list[str]]:
+        """Write the pictures of a photograph; returns, for each object, the files that show it."""
+        files: list[list[str]] = [[] for _ in poses]
+        folder = self.results.folder
+        if self.drawing.overlays:
+            name = f"overlays/{job.name}.jpg"
+            drawn = []
+            for pose in poses:
+                drawn.append((self.drawing.mesh or self.finder.model.mesh(pose.mesh), pose))
+            picture = overlay(photograph, drawn, self.finder.config.overlay_side)
+            write_jpeg(folder / name, picture, OVERLAY_QUALITY)
+            files = [[name] for _ in poses]
+        if self.drawing.film:
+            for number, pose in enumerate(poses):
+                suffix = f"_{number}" if len(poses) > 1 else ""
+                name = f"films/{job.name}{suffix}.gif"
+                save_film(folder / name, self.finder.film(photograph, pose, self.drawing.mesh))
+                files[number].append(name)
+        return files
