@@ -29,7 +29,7 @@ import torch
 
 from neural_mesh.categories import category_settings
 from neural_mesh.compare import rendering
-from neural_mesh.data.dataset import read_crop
+from neural_mesh.data.crops import read_crop
 from neural_mesh.geometry.cameras import paper_camera
 from neural_mesh.geometry.meshes import CuboidGrid, cuboid_mesh
 from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE, SolveConfig

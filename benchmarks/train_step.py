@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from neural_mesh.data.dataset import map_size, normalise
+from neural_mesh.data.crops import map_size
+from neural_mesh.data.dataset import normalise
 from neural_mesh.network.backbone import FeatureNet, cells_of
 from neural_mesh.network.bank import Bank, vertex_sums
 from neural_mesh.network.losses import clutter_loss, contrastive_loss

@@ -12,13 +12,9 @@ from time import monotonic
 
 import torch
 
-from neural_mesh.data.dataset import (
-    AUGMENTATIONS,
-    CACHES,
-    TrainingImages,
-    decoded_file,
-    decoded_shape,
-)
+from neural_mesh.data.augmentation import AUGMENTATIONS
+from neural_mesh.data.dataset import TrainingImages
+from neural_mesh.data.decoded_crops import CACHES, decoded_file, decoded_shape
 from neural_mesh.geometry.meshes import same_meshes
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.devices import (

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_mesh.data.dataset import read_crop
+from neural_mesh.data.crops import read_crop
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.pose_error import image_weighted_mean

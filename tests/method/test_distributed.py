@@ -16,7 +16,7 @@ import torch
 from helpers.project import PYTHONPATH
 from helpers.small_training import CONFIG, SMALL_HW, make_trainer, outcome, write_prepared
 from neural_mesh.categories import CATEGORIES
-from neural_mesh.data.dataset import EpochBatches
+from neural_mesh.data.loading import EpochBatches
 from neural_mesh.machine.devices import Placement, decoding_workers, place_process
 from neural_mesh.machine.distributed import Group, process_group, share
 from neural_mesh.training import trainer as training

@@ -26,14 +26,10 @@ from helpers.small_training import (
     names_of,
     write_prepared,
 )
-from neural_mesh.data.dataset import (
-    TrainingImages,
-    batches,
-    decoded_file,
-    make_loader,
-    mirror,
-    paste_patches,
-)
+from neural_mesh.data.augmentation import mirror, paste_patches
+from neural_mesh.data.dataset import TrainingImages
+from neural_mesh.data.decoded_crops import decoded_file
+from neural_mesh.data.loading import batches, make_loader
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.machine.devices import Placement, place

@@ -29,8 +29,10 @@ from test_fuzz import in_child, valid_files
 
 from helpers.project import PYTHONPATH, Trap
 from neural_mesh.data import downloads
-from neural_mesh.data.dataset import TrainingImages, batches
+from neural_mesh.data.dataset import TrainingImages
+from neural_mesh.data.decoded_crops import DecodedCrops
 from neural_mesh.data.downloads import download, half_unpacked, unpack
+from neural_mesh.data.loading import batches
 from neural_mesh.data.pascal3d import UnusableRecord, read_record
 from neural_mesh.data.splits import read_subset_pickle
 from neural_mesh.geometry.cameras import Pose
@@ -702,15 +704,12 @@ class OnePicture(TrainingImages):
     """Two pictures without annotations, of which the loader below decodes the second."""
 
     def __init__(self, path: Path):
-        self.paths, self.config = [path, path.with_name("second.JPEG")], TrainConfig()
-        self.images, self.decoded = (
-            torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
-            torch.zeros(2, dtype=torch.bool),
-        )
-        self.decoding = torch.zeros(64, dtype=torch.int64).share_memory_()
+        paths = [path, path.with_name("second.JPEG")]
+        crops = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        self.crops = DecodedCrops(paths, 1.0, crops, torch.zeros(2, dtype=torch.bool))
 
     def __getitem__(self, index: int):
-        return self._image(index)
+        return self.crops[index]
 
 
 @pytest.mark.parametrize("deadly", [True, False])
@@ -719,7 +718,7 @@ def test_a_failing_decoder_in_training_names_the_file(tmp_path, monkeypatch, dea
     (tmp_path / "second.JPEG").write_bytes(b"no picture")
     if deadly:
         monkeypatch.setattr(
-            "neural_mesh.data.dataset.read_crop", lambda path, scale: os.kill(os.getpid(), 9)
+            "neural_mesh.data.decoded_crops.read_crop", lambda path, scale: os.kill(os.getpid(), 9)
         )
     dataset = OnePicture(tmp_path / "first.JPEG")
     loader = torch.utils.data.DataLoader(

@@ -1,5 +1,4 @@
-"""Occluders put over an object until a level of Occluded PASCAL3D+ is reached (Wang et al. 2020).
-"""
+"""Occluders put over an object until a level of Occluded PASCAL3D+ is reached (Wang et al. 2020)."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from neural_mesh.data.dataset import map_size, normalise
+from neural_mesh.data.crops import map_size
+from neural_mesh.data.dataset import normalise
 from neural_mesh.geometry.meshes import Mesh, published_cuboid
 from neural_mesh.machine.devices import send
 from neural_mesh.network.backbone import FeatureNet, has_bfloat16
