@@ -1,12 +1,14 @@
-"""Whether two checkouts make the same files, byte for byte, and print the same lines: every step of the road, on a tiny sample.
+"""Whether two checkouts make the same files, byte for byte, and print the same lines.
 
-    python benchmarks/same_results.py ../before .                    # both run the road, then everything is compared
-    python benchmarks/same_results.py ../before . --reuse            # what ../before made is kept from an earlier comparison
-    python benchmarks/same_results.py ../before . --reuse --steps infer draw   # these steps, from the files that ../before has there
+    python benchmarks/same_results.py ../before .            # both run the whole road
+    python benchmarks/same_results.py ../before . --reuse    # ../before has run it earlier
+    python benchmarks/same_results.py ../before . --reuse --steps infer draw
 
-The steps are in same_results.txt. What each prints and every file that it makes, changes or removes is compared. Both
-checkouts work in one folder, one after the other, since paths stand in some files. What is measured anew by every run
-is taken out of the few files that hold it, see MEASURED. All runs on the CPU, on one thread.
+The road is every stage on a tiny sample, the steps in same_results.txt. What each step prints and
+every file that it makes, changes or removes is compared. With --steps the second checkout runs
+these steps alone, from the files that the first one has there. Both work in one folder, one after
+the other, since paths stand in some files. What is measured anew by every run is taken out of the
+few files that hold it, see MEASURED. All runs on the CPU, on one thread.
 Exit status 1: something differs.
 """
 
@@ -73,11 +75,13 @@ def read_steps(text: str, road: Path) -> list[Step]:
 
 
 def run_step(step: Step, tree: Path, road: Path, python: str) -> str:
-    """Run one step by the programs of a checkout; returns what it printed, without what is measured."""
+    """Run one step by the programs of a checkout; returns what it printed, without times."""
     if step.program == "lay-out":
         LAY_OUT[step.arguments[0]](road)
         return ""
-    environment = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
+    environment = {
+        key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ
+    }
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment |= dict.fromkeys(threads, "1")
     environment |= {"PYTHON": python, "COLUMNS": "100", "CUDA_VISIBLE_DEVICES": ""}
@@ -139,7 +143,7 @@ def lay_out_kitti(road: Path) -> None:
 
 
 def lay_out_photographs(road: Path) -> None:
-    """Photographs: plain, turned and in a folder below, large, with a palette, broken; and boxes in them."""
+    """Photographs: plain, turned in a folder below, large, with a palette, broken; and boxes."""
     folder = road / "photographs"
     (folder / "below").mkdir(parents=True)
     images = sorted((road / "exact/PASCAL3D+_release1.1/Images/car_imagenet").glob("*.JPEG"))
@@ -152,7 +156,12 @@ def lay_out_photographs(road: Path) -> None:
         upright.save(folder / "below/turned.jpg", exif=turned)
         image.resize((3 * image.width, 3 * image.height)).save(folder / "large.png")
         image.convert("P").save(folder / "palette.png")
-    rows = ("file,x0,y0,x1,y1", "a.jpg,30,40,300,200", "a.jpg,100,20,260,180", "large.png,200,150,900,700")
+    rows = (
+        "file,x0,y0,x1,y1",
+        "a.jpg,30,40,300,200",
+        "a.jpg,100,20,260,180",
+        "large.png,200,150,900,700",
+    )
     (road / "boxes.csv").write_text("\n".join(rows) + "\n")
     boxes = {"a.jpg": [30, 40, 300, 200], "palette.png": [[20, 30, 250, 190]]}
     (road / "boxes.json").write_text(json.dumps(boxes))
@@ -172,7 +181,7 @@ LAY_OUT: dict[str, Callable[[Path], None]] = {
 
 
 def plain_output(text: str) -> str:
-    """Printed lines without progress bars, which show times, and without warnings of Python, which show line numbers."""
+    """Printed lines without progress bars, which show times."""
     lines = [line for line in re.split(r"[\r\n]+", text) if line]
     bar = re.compile(r"\d+%\|.*\||\b\d+ ?images? \[|\?images?/s|\bimages/s\]")
     return "".join(f"{line}\n" for line in lines if not bar.search(line))
@@ -186,7 +195,7 @@ def without_seconds(content: bytes) -> bytes:
 
 
 def without_wall_time(content: bytes) -> bytes:
-    """The events of a TensorBoard log as text, without the time of each and without images_per_second."""
+    """The events of a TensorBoard log as text, without their times and images_per_second."""
     from tensorboard.compat.proto.event_pb2 import Event
 
     events = []
@@ -212,7 +221,12 @@ def without_times_of_page(content: bytes) -> bytes:
 MEASURED: tuple[tuple[str, str, Callable[[bytes], bytes], str], ...] = (
     ("*Timings_*/*.json", "seconds", without_seconds, "how long a stage took"),
     ("*/tensorboard/*", "wall_time, images_per_second", without_wall_time, "when, and how fast"),
-    ("*Report_*/index.html", "table of times, mark", without_times_of_page, "shows and digests times"),
+    (
+        "*Report_*/index.html",
+        "table of times, mark",
+        without_times_of_page,
+        "shows and digests times",
+    ),
 )
 
 
@@ -243,7 +257,7 @@ def scan(road: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def keep_step(folder: Path, road: Path, before: dict, after: dict, printed: str) -> None:
-    """Store what a step printed, the files that it made or changed, and the names of those that it removed."""
+    """Store what a step printed, the files that it made or changed, the names of removed ones."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "files").mkdir(parents=True)
     for name, status in after.items():
@@ -279,7 +293,13 @@ def is_stored(folder: Path) -> bool:
 
 
 def run_road(
-    steps: Sequence[Step], chosen: set[str], tree: Path, store: Path, earlier: Path, road: Path, python: str
+    steps: Sequence[Step],
+    chosen: set[str],
+    tree: Path,
+    store: Path,
+    earlier: Path,
+    road: Path,
+    python: str,
 ) -> None:
     """Run the chosen steps by the programs of one checkout and store what they made in `store`.
 
@@ -297,15 +317,22 @@ def run_road(
         printed = run_step(step, tree, road, python)
         after = scan(road)
         keep_step(store / step.name, road, before, after, printed)
+        seconds = monotonic() - started
         status = printed.rpartition("exit status ")[2].strip() or "0"
-        print(f"{number:3}/{len(steps)} {step.name}: {monotonic() - started:.1f} s, exit status {status}", flush=True)
+        place = f"{number:3}/{len(steps)}"
+        print(
+            f"{place} {step.name}: {seconds:.1f} s, exit status {status}",
+            flush=True,
+        )
     shutil.rmtree(road)
 
 
 # ---- comparison ----
 
 
-def compare_step(name: str, before: dict[str, bytes], after: dict[str, bytes]) -> tuple[int, list[str]]:
+def compare_step(
+    name: str, before: dict[str, bytes], after: dict[str, bytes]
+) -> tuple[int, list[str]]:
     """How many files of a step are equal, and a line for each that is not."""
     complaints = []
     equal = 0
@@ -317,7 +344,9 @@ def compare_step(name: str, before: dict[str, bytes], after: dict[str, bytes]) -
         elif before[file] == after[file]:
             equal += 1
         else:
-            complaints.append(f"{name}: differs {file}{first_difference(before[file], after[file])}")
+            complaints.append(
+                f"{name}: differs {file}{first_difference(before[file], after[file])}"
+            )
     return equal, complaints
 
 
@@ -336,7 +365,10 @@ def first_difference(before: bytes, after: bytes) -> str:
 
 
 def select(steps: Iterable[Step], prefixes: Sequence[str]) -> set[str]:
-    """Names of the steps that begin with one of the prefixes; all without any. ValueError for one that fits nothing."""
+    """Names of the steps that begin with one of the prefixes; all steps without any.
+
+    Raises ValueError for a prefix that fits no step.
+    """
     names = [step.name for step in steps]
     for prefix in prefixes:
         if not any(name.startswith(prefix) for name in names):
@@ -358,7 +390,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def compare_checkouts(args: argparse.Namespace) -> int:
-    """Run what has to be run, print every difference and the counts; returns the number of differences."""
+    """Run what has to be run, print differences and counts; returns how many differences there are."""
     road = args.work / "road"
     steps = read_steps(STEPS.read_text(), road)
     chosen = select(steps, args.steps)
@@ -373,10 +405,20 @@ def compare_checkouts(args: argparse.Namespace) -> int:
         shutil.rmtree(stores["before"], ignore_errors=True)
     if needed:
         print(f"before: {args.before}, {len(needed)} steps", flush=True)
-        run_road(steps, needed, args.before.resolve(), stores["before"], stores["before"], road, args.python)
+        run_road(
+            steps,
+            needed,
+            args.before.resolve(),
+            stores["before"],
+            stores["before"],
+            road,
+            args.python,
+        )
     shutil.rmtree(stores["after"], ignore_errors=True)
     print(f"after: {args.after}, {len(chosen)} steps", flush=True)
-    run_road(steps, chosen, args.after.resolve(), stores["after"], stores["before"], road, args.python)
+    run_road(
+        steps, chosen, args.after.resolve(), stores["after"], stores["before"], road, args.python
+    )
 
     equal, complaints = 0, []
     for step in steps:
@@ -388,7 +430,10 @@ def compare_checkouts(args: argparse.Namespace) -> int:
     print("".join(f"{line}\n" for line in complaints), end="")
     for pattern, what, _, why in MEASURED:
         print(f"not compared in {pattern}: {what} ({why})")
-    kinds = {kind: sum(f": {kind} " in line for line in complaints) for kind in ("differs", "missing", "extra")}
+    kinds = {
+        kind: sum(f": {kind} " in line for line in complaints)
+        for kind in ("differs", "missing", "extra")
+    }
     counted = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
     print(f"{len(chosen)} steps: {equal} files and outputs equal, {counted}")
     if not args.keep and not complaints:
@@ -398,15 +443,25 @@ def compare_checkouts(args: argparse.Namespace) -> int:
 
 def main() -> None:
     """Read the arguments, compare, exit with 1 on a difference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before", type=Path, help="checkout that is right")
     parser.add_argument("after", type=Path, help="checkout that is compared with it")
-    parser.add_argument("--steps", nargs="+", default=(), help="beginnings of the names of steps; default: all")
-    parser.add_argument("--reuse", action="store_true", help="take from an earlier comparison what BEFORE made")
-    parser.add_argument("--keep", action="store_true", help="keep what AFTER made even where all is equal")
+    parser.add_argument(
+        "--steps", nargs="+", default=(), help="beginnings of the names of steps; default: all"
+    )
+    parser.add_argument(
+        "--reuse", action="store_true", help="take from an earlier comparison what BEFORE made"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what AFTER made even where all is equal"
+    )
     parser.add_argument("--python", default=sys.executable, help="that runs both checkouts")
     work = Path(tempfile.gettempdir()) / "same_results"
-    parser.add_argument("--work", type=Path, default=work, help=f"folder of the runs (default: {work})")
+    parser.add_argument(
+        "--work", type=Path, default=work, help=f"folder of the runs (default: {work})"
+    )
     args = parser.parse_args()
     try:
         with alone_in(args.work):

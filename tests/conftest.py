@@ -1,4 +1,4 @@
-"""Fixtures: the golden numbers and the real data of ../shared, and a tiny sample set made by the real scripts."""
+"""Fixtures: golden numbers, real data of ../shared, a tiny sample set made by the real scripts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def code():
 
 @pytest.fixture(scope="session")
 def sample_raw(tmp_path_factory) -> Path:
-    """A data root, with a space in its path, that holds a tiny SamplePASCAL3D+ and its occluded twin."""
+    """A data root, with a space in its path: a tiny SamplePASCAL3D+ and its occluded twin."""
     root = tmp_path_factory.mktemp("sample data")
     run_code(
         "make_sample_data",
@@ -61,7 +61,7 @@ def sample_raw(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def one_thread():
-    """Tiny problems: PyTorch's threads would only wait for each other, for long on a busy machine."""
+    """For tiny problems, on which PyTorch's threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -16,14 +16,14 @@ PYTHONPATH = f"{ROOT / 'code'}{os.pathsep}{ROOT / 'tests'}"  # of processes that
 
 
 def cannot_run(message: str, required: str) -> NoReturn:
-    """Skip the test for lack of something, or fail it if the variable `required` is set, as .ci/run does."""
+    """Skip the test, or fail it if the variable `required` is set, as .ci/run does."""
     if os.environ.get(required):
         pytest.fail(message)
     pytest.skip(message)
 
 
 def shared_path(relative: str) -> Path:
-    """A path in ../shared; the test skips where there is none, and fails if REQUIRE_SHARED_DATA is set."""
+    """A path in ../shared; without it the test skips, or fails if REQUIRE_SHARED_DATA is set."""
     path = SHARED / relative
     if not path.exists():
         cannot_run(f"needs ../shared/{relative}, which is not here", "REQUIRE_SHARED_DATA")
@@ -39,7 +39,7 @@ def golden_path(name: str) -> Path:
 def run_script(
     script: str, *arguments: str, cwd: Path | None = None, **settings: object
 ) -> subprocess.CompletedProcess:
-    """Run one of the scripts at the top of the project as a user would, with settings from the environment."""
+    """Run one of the scripts at the top of the project as a user would, settings given by name."""
     environment = {
         key: value
         for key, value in os.environ.items()
