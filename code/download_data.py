@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from neural_mesh.data.downloads import DownloadError, download, half_unpacked, unpack
+from neural_mesh.data.archives import half_unpacked, unpack
+from neural_mesh.data.downloads import DownloadError, download
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import DOWNLOADS, OCC_LEVELS, OCCLUDED_REPOSITORY
 from neural_mesh.storage.files import lock

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from helpers.project import Trap
-from neural_mesh.data.downloads import download, unpack
+from neural_mesh.data.archives import unpack
+from neural_mesh.data.downloads import download
 from neural_mesh.data.pascal3d import UnusableRecord, read_record
 from neural_mesh.data.splits import read_split, read_subset_pickle
 from neural_mesh.geometry.cameras import Pose

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-import draw_results
-from neural_mesh.data.downloads import _read_origin as origin_of
+from neural_mesh.data.downloads import read_origin
 from neural_mesh.data.kitti import read_labels, read_projection
 from neural_mesh.data.pascal3d import read_record
 from neural_mesh.data.splits import read_split, read_subset_pickle
@@ -34,6 +33,8 @@ from neural_mesh.photographs.calibration import Calibration, load_calibration, s
 from neural_mesh.photographs.evidence import EVIDENCE
 from neural_mesh.photographs.jobs import read_boxes
 from neural_mesh.photographs.results import Results
+from neural_mesh.pictures.manifest import read_manifest
+from neural_mesh.pictures.pose_files import read_any_poses
 from neural_mesh.settings import TrainConfig
 from neural_mesh.storage.checkpoints import (
     Checkpoint,
@@ -289,7 +290,7 @@ def valid_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object],
         "boxes json": (folder / "boxes.json", read_boxes, mutated),
         "poses csv": (
             folder / "poses.csv",
-            lambda path: draw_results.read_any_poses(path, "car", ""),
+            lambda path: read_any_poses(path, "car", ""),
             mutated,
         ),
         "confidence": (
@@ -314,12 +315,12 @@ def valid_files(folder: Path) -> dict[str, tuple[Path, Callable[[Path], object],
         "times": (folder / "seconds.json", load_seconds, mutated),
         "manifest of pictures": (
             folder / "manifest.json",
-            lambda path: draw_results.read_manifest(path.parent),
+            lambda path: read_manifest(path.parent),
             mutated,
         ),
         "origin of a download": (
             folder / ".a.zip.fetched.json",
-            lambda path: origin_of(path.with_suffix(""), "http://a"),
+            lambda path: read_origin(path.with_suffix(""), "http://a"),
             mutated,
         ),
         "predictions": (folder / "found/poses.jsonl", read_predictions, mutated),

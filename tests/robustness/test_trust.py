@@ -29,9 +29,10 @@ from test_fuzz import in_child, valid_files
 
 from helpers.project import PYTHONPATH, Trap
 from neural_mesh.data import downloads
+from neural_mesh.data.archives import half_unpacked, unpack
 from neural_mesh.data.dataset import TrainingImages
 from neural_mesh.data.decoded_crops import DecodedCrops
-from neural_mesh.data.downloads import download, half_unpacked, unpack
+from neural_mesh.data.downloads import download
 from neural_mesh.data.loading import batches
 from neural_mesh.data.pascal3d import UnusableRecord, read_record
 from neural_mesh.data.splits import read_subset_pickle

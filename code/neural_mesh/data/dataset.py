@@ -151,7 +151,7 @@ class TrainingImages(Dataset):
 def _annotations(
     prepared: PreparedSet, names: Sequence[str], mesh: Mesh, config: TrainConfig
 ) -> list[VertexAnnotation]:
-    """Annotations of images with the vertices of a mesh; ValueError when they are another mesh's."""
+    """Annotations of images with a mesh's vertices; ValueError when they are another mesh's."""
     annotations = []
     for name in names:
         path = prepared.vertex_annotation(config.mesh_d, config.category, name)

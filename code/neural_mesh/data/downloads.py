@@ -1,4 +1,4 @@
-"""Fetching and unpacking the data sets. Nothing is in place before it is whole, and nothing leaves its folder."""
+"""Fetching archives: what arrived before a break is kept; only a whole archive gets its name."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import ftplib
 import http.client
 import json
 import os
-import shutil
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from time import sleep
 
 from tqdm import tqdm
@@ -30,6 +28,17 @@ TIMEOUT = 60.0  # seconds without an answer
 ATTEMPTS = 4
 SECONDS_BETWEEN_ATTEMPTS = 2.0
 
+REFUSALS = (urllib.error.HTTPError, ftplib.error_perm)
+# Of a connection that may work at the next attempt.
+BREAKS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ftplib.Error,
+    EOFError,
+    TimeoutError,
+    ConnectionError,
+)
+
 
 class DownloadError(ValueError):
     """An address did not give the archive; nothing is wrong on this side."""
@@ -37,108 +46,120 @@ class DownloadError(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server sends: the bytes of a file from `start` on, and by what it would tell a changed file."""
+    """What a server sends: the bytes of a file from `start` on."""
 
     read: Callable[[int], bytes]
     start: int
     total: int  # bytes of the whole file; 0: not told
-    validator: str | None  # None: the rest of this file cannot be asked for later
+    # By what the server would tell a changed file; None: the rest cannot be asked for later.
+    validator: str | None
 
 
 def address_of(entry: str) -> str:
-    """`drive:ID` -> the address that Google Drive serves large files from; anything else stays."""
+    """`drive:ID` -> the address Google Drive serves large files from; anything else stays."""
     return DRIVE.format(entry.removeprefix("drive:")) if entry.startswith("drive:") else entry
 
 
 def download(entry: str, target: Path, manual: str) -> None:
     """Fetch a zip archive; what arrived of it before a break is kept, and fetching goes on there.
 
-    Raises DownloadError, ending in `manual` (what to do by hand), when it does not arrive whole or is no zip, and ValueError
-    when there is no room for it. Only a whole archive gets the name `target`.
+    Raises DownloadError, ending in `manual` (what to do by hand), when it does not arrive whole or
+    is no zip, and ValueError when there is no room for it. Only a whole archive gets the name
+    `target`.
     """
-    address, target = address_of(entry), Path(target)
+    address = address_of(entry)
+    target = Path(target)
     part = target.with_name(f".{target.name}.fetched")
     with lock(target.parent, target.name, f"the download {target.name}"):
-        for attempt in range(ATTEMPTS):
-            try:
-                if _fetch(address, part):
-                    break
-            except (urllib.error.HTTPError, ftplib.error_perm) as error:
-                raise DownloadError(
-                    f"{address} could not be downloaded ({error}); {manual}"
-                ) from error
-            except (
-                urllib.error.URLError,
-                http.client.HTTPException,
-                ftplib.Error,
-                EOFError,
-                TimeoutError,
-                ConnectionError,
-            ) as error:
-                if attempt == ATTEMPTS - 1 or not part.is_file():
-                    raise DownloadError(
-                        f"{address} could not be downloaded ({error}); {_kept(part, address)}{manual}"
-                    ) from error
-            sleep(SECONDS_BETWEEN_ATTEMPTS if attempt < ATTEMPTS - 1 else 0)
-        else:
-            raise DownloadError(
-                f"{address} broke off {ATTEMPTS} times; {_kept(part, address)}{manual}"
-            )
+        _fetch_whole(address, part, manual)
         try:
             _check_zip(part, address, manual)
+            os.replace(part, target)
         except DownloadError:
             part.unlink()
             raise
-        else:
-            os.replace(part, target)
         finally:
             _origin(part).unlink(missing_ok=True)
 
 
-def _kept(part: Path, address: str) -> str:
+def _fetch_whole(address: str, part: Path, manual: str) -> None:
+    """Fetch until `part` is whole, in ATTEMPTS attempts; DownloadError after them."""
+    for attempt in range(ATTEMPTS):
+        is_last = attempt == ATTEMPTS - 1
+        try:
+            if _fetch(address, part):
+                return
+        except REFUSALS as error:
+            raise DownloadError(f"{address} could not be downloaded ({error}); {manual}") from error
+        except BREAKS as error:
+            if is_last or not part.is_file():
+                kept = _what_is_kept(part, address)
+                raise DownloadError(
+                    f"{address} could not be downloaded ({error}); {kept}{manual}"
+                ) from error
+        sleep(0 if is_last else SECONDS_BETWEEN_ATTEMPTS)
+    kept = _what_is_kept(part, address)
+    raise DownloadError(f"{address} broke off {ATTEMPTS} times; {kept}{manual}")
+
+
+def _what_is_kept(part: Path, address: str) -> str:
+    """What to tell about the bytes that arrived; empty where there are none."""
     arrived = part.stat().st_size if part.is_file() else 0
-    if arrived and not _read_origin(part, address).get("validator"):
-        return f"{arrived:,} bytes arrived, but this server does not let a download go on, the same command starts again; or "
-    return (
-        f"{arrived:,} bytes arrived and are kept, the same command goes on there; or "
-        if arrived
-        else ""
-    )
-
-
-def _origin(part: Path) -> Path:
-    return part.with_name(part.name + ".json")
+    if not arrived:
+        return ""
+    if not read_origin(part, address).get("validator"):
+        return (
+            f"{arrived:,} bytes arrived, but this server does not let a download go on, "
+            "the same command starts again; or "
+        )
+    return f"{arrived:,} bytes arrived and are kept, the same command goes on there; or "
 
 
 def _fetch(address: str, part: Path) -> bool:
-    """Fetch the rest of `part`, or all of it when the server's file is another one by now; whether it is whole."""
-    have, origin = part.stat().st_size if part.is_file() else 0, _read_origin(part, address)
+    """Fetch the rest of `part`, or all of it when the server's file is another one by now.
+
+    Returns whether it is whole.
+    """
+    origin = read_origin(part, address)
+    have = 0
+    if part.is_file() and origin.get("validator"):
+        have = part.stat().st_size
     plain_ftp = address.startswith("ftp://") and "ftp" not in urllib.request.getproxies()
-    with (_ftp if plain_ftp else _web)(
-        address, have if origin.get("validator") else 0, origin
-    ) as answer:
+    open_address = _ftp if plain_ftp else _web
+    with open_address(address, have, origin) as answer:
         rest = max(0, answer.total - answer.start)
-        require_disk(
-            part.parent, rest, f"the rest of {address}", "make space and run the command again"
-        )
-        write_text(
-            _origin(part),
-            json.dumps({"address": address, "validator": answer.validator, "total": answer.total}),
-        )
-        with disk_errors(part), open(part, "ab" if answer.start else "wb") as file:
-            bar = tqdm(
-                total=answer.total or None,
-                initial=answer.start,
-                unit="B",
-                unit_scale=True,
-                desc=part.name[1:],
-                file=sys.stderr,
-            )
-            with bar:
-                while block := answer.read(BLOCK):
-                    file.write(block)
-                    bar.update(len(block))
+        remedy = "make space and run the command again"
+        require_disk(part.parent, rest, f"the rest of {address}", remedy)
+        origin = {"address": address, "validator": answer.validator, "total": answer.total}
+        write_text(_origin(part), json.dumps(origin))
+        with (
+            disk_errors(part),
+            open(part, "ab" if answer.start else "wb") as file,
+            _bar(part.name[1:], answer) as bar,
+        ):
+            while block := answer.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
     return not answer.total or part.stat().st_size == answer.total
+
+
+def _bar(name: str, answer: Answer) -> tqdm:
+    return tqdm(
+        total=answer.total or None,
+        initial=answer.start,
+        unit="B",
+        unit_scale=True,
+        desc=name,
+        file=sys.stderr,
+    )
+
+
+# ---- servers -------------------------------------------------------------------------------------
+
+
+def _nothing_left(start: int, validator: str | None) -> Answer:
+    """The answer when all of a file has arrived."""
+    return Answer(lambda size: b"", start, start, validator)
 
 
 @contextmanager
@@ -153,46 +174,34 @@ def _web(address: str, have: int, origin: dict) -> Iterator[Answer]:
     except urllib.error.HTTPError as error:
         if error.code != 416 or have != origin.get("total"):
             raise
-        yield Answer(lambda size: b"", have, have, origin["validator"])  # nothing is left to fetch
+        yield _nothing_left(have, origin["validator"])
         return
     with answer:
+        headers = answer.headers
+        content_range = headers.get("Content-Range")
         goes_on = getattr(answer, "status", None) == 206
-        if goes_on and not (answer.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
-            raise http.client.HTTPException(
-                f"it answered with {answer.headers.get('Content-Range')} instead of the rest"
-            )
-        start, rest = have if goes_on else 0, int(answer.headers.get("Content-Length") or 0)
-        strong = (answer.headers.get("ETag") or "").startswith('"')
-        validator = answer.headers.get("ETag") if strong else answer.headers.get("Last-Modified")
+        if goes_on and not (content_range or "").startswith(f"bytes {have}-"):
+            raise http.client.HTTPException(f"it answered with {content_range} instead of the rest")
+        start = have if goes_on else 0
+        rest = int(headers.get("Content-Length") or 0)
+        # A weak tag may stay the same for a changed file.
+        strong = (headers.get("ETag") or "").startswith('"')
+        validator = headers.get("ETag" if strong else "Last-Modified")
         yield Answer(answer.read, start, start + rest if rest else 0, validator)
 
 
 @contextmanager
 def _ftp(address: str, have: int, origin: dict) -> Iterator[Answer]:
-    """A file from an FTP server, which is the same as before while its size and its time are."""
+    """A file from an FTP server, the same as before while its size and its time are."""
     place = urllib.parse.urlsplit(address)
     path = urllib.parse.unquote(place.path.removeprefix("/"))
     server = ftplib.FTP(timeout=TIMEOUT)
     try:
-        try:
-            server.connect(place.hostname or "", place.port or ftplib.FTP_PORT)
-        except OSError as error:  # of any kind: no such host, no way to it, no answer
-            raise urllib.error.URLError(error) from error
-        server.login(
-            urllib.parse.unquote(place.username or ""), urllib.parse.unquote(place.password or "")
-        )
-        server.voidcmd("TYPE I")
-        total, changed, validator = 0, "", None
-        with suppress(ftplib.error_perm):  # these commands are younger than FTP
-            total = server.size(path) or 0
-        with suppress(ftplib.error_perm):
-            changed = server.voidcmd(f"MDTM {path}").removeprefix("213").strip()
-        with suppress(ftplib.error_perm):
-            server.sendcmd("REST 0")  # whether it can start in the middle
-            validator = f"{total} bytes of {changed}" if total else None
+        _log_in(server, place)
+        total, validator = _size_and_validator(server, path)
         start = have if validator == origin.get("validator") and have <= total else 0
         if start and start == total:
-            yield Answer(lambda size: b"", start, total, validator)  # nothing is left to fetch
+            yield _nothing_left(total, validator)
             return
         with server.transfercmd(f"RETR {path}", rest=start or None) as connection:
             yield Answer(connection.recv, start, total, validator)
@@ -200,7 +209,41 @@ def _ftp(address: str, have: int, origin: dict) -> Iterator[Answer]:
         server.close()
 
 
-def _read_origin(part: Path, address: str) -> dict:
+def _log_in(server: ftplib.FTP, place: urllib.parse.SplitResult) -> None:
+    try:
+        server.connect(place.hostname or "", place.port or ftplib.FTP_PORT)
+    except OSError as error:  # of any kind: no such host, no way to it, no answer
+        raise urllib.error.URLError(error) from error
+    user = urllib.parse.unquote(place.username or "")
+    password = urllib.parse.unquote(place.password or "")
+    server.login(user, password)
+
+
+def _size_and_validator(server: ftplib.FTP, path: str) -> tuple[int, str | None]:
+    """Bytes of a file, 0 where unknown, and a validator if the server can start in the middle."""
+    server.voidcmd("TYPE I")
+    total = 0
+    changed = ""
+    validator = None
+    # Each of these commands is younger than FTP.
+    with suppress(ftplib.error_perm):
+        total = server.size(path) or 0
+    with suppress(ftplib.error_perm):
+        changed = server.voidcmd(f"MDTM {path}").removeprefix("213").strip()
+    with suppress(ftplib.error_perm):
+        server.sendcmd("REST 0")
+        validator = f"{total} bytes of {changed}" if total else None
+    return total, validator
+
+
+# ---- what has arrived ----------------------------------------------------------------------------
+
+
+def _origin(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def read_origin(part: Path, address: str) -> dict:
     """What is known of where `part` comes from; nothing when it is of another address."""
     try:
         origin = read_json(_origin(part))
@@ -216,78 +259,7 @@ def _check_zip(path: Path, address: str, manual: str) -> None:
         start = file.read(512).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
         raise DownloadError(
-            f"{address} gave a web page instead of the archive (a quota or a consent page); {manual}"
+            f"{address} gave a web page instead of the archive "
+            f"(a quota or a consent page); {manual}"
         )
     raise DownloadError(f"{address} gave something that is not a zip archive; {manual}")
-
-
-def half_unpacked(archive: Path, destination: Path) -> bool:
-    """Whether an unpacking of the archive into a folder was killed on its way."""
-    return _staging(archive, destination).exists()
-
-
-def _staging(archive: Path, destination: Path) -> Path:
-    return destination / f".unpacking-{archive.stem}"
-
-
-def unpack(archive: Path, destination: Path) -> None:
-    """Unpack a zip into a folder, entry by entry at its top two levels, each only when all of it is on disk.
-
-    Raises ValueError for a broken archive and for one that would write outside of the folder. The caller holds a lock.
-    """
-    staging = _staging(archive, destination)
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for member in opened.infolist():
-                parts = PurePosixPath(member.filename.replace("\\", "/"))
-                if (
-                    parts.is_absolute()
-                    or ".." in parts.parts
-                    or (member.external_attr >> 28) == 0xA
-                ):
-                    raise ValueError(
-                        f"{archive}: {member.filename!r} would leave the folder; the archive is not trustworthy"
-                    )
-            needed = sum(member.file_size for member in opened.infolist())
-            require_disk(
-                destination,
-                needed,
-                f"what {archive.name} unpacks to",
-                "make space, or distrust the archive if that is absurd",
-            )
-            staging.mkdir(parents=True)
-            with disk_errors(archive):
-                opened.extractall(staging)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        UnicodeError,
-    ) as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise ValueError(
-            f"{archive}: broken archive ({error}); delete it and run the command again"
-        ) from error
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    for top in sorted(
-        staging.iterdir()
-    ):  # what is left of the folder after a break here says that something is missing
-        _move(top, destination / top.name, levels=2)
-    shutil.rmtree(staging)
-
-
-def _move(source: Path, target: Path, levels: int) -> None:
-    """Rename source to target; an existing folder is merged, `levels` deep, and what it already has is replaced."""
-    if target.is_dir() and source.is_dir() and levels:
-        for child in sorted(source.iterdir()):
-            _move(child, target / child.name, levels - 1)
-        return
-    if target.is_dir():
-        shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +12,17 @@ from numpy.typing import NDArray
 from neural_mesh.geometry.cameras import spherical_from_centre
 from neural_mesh.storage.files import read_text
 
-OCCLUSION_NAMES = (
-    "fully_visible",
-    "partly_occluded",
-    "largely_occluded",
-)  # KITTI's occlusion states 0, 1, 2
+# KITTI's occlusion states 0, 1, 2.
+OCCLUSION_NAMES = ("fully_visible", "partly_occluded", "largely_occluded")
+LABEL_NUMBERS = 14  # after the class
 
 
 @dataclass(frozen=True)
 class KittiObject:
-    """One line of a label file. Metres in the camera's frame (x right, y down, z forward), pixels, radians."""
+    """One line of a label file.
+
+    Metres in the camera's frame (x right, y down, z forward), pixels, radians.
+    """
 
     kind: str
     truncation: float
@@ -48,39 +50,44 @@ def read_labels(path: Path) -> list[KittiObject]:
         words = line.split()
         if not words:
             continue
-        try:
-            values = np.array(words[1:15], dtype=np.float64)
-        except ValueError:
-            values = np.empty(0)
-        if len(values) != 14 or not np.isfinite(values).all():
+        values = _numbers(words[1 : 1 + LABEL_NUMBERS], LABEL_NUMBERS)
+        if values is None:
             raise ValueError(f"{path}, line {number}: not a KITTI label (a class and 14 numbers)")
-        objects.append(
-            KittiObject(
-                words[0],
-                values[0],
-                int(values[1]),
-                values[3:7],
-                values[7],
-                values[10:13],
-                float(values[13]),
-            )
+        label = KittiObject(
+            kind=words[0],
+            truncation=values[0],
+            occlusion=int(values[1]),
+            bbox_xyxy=values[3:7],
+            height=values[7],
+            location=values[10:13],
+            rotation_y=float(values[13]),
         )
+        objects.append(label)
     return objects
 
 
 def read_projection(path: Path, name: str = "P2") -> NDArray[np.float64]:
-    """The projection matrix [3, 4] of a camera from a calibration file; ValueError, naming file and line, when there is none."""
+    """The projection matrix [3, 4] of a camera from a calibration file.
+
+    Raises ValueError, naming file and line, when there is none.
+    """
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        key, _, numbers = line.partition(":")
+        key, _, text = line.partition(":")
         if key.strip() == name:
-            try:
-                values = np.array(numbers.split(), dtype=np.float64)
-            except ValueError:
-                values = np.empty(0)
-            if len(values) != 12 or not np.isfinite(values).all():
+            values = _numbers(text.split(), 12)
+            if values is None:
                 raise ValueError(f"{path}, line {number}: {name} is not 12 numbers")
             return values.reshape(3, 4)
     raise ValueError(f"{path}: has no line {name}")
+
+
+def _numbers(words: Sequence[str], expected: int) -> NDArray[np.float64] | None:
+    """Words as numbers; None where one is none, or not finite, or there are not as many."""
+    try:
+        values = np.array(words, dtype=np.float64)
+    except ValueError:
+        return None
+    return values if len(values) == expected and np.isfinite(values).all() else None
 
 
 def project_point(point: NDArray, projection: NDArray) -> NDArray[np.float64]:
@@ -89,16 +96,19 @@ def project_point(point: NDArray, projection: NDArray) -> NDArray[np.float64]:
     return np.array([x, y]) / depth
 
 
-def viewpoint(found: KittiObject) -> tuple[float, float]:
-    """(azimuth, elevation) in radians, PASCAL3D+'s meaning: where the camera stands, seen from the object.
+def viewpoint(label: KittiObject) -> tuple[float, float]:
+    """(azimuth, elevation) in radians as in PASCAL3D+.
 
-    Azimuth is the reference's. Elevation is positive where the camera looks down on the object, as in PASCAL3D+; the
-    reference takes minus the arc sine of a height that grows downwards, which makes it negative there.
+    where the camera stands, seen from the object.
+
+    Azimuth is the reference's. Elevation is positive where the camera looks down on the object, as
+    in PASCAL3D+; the reference takes minus the arc sine of a height that grows downwards, which
+    makes it negative there.
     """
-    front = np.array([np.cos(found.rotation_y), 0.0, -np.sin(found.rotation_y)])
+    front = np.array([np.cos(label.rotation_y), 0.0, -np.sin(label.rotation_y)])
     up = np.array([0.0, -1.0, 0.0])
-    object_from_cam = np.stack(
-        [np.cross(up, front), -front, up]
-    )  # rows: the object's x, y (away from its front) and z
-    azimuth, elevation, _ = spherical_from_centre(object_from_cam @ -found.centre)
+    # Rows: the object's x, its y, which points away from its front, and its z.
+    object_from_cv_cam = np.stack([np.cross(up, front), -front, up])
+    camera_centre = object_from_cv_cam @ -label.centre
+    azimuth, elevation, _ = spherical_from_centre(camera_centre)
     return float(azimuth), float(elevation)

@@ -1,4 +1,4 @@
-"""Batches of training images: their order, each process's share, and a dead decoder's last words."""
+"""Batches of training images: their order, each process's share, and what a dead decoder was at."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from neural_mesh.machine.workers import process_died
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index), shuffled by (seed, epoch) alone, of which a process gets its share.
+    """Batches of (epoch, index), shuffled by (seed, epoch) alone; a process gets its share of each.
 
-    In the order of the ranks the shares are the batch of a single process. A process for which the last batch has no
-    image gets the first one, so that it takes part in every exchange; `counts` says that it does not count.
+    In the order of the ranks the shares are the batch of a single process. A process for which the
+    last batch has no image gets the first one, so that it takes part in every exchange; `counts`
+    says that it does not count.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, rank: int = 0, size: int = 1):

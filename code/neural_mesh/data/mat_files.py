@@ -173,7 +173,7 @@ def _is_blank(data: Sequence[Element]) -> bool:
 def _check_values(
     data: Sequence[Element], items: int, is_complex: bool, allowed: Sequence[int]
 ) -> None:
-    """Check numbers or text: one element, or two of complex numbers, with a byte per item or more."""
+    """Check numbers or text: one element, two if complex, with a byte per item or more."""
     if any(element.kind not in allowed for element in data):
         raise ValueError(f"data of kinds {[element.kind for element in data]}")
     lengths = [len(element.content) for element in data]

@@ -1,4 +1,4 @@
-"""Occluders put over an object until a level of Occluded PASCAL3D+ is reached (Wang et al. 2020)."""
+"""Occluders put over an object, up to a level of Occluded PASCAL3D+ (Wang et al. 2020)."""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int:
     """WORKERS as set by the user -> decoding processes.
 
-    processes: trainings on this machine, each of which gets that many. `auto` is up to 8 for a GPU, none beside a busy CPU.
+    processes: trainings on this machine, each of which gets that many. `auto` is up to 8 for a GPU,
+    none beside a busy CPU.
     """
     if text == "auto":
         if device.type == "cpu":

@@ -84,7 +84,7 @@ class Group:
 
 
 def share(items: Sequence, rank: int, size: int) -> Sequence:
-    """What a process gets of a batch: consecutive items, as many as the others or one fewer or more."""
+    """A process's share of a batch: consecutive items, as many as the others', give or take one."""
     first = len(items) * rank // size
     last = len(items) * (rank + 1) // size
     return items[first:last]
