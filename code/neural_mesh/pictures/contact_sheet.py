@@ -1,0 +1,141 @@
+"""A contact sheet: one line of small pictures for each of many images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from neural_mesh.pictures import canvas
+from neural_mesh.pictures.canvas import Sheet
+from neural_mesh.pictures.figures import OCCLUDER_TITLE, Panel, label_keys, show_panel
+from neural_mesh.pictures.landscape import Scan
+from neural_mesh.pictures.loss_curves import (
+    LANDSCAPE_TITLE,
+    annotation_key,
+    curve_keys,
+    plot_landscape,
+    prediction_key,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# In inches.
+CAPTION = 0.36  # above a strip
+CAPTION_BASE = 0.22  # from the top of a strip down to the base line of its caption
+PANEL_TOP = 0.27  # from the top of a strip down to its panels
+GAP = 0.06  # between panels
+# Most images of a sheet that has one block, and of one that has two.
+MOST_IN_ONE_BLOCK, MOST_IN_TWO_BLOCKS = 6, 24
+
+
+class Strip(NamedTuple):
+    """A line of a contact sheet: a caption, details in small print, the panels of one image, its
+    figure's file, and the scans of its loss, which become one more panel.
+    """
+
+    caption: str
+    details: str
+    panels: Sequence[Panel]
+    file_name: str = ""
+    scans: Sequence[Scan] = ()
+
+    @property
+    def slots(self) -> int:
+        """How many pictures stand side by side."""
+        return len(self.panels) + bool(self.scans)
+
+    def panel_height(self, slot: float) -> float:
+        """Height in inches of the panels in slots of a width; tall images get less than the whole
+        width.
+        """
+        height, width = self.panels[0].image.shape[:2]
+        return min((slot - GAP) * height / width, 0.9 * slot)
+
+    def height(self, slot: float) -> float:
+        """Height in inches, the caption included."""
+        return self.panel_height(slot) + CAPTION
+
+
+def contact_sheet(strips: Sequence[Strip], title: str, slot: float = 2.9) -> Figure:
+    """One line of panels per image under its caption; more than six images go into two, more than
+    24 into three blocks.
+
+    The titles of the first image's panels head the columns. slot: width of a panel in inches.
+    """
+    first = strips[0]
+    with_labels = any(panel.title == OCCLUDER_TITLE for panel in first.panels)
+    legend = 0.4 if with_labels or first.scans else 0.1  # inches below the strips
+    blocks = _in_blocks(strips, slot)
+    block_width = first.slots * slot + 0.3
+    tallest = max(sum(strip.height(slot) for strip in block) for block in blocks)
+    sheet = canvas.new_sheet(len(blocks) * block_width + 0.2, tallest + 0.7 + legend)
+    sheet.heading(title, 0.25, 0.16, fontsize=13, fontweight="bold")
+    style = dict(fontsize=9.5, borderpad=0)
+    if with_labels:
+        sheet.left_legend(label_keys(), 0.25, 0.12, **style)
+    if first.scans:
+        keys = [*curve_keys(), prediction_key(), annotation_key()]
+        sheet.right_legend(keys, 0.25, 0.12, **style, columnspacing=1.3)
+    for number, block in enumerate(blocks):
+        left = 0.25 + number * block_width
+        top = sheet.height - 0.72
+        for k, strip in enumerate(block):
+            _show_strip(sheet, strip, (left, top), slot)
+            if k == 0:
+                _show_titles(sheet, strip, (left, top), slot)
+            top -= strip.height(slot)
+    return sheet.figure
+
+
+def _in_blocks(strips: Sequence[Strip], slot: float) -> list[list[Strip]]:
+    """The strips in order, divided into blocks of about the same height."""
+    number = 3
+    if len(strips) <= MOST_IN_ONE_BLOCK:
+        number = 1
+    elif len(strips) <= MOST_IN_TWO_BLOCKS:
+        number = 2
+    heights = np.array([strip.height(slot) for strip in strips])
+    middles = np.cumsum(heights) - heights / 2
+    block_of = (middles / heights.sum() * number).astype(int)
+    return [[strips[k] for k in np.flatnonzero(block_of == b)] for b in sorted(set(block_of))]
+
+
+def _show_strip(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot: float) -> None:
+    """Put a strip into a sheet, its top left corner and the width of its slots in inches."""
+    left, top = left_top
+    height = strip.panel_height(slot)
+    bottom = top - PANEL_TOP - height
+    right = left + strip.slots * slot - GAP
+    sheet.note(strip.caption, left, top - CAPTION_BASE, fontsize=9.5, fontweight="bold")
+    details_style = dict(fontsize=8.5, color="0.3", ha="right")
+    sheet.note(strip.details, right, top - CAPTION_BASE, **details_style)
+    for i, panel in enumerate(strip.panels):
+        axes = sheet.axes(left + i * slot, bottom, slot - GAP, height)
+        show_panel(axes, Panel("", panel.image))
+    if strip.scans:
+        x, width = _landscape_place(strip, left, slot)
+        tick_labels = 0.2  # inches below the axes
+        axes = sheet.axes(x, bottom + tick_labels, width, height - tick_labels)
+        plot_landscape(axes, strip.scans, fontsize=7)
+
+
+def _show_titles(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot: float) -> None:
+    """Put the titles of a strip's panels above it."""
+    left, top = left_top
+    style = dict(fontsize=10, ha="center", color="0.3")
+    for i, panel in enumerate(strip.panels):
+        middle = left + i * slot + (slot - GAP) / 2
+        sheet.note(panel.title, middle, top + 0.03, **style)
+    if strip.scans:
+        x, width = _landscape_place(strip, left, slot)
+        sheet.note(LANDSCAPE_TITLE, x + width / 2, top + 0.03, **style)
+
+
+def _landscape_place(strip: Strip, left: float, slot: float) -> tuple[float, float]:
+    """Left edge and width in inches of the axes of the loss, behind the panels of a strip that
+    begins at `left`.
+    """
+    return left + len(strip.panels) * slot + 0.4, slot - 0.46

@@ -1,0 +1,63 @@
+"""Occluder maps: which cells of the feature map show the object, an occluder or the background
+(paper, Figure 3).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neural_mesh.compare import rendering
+from neural_mesh.compare.rendering import Scene
+from neural_mesh.geometry.cameras import Pose
+from neural_mesh.pictures.edges import label_edges
+from neural_mesh.pictures.mesh_overlay import camera_of_pose
+
+BACKGROUND, OBJECT, OCCLUDED = 0, 1, 2  # labels
+LABEL_NAMES = ("background", "object", "occluded")
+# The paper's yellow, green and red, each less than half as light as the one before: told apart in
+# grey and by the colour-blind.
+LABEL_COLOURS = np.array([(255, 226, 92), (44, 160, 96), (150, 0, 34)], np.float64)
+LABEL_OPACITY = np.array([0.62, 0.62, 0.72])
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+
+
+def occluder_map(scene: Scene, scores: NDArray, clutter: NDArray, pose: Pose) -> NDArray[np.int8]:
+    """Which cells show the object, which an occluder and which the background [H, W] (paper,
+    qualitative results).
+
+    scores [P, V]: similarity of each cell with each vertex. clutter [P]: with the clutter. On the
+    mesh a cell is OBJECT where the interpolated score exceeds the clutter's, else OCCLUDED; off the
+    mesh it is BACKGROUND.
+    """
+    centre, object_from_cv_cam = camera_of_pose(pose)
+    face, _, bary = rendering.rasterise_poses(scene, centre[None], object_from_cv_cam[None])
+    face = face.ravel()
+    corner_scores = np.take_along_axis(np.asarray(scores), scene.faces[face], axis=1)
+    object_score = (corner_scores * bary.reshape(-1, 3)).sum(-1)
+    on_mesh = np.where(object_score > clutter, OBJECT, OCCLUDED)
+    labels = np.where(face >= 0, on_mesh, BACKGROUND)
+    return labels.reshape(scene.camera.map_hw).astype(np.int8)
+
+
+def colour_occluder_map(image: NDArray[np.uint8], labels: NDArray) -> NDArray[np.uint8]:
+    """Labels [h, w] as colours over a grey version of the image [H, W, 3]; occluded cells are
+    hatched besides.
+
+    Raises ValueError when the image is not a whole number of pixels per cell.
+    """
+    size_hw = tuple(image.shape[:2])
+    cell = size_hw[0] // labels.shape[0]
+    if (labels.shape[0] * cell, labels.shape[1] * cell) != size_hw:
+        raise ValueError(
+            f"an image of {size_hw} pixels does not divide into {labels.shape} square cells"
+        )
+    label = labels.repeat(cell, 0).repeat(cell, 1)
+    grey = (image @ LUMINANCE)[..., None]
+    opacity = LABEL_OPACITY[label][..., None]
+    picture = (1.0 - opacity) * (100.0 + 0.6 * grey) + opacity * LABEL_COLOURS[label]
+    row, col = np.indices(label.shape)
+    hatch = (label == OCCLUDED) & ((row + col) % cell < max(1, cell // 8))
+    picture[hatch] += 0.4 * (255.0 - picture[hatch])
+    picture[label_edges(label)] *= 0.35
+    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
