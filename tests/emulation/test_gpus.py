@@ -20,13 +20,13 @@ from test_pose import BEST, PAPER, SMALL_HW, golden_problem, planted_problem, ro
 from helpers.pretend_gpus import PretendGPUs, pretend_gpus
 from helpers.project import cannot_run
 from helpers.ptx import Program, UnknownInstruction
-from helpers.small_training import CONFIG, meshes, names_of, outcome, write_prepared
-from neural_mesh.compare import kernels_numba, rendering
-from neural_mesh.data.dataset import TrainingImages
+from helpers.small_training import CONFIG, outcome, small_data, write_prepared
+from neural_mesh.compare import rendering
 from neural_mesh.geometry.cameras import camera_centre, paper_camera
 from neural_mesh.machine.devices import place
 from neural_mesh.solve import pose
-from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.training.setup import Hardware
+from neural_mesh.training.step import Learner
 from neural_mesh.training.trainer import Trainer
 
 GPU = torch.device("cuda", 1)
@@ -242,25 +242,13 @@ def test_compiled_triton_reproduces_the_reference(compiled_gpus, golden):
     np.testing.assert_array_equal(poses.start, data["start_index"])
     assert rotation_error_deg(poses, data["rot_pred"]).max() < 0.2
     np.testing.assert_allclose(poses.loss, data["final_loss"], atol=1e-3)
-    per_step = sum(program.executed for program in compiled_gpus.values()) / poses.evaluations.sum()
-    assert per_step == pytest.approx(
-        5200, rel=0.05
-    )  # instructions, from which README predicts a GPU's speed; of another compiler, others
 
-
-def test_both_kernels_have_the_same_constants():
-    kernels = pytest.importorskip("neural_mesh.compare.kernels_triton")
-    for name in ("NEAR", "TINY", "ADAM_EPSILON"):
-        assert getattr(kernels, name).value == getattr(kernels_numba, name)
 
 
 def trained(root: Path, name: str, gpus: list[int], separate_bank: bool) -> Trainer:
     """A finished training on the noise pictures below root."""
-    datasets = [
-        TrainingImages(PreparedSet(root), names_of(i), mesh, CONFIG)
-        for i, mesh in enumerate(meshes())
-    ]
-    trainer = Trainer(CONFIG, meshes(), datasets, place(gpus, separate_bank), root / name)
+    hardware = Hardware(place(gpus, separate_bank))
+    trainer = Trainer(CONFIG, small_data(root, CONFIG), hardware, root / name)
     trainer.fit()
     return trainer
 
@@ -278,12 +266,12 @@ def test_training_on_gpus_ends_as_on_the_cpu(gpus, tmp_path, separate_bank):
     with mock.patch.object(torch, "autocast", in_half):
         half = trained(tmp_path, "half", there, separate_bank)
     for exact, rounded in zip(
-        trainer.log, half.log, strict=True
+        trainer.log.rows, half.log.rows, strict=True
     ):  # the same losses but for rounding
         assert 0 < abs(rounded["loss"] / exact["loss"] - 1) < 0.01
     network, bank = (torch.device("cuda", i) for i in ((0, 1) if separate_bank else (1, 1)))
-    assert {p.device for p in trainer.network.parameters()} == {network} and {
-        b.memory.device for b in trainer.banks
+    assert {p.device for p in trainer.learner.network.parameters()} == {network} and {
+        b.memory.device for b in trainer.learner.banks
     } == {bank}
     assert found[0].pop("log") == found[1].pop("log")
     torch.testing.assert_close(*found, rtol=0, atol=0, check_device=False)
@@ -294,16 +282,16 @@ def test_the_host_waits_twice_in_a_training_step_and_never_in_the_network(
 ):
     """For which vertices are visible and for the loss, both before the backward pass; features are not waited for."""
     write_prepared(tmp_path)
-    waits, learn = [], Trainer._learn
+    waits, learn = [], Learner._learn
 
     def watched(*arguments: object) -> None:
         gpus.log.clear()
         learn(*arguments)
         waits.append(gpus.log.copy())
 
-    monkeypatch.setattr(Trainer, "_learn", watched)
+    monkeypatch.setattr(Learner, "_learn", watched)
     trainer = trained(tmp_path, "gpu", [0, 1], separate_bank=True)
     assert len(waits) == 8 and all(found == ["wait nonzero", "wait tolist"] for found in waits[1:])
-    model, crops = trainer._model(), torch.zeros(2, 3, 128, 336, dtype=torch.uint8)
+    model, crops = trainer.model(), torch.zeros(2, 3, 128, 336, dtype=torch.uint8)
     gpus.log.clear()
     assert model.features(crops).device == torch.device("cuda", 0) and gpus.log == []

@@ -249,7 +249,7 @@ def pretend_gpus(count: int, run: Callable = interpreted) -> Iterator[PretendGPU
             kernels = rendering.triton_kernels()
             watched = {
                 name: Kernel(getattr(kernels, name), mode, run)
-                for name in ("_compare_kernel", "_advance_kernel")
+                for name in ("compare_kernel", "advance_kernel")
             }
             stack.enter_context(mock.patch.multiple(kernels, **watched))
         yield stack.enter_context(mode)
