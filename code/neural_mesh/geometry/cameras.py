@@ -1,12 +1,14 @@
-"""Poses, the two camera frames, the PyTorch3D convention, and the distance between two rotations.
+"""Poses, the two camera frames, PyTorch3D's convention, and the angle between two rotations.
 
-Frames. `object`: CAD axes, z up, the object's front towards -y. `pascal_cam`, the camera of PASCAL3D+: x right, y up,
-z towards the viewer, so that the depth is -z. `cv_cam`, the camera of computer vision: x right, y down, z forward.
-`pt3d`: PyTorch3D's world axes, (x, z, -y) of the object's, and its camera, x left, y up, z forward, row vectors.
-`a_from_b` is a rotation that takes points of frame b to frame a: `a_from_b @ point_b`.
+Frames. `object`: CAD axes, z up, the object's front towards -y. `pascal_cam`, the camera of
+PASCAL3D+: x right, y up, z towards the viewer, so that the depth is -z. `cv_cam`, the camera of
+computer vision: x right, y down, z forward. `pt3d`: PyTorch3D's world axes, (x, z, -y) of the
+object's, and its camera, x left, y up, z forward, row vectors. `a_from_b` is a rotation that takes
+points of frame b to frame a: `a_from_b @ point_b`.
 
-Angles are radians. azimuth 0 sees the front, pi/2 the side at +x; elevation > 0 sees the top; theta > 0 turns the
-picture counter-clockwise. Leading dimensions of all arguments broadcast. Everything is NumPy, in float64.
+Angles are radians. azimuth 0 sees the front, pi/2 the side at +x; elevation > 0 sees the top;
+theta > 0 turns the picture counter-clockwise. Leading dimensions of all arguments broadcast.
+Everything is NumPy, in float64.
 """
 
 from __future__ import annotations
@@ -21,19 +23,23 @@ from numpy.typing import ArrayLike, NDArray
 from neural_mesh.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
 
 PT3D_FROM_OBJECT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
-PASCAL_CAM_AXES_IN_CV_CAM = np.diag([1.0, -1.0, -1.0])
-# (right, up, backward) <-> (left, up, forward); its own inverse
-PT3D_CAM_AXES_IN_PASCAL_CAM = np.diag([-1.0, 1.0, -1.0])
+CV_CAM_FROM_PASCAL_CAM = np.diag([1.0, -1.0, -1.0])
+# PASCAL3D+ camera (right, up, backward) -> PyTorch3D camera (left, up, forward)
+PT3D_CAM_FROM_PASCAL_CAM = np.diag([-1.0, 1.0, -1.0])
 MIN_DISTANCE = 0.1  # the reference puts a camera of distance exactly 0 here
+
+
+# ---- poses ----
 
 
 @dataclass(frozen=True)
 class Pose:
     """The pose of one object, or of several along the leading dimensions [...] of the fields.
 
-    azimuth, elevation, theta: radians. distance: of the camera from the object's origin, in CAD units. principal_xy
-    [..., 2]: where the optical axis meets the picture, (x right, y down), in the unit that the owner states (pixels
-    or cells of a feature map); None where the owner's camera says it.
+    azimuth, elevation, theta: radians. distance: of the camera from the object's origin, in CAD
+    units. principal_xy [..., 2]: where the optical axis meets the picture, (x right, y down), in
+    the unit that the owner states (pixels or cells of a feature map); None where the owner's camera
+    says it.
     """
 
     azimuth: float | NDArray
@@ -46,7 +52,7 @@ class Pose:
         return len(self.azimuth)
 
     def __getitem__(self, index: int | slice | NDArray) -> Pose:
-        """The poses at `index` of the first dimension; one pose of plain floats where it leaves no dimension."""
+        """The poses at `index` of the first dimension; of plain floats where it is a single one."""
         principal_xy = None if self.principal_xy is None else self.principal_xy[index]
         return Pose(
             _chosen(self.azimuth, index),
@@ -58,15 +64,17 @@ class Pose:
 
     @classmethod
     def joined(cls, poses: Sequence[Pose]) -> Pose:
-        """Poses of several batches in one; all of them have a principal point, or none has."""
-        azimuth = np.concatenate([pose.azimuth for pose in poses])
-        elevation = np.concatenate([pose.elevation for pose in poses])
-        theta = np.concatenate([pose.theta for pose in poses])
-        distance = np.concatenate([pose.distance for pose in poses])
+        """The poses of several batches in one; all have a principal point, or none has."""
         principal_xy = None
         if poses[0].principal_xy is not None:
             principal_xy = np.concatenate([pose.principal_xy for pose in poses])
-        return cls(azimuth, elevation, theta, distance, principal_xy)
+        return cls(
+            np.concatenate([pose.azimuth for pose in poses]),
+            np.concatenate([pose.elevation for pose in poses]),
+            np.concatenate([pose.theta for pose in poses]),
+            np.concatenate([pose.distance for pose in poses]),
+            principal_xy,
+        )
 
     @property
     def angles(self) -> NDArray[np.float64]:
@@ -80,12 +88,12 @@ class Pose:
 
     @property
     def pascal_cam_from_object(self) -> NDArray[np.float64]:
-        """Rotation [..., 3, 3] into the frame of PASCAL3D+ (x right, y up, z towards the viewer)."""
+        """Rotation [..., 3, 3] to the frame of PASCAL3D+ (x right, y up, z towards the viewer)."""
         return pascal_cam_from_object(self.azimuth, self.elevation, self.theta)
 
     @property
     def cv_cam_from_object(self) -> NDArray[np.float64]:
-        """Rotation [..., 3, 3] into the frame of computer vision (x right, y down, z forward)."""
+        """Rotation [..., 3, 3] to the frame of computer vision (x right, y down, z forward)."""
         return cv_from_pascal_cam(self.pascal_cam_from_object)
 
 
@@ -94,11 +102,24 @@ def _chosen(values: NDArray, index: int | slice | NDArray) -> float | NDArray:
     return chosen if np.ndim(chosen) else float(chosen)
 
 
+def in_degrees(angles: ArrayLike) -> NDArray[np.float64]:
+    """Azimuth, elevation and theta [..., 3] in radians -> degrees.
+
+    Azimuth in [0, 360), the others in [-180, 180).
+    """
+    degrees = np.rad2deg(np.asarray(angles, np.float64))
+    return np.mod(degrees + [0, 180, 180], 360) - [0, 180, 180]
+
+
+# ---- cameras of feature maps ----
+
+
 @dataclass(frozen=True)
 class MapCamera:
     """A pinhole camera measured in cells of a feature map.
 
-    focal: focal length in cells. principal_xy: where the optical axis meets the map. map_hw: size of the map (H, W).
+    focal: focal length in cells. principal_xy: where the optical axis meets the map.
+    map_hw: size of the map (H, W).
     """
 
     focal: float
@@ -112,25 +133,26 @@ class MapCamera:
 
 
 def paper_camera(map_hw: tuple[int, int]) -> MapCamera:
-    """The reference's: 12 degrees across a square with the map's longer side, cut to the map around its centre."""
+    """The reference's camera.
+
+    12 degrees across a square with the map's longer side, cut down to the map around its centre.
+    """
     height, width = map_hw
     focal = max(height, width) / 2 / math.tan(PAPER_FOV / 2)
     return MapCamera(focal, (width / 2, height / 2), (height, width))
 
 
 def consistent_camera(map_hw: tuple[int, int], image_scale: float = 1.0) -> MapCamera:
-    """The camera that the crops were made with (focal 3000 pixels, object at distance 5), at this image scale."""
+    """The camera that crops were made with, at an image scale.
+
+    Its focal length is 3000 pixels, the object at distance 5.
+    """
     height, width = map_hw
     focal = FOCAL_PX / FEATURE_STRIDE * image_scale
     return MapCamera(focal, (width / 2, height / 2), (height, width))
 
 
-def cv_from_pascal_cam(pascal_cam_from_any: ArrayLike) -> NDArray[np.float64]:
-    """A rotation [..., 3, 3] into the PASCAL3D+ camera -> into the computer vision camera: y and z turn over.
-
-    Its own inverse: it takes a rotation into `cv_cam` back to one into `pascal_cam`.
-    """
-    return PASCAL_CAM_AXES_IN_CV_CAM @ np.asarray(pascal_cam_from_any)
+# ---- from angles to frames and back ----
 
 
 def _stack(rows: list[list[ArrayLike]]) -> NDArray:
@@ -141,106 +163,61 @@ def _stack(rows: list[list[ArrayLike]]) -> NDArray:
 
 def rotation_z(angle: ArrayLike) -> NDArray:
     """Right-handed rotation about z [..., 3, 3]."""
-    c, s = np.cos(angle), np.sin(angle)
+    c = np.cos(angle)
+    s = np.sin(angle)
     return _stack([[c, -s, 0], [s, c, 0], [0, 0, 1]])
 
 
 def rotation_x(angle: ArrayLike) -> NDArray:
     """Right-handed rotation about x [..., 3, 3]."""
-    c, s = np.cos(angle), np.sin(angle)
+    c = np.cos(angle)
+    s = np.sin(angle)
     return _stack([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def pascal_cam_from_object(azimuth: ArrayLike, elevation: ArrayLike, theta: ArrayLike) -> NDArray:
+    """The rotation [..., 3, 3] that the pose error is measured on (PASCAL3D+).
+
+    Rz(theta) Rx(elevation - pi/2) Rz(-azimuth).
+    """
+    upright = rotation_x(np.asarray(elevation) - np.pi / 2) @ rotation_z(-np.asarray(azimuth))
+    return rotation_z(theta) @ upright
+
+
+def cv_from_pascal_cam(pascal_cam_from_any: ArrayLike) -> NDArray[np.float64]:
+    """A rotation [..., 3, 3] to `pascal_cam` -> the one to `cv_cam`: y and z change their sign.
+
+    Its own inverse: it takes a rotation to `cv_cam` back to the one to `pascal_cam`.
+    """
+    return CV_CAM_FROM_PASCAL_CAM @ np.asarray(pascal_cam_from_any)
+
+
+def angles_of_rotation(pascal_cam_from_object: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+    """The inverse of the function `pascal_cam_from_object`, from rotations [..., 3, 3].
+
+    Azimuth in [0, 2 pi), elevation and theta, each [...].
+    """
+    rotation = np.asarray(pascal_cam_from_object, np.float64)
+    # The third row is the direction of the camera, seen from the object.
+    azimuth, elevation, _ = spherical_from_centre(rotation[..., 2, :])
+    theta = np.arctan2(-rotation[..., 0, 2], rotation[..., 1, 2])
+    return azimuth, elevation, theta
 
 
 def camera_centre(azimuth: ArrayLike, elevation: ArrayLike, distance: ArrayLike) -> NDArray:
     """Camera centre in the object frame [..., 3] (PASCAL3D+)."""
     distance = np.where(np.asarray(distance) == 0, MIN_DISTANCE, distance)
-    return _stack(
-        [
-            [
-                distance * np.cos(elevation) * np.sin(azimuth),
-                -distance * np.cos(elevation) * np.cos(azimuth),
-                distance * np.sin(elevation),
-            ]
-        ]
-    )[..., 0, :]
-
-
-def pascal_cam_from_object(azimuth: ArrayLike, elevation: ArrayLike, theta: ArrayLike) -> NDArray:
-    """Rotation that the pose error is measured on [..., 3, 3]: Rz(theta) Rx(elevation - pi/2) Rz(-azimuth)."""
-    upright = rotation_x(np.asarray(elevation) - np.pi / 2) @ rotation_z(-np.asarray(azimuth))
-    return rotation_z(theta) @ upright
-
-
-def angles_of_rotation(pascal_cam_from_object: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
-    """Azimuth in [0, 2 pi), elevation and theta [...] of rotations [..., 3, 3] as the function of that name makes them."""
-    rotation = np.asarray(pascal_cam_from_object, np.float64)
-    # The third row is where the camera is, seen from the object.
-    azimuth, elevation, _ = spherical_from_centre(rotation[..., 2, :])
-    return azimuth, elevation, np.arctan2(-rotation[..., 0, 2], rotation[..., 1, 2])
-
-
-def mean_rotation(rotation: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
-    """The rotation [3, 3] nearest to the weighted sum of rotations [K, 3, 3] (the chordal mean)."""
-    u, _, vt = np.linalg.svd(np.tensordot(weight, rotation, 1))
-    return u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-
-
-def extrinsic_matrix(pose: Pose) -> NDArray:
-    """[R | -R C] with a last row of 0 0 0 1 [..., 4, 4], without theta (the reference's transformation matrix)."""
-    rotation = pascal_cam_from_object(pose.azimuth, pose.elevation, 0.0)
-    translation = -(rotation @ pose.centre[..., None])
-    top = np.concatenate([rotation, translation], axis=-1)
-    bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (*top.shape[:-2], 1, 4))
-    return np.concatenate([top, bottom], axis=-2)
-
-
-def points_in_pascal_cam(points_object: NDArray, pose: Pose) -> NDArray:
-    """Points [N, 3] of the object frame in the frame `pascal_cam` [..., N, 3] (x right, y up, depth = -z)."""
-    relative = np.asarray(points_object, dtype=np.float64) - pose.centre[..., None, :]
-    return relative @ np.swapaxes(pose.pascal_cam_from_object, -1, -2)
-
-
-def project(points_object: NDArray, pose: Pose, focal_px: ArrayLike = FOCAL_PX) -> NDArray:
-    """PASCAL3D+ projection of points [N, 3] to pixels [..., N, 2] as (x right, y down).
-
-    focal_px is viewport times focal length, in the unit of the pose's principal point. A point behind the camera gets
-    the mirrored pixel that the formula gives.
-    """
-    points_cam = points_in_pascal_cam(points_object, pose)
-    focal = np.asarray(focal_px, dtype=np.float64)[..., None, None]
-    plane_xy = focal * points_cam[..., :2] / -points_cam[..., 2:]
-    principal_xy = np.asarray(pose.principal_xy, dtype=np.float64)[..., None, :]
-    return principal_xy + plane_xy * [1.0, -1.0]
-
-
-def pt3d_extrinsics(pose: Pose) -> tuple[NDArray, NDArray]:
-    """PyTorch3D's R [..., 3, 3] and T [..., 3] of a pose: X_cam = X_pt3d @ R + T for row vectors."""
-    pt3d_cam_from_pascal_cam = PT3D_CAM_AXES_IN_PASCAL_CAM
-    pt3d_cam_from_pt3d = pt3d_cam_from_pascal_cam @ pose.pascal_cam_from_object @ PT3D_FROM_OBJECT.T
-    rotation = np.swapaxes(pt3d_cam_from_pt3d, -1, -2)
-    centre_pt3d = pose.centre @ PT3D_FROM_OBJECT.T
-    return rotation, -(centre_pt3d[..., None, :] @ rotation)[..., 0, :]
-
-
-def pose_from_pt3d(rotation: ArrayLike, translation: ArrayLike) -> Pose:
-    """The pose of PyTorch3D's R [..., 3, 3] and T [..., 3]: `pt3d_extrinsics` backwards, without a principal point.
-
-    Raises ValueError where the optical axis misses the object's origin, which no PASCAL3D+ pose does.
-    """
-    translation = np.asarray(translation, np.float64)
-    off_axis = np.abs(translation[..., :2]).max() > 1e-4 * np.abs(translation[..., 2]).max()
-    if off_axis or (translation[..., 2] <= 0).any():
-        raise ValueError(
-            f"T is {translation.tolist()}, expected (0, 0, distance): a camera that looks at the origin"
-        )
-    pt3d_cam_from_pt3d = np.swapaxes(np.asarray(rotation, np.float64), -1, -2)
-    pascal_cam_from_object = PT3D_CAM_AXES_IN_PASCAL_CAM @ pt3d_cam_from_pt3d @ PT3D_FROM_OBJECT
-    azimuth, elevation, theta = angles_of_rotation(pascal_cam_from_object)
-    return Pose(azimuth, elevation, theta, translation[..., 2])
+    x = distance * np.cos(elevation) * np.sin(azimuth)
+    y = -distance * np.cos(elevation) * np.cos(azimuth)
+    z = distance * np.sin(elevation)
+    return _stack([[x, y, z]])[..., 0, :]
 
 
 def spherical_from_centre(centre_object: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
-    """Camera centre in the object frame [..., 3] -> (azimuth in [0, 2 pi), elevation, distance), right in all quadrants."""
+    """The inverse of `camera_centre`, right in all quadrants, from centres [..., 3].
+
+    Azimuth in [0, 2 pi), elevation and distance, each [...].
+    """
     x, y, z = np.moveaxis(np.asarray(centre_object, dtype=np.float64), -1, 0)
     distance = np.sqrt(x * x + y * y + z * z)
     azimuth = np.mod(np.arctan2(x, -y), 2 * np.pi)
@@ -248,21 +225,61 @@ def spherical_from_centre(centre_object: ArrayLike) -> tuple[NDArray, NDArray, N
     return azimuth, elevation, distance
 
 
-def in_degrees(angles: ArrayLike) -> NDArray[np.float64]:
-    """Azimuth, elevation and theta [..., 3] in radians -> degrees, azimuth in [0, 360), the others in [-180, 180)."""
-    degrees = np.rad2deg(np.asarray(angles, np.float64))
-    return np.mod(degrees + [0, 180, 180], 360) - [0, 180, 180]
+# ---- from points to pixels, and matrices for others ----
+
+
+def points_in_pascal_cam(points_object: NDArray, pose: Pose) -> NDArray:
+    """Points [N, 3] of the object frame in `pascal_cam` [..., N, 3]; their depth is -z."""
+    relative = np.asarray(points_object, dtype=np.float64) - pose.centre[..., None, :]
+    return relative @ np.swapaxes(pose.pascal_cam_from_object, -1, -2)
+
+
+def project(points_object: NDArray, pose: Pose, focal_px: ArrayLike = FOCAL_PX) -> NDArray:
+    """PASCAL3D+ projection of points [N, 3] to pixels [..., N, 2] as (x right, y down).
+
+    focal_px: viewport times focal length, in the unit of the pose's principal point. A point behind
+    the camera gets the mirrored pixel that the formula gives.
+    """
+    points_cam = points_in_pascal_cam(points_object, pose)
+    focal = np.asarray(focal_px, dtype=np.float64)[..., None, None]
+    plane_xy = focal * points_cam[..., :2] / -points_cam[..., 2:]
+    principal_xy = np.asarray(pose.principal_xy, dtype=np.float64)[..., None, :]
+    return principal_xy + plane_xy * [1.0, -1.0]  # from y up to y down
+
+
+def extrinsic_matrix(pose: Pose) -> NDArray:
+    """[R | -R C] over 0 0 0 1 [..., 4, 4], to `pascal_cam` but for theta.
+
+    The reference's transformation matrix.
+    """
+    rotation = pascal_cam_from_object(pose.azimuth, pose.elevation, 0.0)
+    translation = -(rotation @ pose.centre[..., None])
+    top = np.concatenate([rotation, translation], axis=-1)
+    bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (*top.shape[:-2], 1, 4))
+    return np.concatenate([top, bottom], axis=-2)
+
+
+def pt3d_extrinsics(pose: Pose) -> tuple[NDArray, NDArray]:
+    """PyTorch3D's R [..., 3, 3] and T [..., 3]: X_cam = X_pt3d @ R + T for row vectors."""
+    pt3d_cam_from_object = PT3D_CAM_FROM_PASCAL_CAM @ pose.pascal_cam_from_object
+    rotation = np.swapaxes(pt3d_cam_from_object @ PT3D_FROM_OBJECT.T, -1, -2)
+    centre_pt3d = pose.centre @ PT3D_FROM_OBJECT.T
+    translation = -(centre_pt3d[..., None, :] @ rotation)[..., 0, :]
+    return rotation, translation
+
+
+# ---- between rotations ----
 
 
 def geodesic_distance(rotation_a: ArrayLike, rotation_b: ArrayLike) -> NDArray:
-    """Angle in [0, pi] between rotations [..., 3, 3], accurate at both ends; NaN where an entry is not finite.
+    """Angle in [0, pi] between rotations [..., 3, 3]; NaN where an entry is not finite.
 
-    The paper's ||logm(A^T B)||_F / sqrt(2). The reference's matrix logarithm turns complex near pi and then counts an
-    upside-down pose as correct; atan2 of the sine and the cosine of the angle does not.
+    The paper's ||logm(A^T B)||_F / sqrt(2), accurate at both ends. The reference's matrix logarithm
+    turns complex near pi and then counts an upside-down pose as correct; atan2 of the sine and the
+    cosine of the angle does not.
     """
-    relative = np.swapaxes(np.asarray(rotation_a, np.float64), -1, -2) @ np.asarray(
-        rotation_b, np.float64
-    )
+    a_from_any = np.swapaxes(np.asarray(rotation_a, np.float64), -1, -2)
+    relative = a_from_any @ np.asarray(rotation_b, np.float64)
     skew = np.stack(
         [
             relative[..., 2, 1] - relative[..., 1, 2],
@@ -274,3 +291,10 @@ def geodesic_distance(rotation_a: ArrayLike, rotation_b: ArrayLike) -> NDArray:
     twice_sine = np.sqrt((skew**2).sum(-1))
     twice_cosine = np.trace(relative, axis1=-2, axis2=-1) - 1.0
     return np.arctan2(twice_sine, twice_cosine)
+
+
+def mean_rotation(rotation: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
+    """The rotation [3, 3] nearest to the weighted sum of rotations [K, 3, 3] (chordal mean)."""
+    u, _, vt = np.linalg.svd(np.tensordot(weight, rotation, 1))
+    # The sign keeps it a rotation where the nearest orthogonal matrix would mirror.
+    return u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt

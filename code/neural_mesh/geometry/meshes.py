@@ -13,6 +13,8 @@ from neural_mesh.settings import CuboidConfig
 
 SAME_VERTEX = 1e-7  # CAD units between vertices that count as the same
 COVERED = 0.99  # share of the CAD vertices inside the cuboid, per axis (reference)
+# The sides of a cuboid as axes (fixed, along rows, along columns), in the order of its vertices.
+SIDES = ((2, 1, 0), (1, 2, 0), (0, 2, 1))
 
 
 @dataclass(frozen=True)
@@ -23,27 +25,42 @@ class Mesh:
     faces: NDArray[np.int32]
 
 
-def same_meshes(found: Sequence[Mesh], expected: Sequence[Mesh]) -> bool:
-    """Whether two lists hold the same meshes: equal faces, and vertices within SAME_VERTEX on each axis."""
-    return len(found) == len(expected) and all(
-        a.vertices.shape == b.vertices.shape
-        and np.allclose(a.vertices, b.vertices, rtol=0, atol=SAME_VERTEX)
-        and np.array_equal(a.faces, b.faces)
-        for a, b in zip(found, expected, strict=True)
+def same_meshes(meshes: Sequence[Mesh], others: Sequence[Mesh]) -> bool:
+    """Whether two lists hold the same meshes.
+
+    Their faces are equal, and their vertices within SAME_VERTEX on each axis.
+    """
+    return len(meshes) == len(others) and all(map(_same_mesh, meshes, others))
+
+
+def _same_mesh(mesh: Mesh, other: Mesh) -> bool:
+    return (
+        mesh.vertices.shape == other.vertices.shape
+        and np.allclose(mesh.vertices, other.vertices, rtol=0, atol=SAME_VERTEX)
+        and np.array_equal(mesh.faces, other.faces)
     )
+
+
+# ---- cuboids ----
 
 
 @dataclass(frozen=True)
 class CuboidGrid:
-    """An axis-aligned box and the sample positions on its three axes."""
+    """An axis-aligned box and the sample positions on its three axes.
 
-    low: NDArray[np.float64]  # [3]
-    high: NDArray[np.float64]  # [3]
-    samples: tuple[int, int, int]  # per axis, both ends included
+    low, high: corners [3]. samples: per axis, both ends included.
+    """
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    samples: tuple[int, int, int]
 
 
 def covering_interval(coordinates: NDArray, covered: float = COVERED) -> tuple[float, float]:
-    """The shortest interval that holds the share `covered` of the coordinates [N] (the first of equals)."""
+    """The shortest interval that holds the share `covered` of coordinates [N].
+
+    The first of several that are equally short.
+    """
     ordered = np.sort(coordinates)
     k = int(covered * len(ordered))
     widths = ordered[k:] - ordered[: len(ordered) - k]
@@ -58,19 +75,22 @@ def cuboid_grid(
 ) -> CuboidGrid:
     """The box around points [N, 3] and its sampling (reference, `CreateCuboidMesh`).
 
-    minimum_thickness: share of the longest side that every side gets at least. 0 is the reference, whose flat axes
-    get a single sample, so that two opposite sides coincide and the other four lose their triangles.
+    minimum_thickness: share of the longest side that every side gets at least. 0 is the reference,
+    whose flat axes get a single sample, so that two opposite sides coincide and the other four lose
+    their triangles.
     """
-    points = np.asarray(
-        points, dtype=np.float32
-    )  # as the reference reads its .off files: it decides ties
-    low, high = np.array(
-        [covering_interval(points[:, axis]) for axis in range(3)], dtype=np.float64
-    ).T
+    # The reference reads its .off files in single precision, which decides ties.
+    points = np.asarray(points, dtype=np.float32)
+    intervals = [covering_interval(points[:, axis]) for axis in range(3)]
+    low, high = np.array(intervals, dtype=np.float64).T
     if minimum_thickness:
-        middle, side = (low + high) / 2, high - low
+        middle = (low + high) / 2
+        side = high - low
         side = np.maximum(side, minimum_thickness * side.max())
-        low, high = middle - side / 2, middle + side / 2
+        low = middle - side / 2
+        high = middle + side / 2
+
+    # Square cells of such a size that their number comes near the one aimed at.
     w, h, d = high - low
     edge = np.sqrt(2 * (w * h + h * d + w * d) / number_vertices)
     if not edge > 0:
@@ -81,30 +101,37 @@ def cuboid_grid(
 
 
 def cuboid_mesh(grid: CuboidGrid) -> Mesh:
-    """Six separate vertex grids in the order z min, z max, y min, y max, x min, x max (reference, not welded).
+    """Six separate grids of vertices, one for each side (reference, not welded).
 
-    Vertex `row * columns + column` of a side; rows and columns run along (y, x), (z, x), (z, y). Each cell is cut along
-    the same diagonal, (r, c), (r, c+1), (r+1, c) and (r+1, c+1), (r, c+1), (r+1, c), so windings differ.
+    In the order z min, z max, y min, y max, x min, x max. Vertex `row * columns + column` of a
+    side; rows and columns run along (y, x), (z, x), (z, y). Each cell is cut along the same
+    diagonal, (r, c), (r, c+1), (r+1, c) and (r+1, c+1), (r, c+1), (r+1, c), so windings differ.
     """
     ticks = [np.linspace(grid.low[a], grid.high[a], grid.samples[a]) for a in range(3)]
     vertices, faces = [], []
-    for fixed, rows, columns in ((2, 1, 0), (1, 2, 0), (0, 2, 1)):
+    count = 0
+    for fixed, rows, columns in SIDES:
         for end in (grid.low[fixed], ticks[fixed][-1]):
             side = np.empty((len(ticks[rows]), len(ticks[columns]), 3))
             side[..., fixed] = end
             side[..., rows] = ticks[rows][:, None]
             side[..., columns] = ticks[columns][None, :]
-            offset = sum(len(v) for v in vertices)
-            index = offset + np.arange(side[..., 0].size).reshape(side.shape[:2])
-            first = np.stack([index[:-1, :-1], index[:-1, 1:], index[1:, :-1]], axis=-1)
-            second = np.stack([index[1:, 1:], index[:-1, 1:], index[1:, :-1]], axis=-1)
+            index = count + np.arange(side[..., 0].size).reshape(side.shape[:2])
             vertices.append(side.reshape(-1, 3))
-            faces.append(np.stack([first, second], axis=-2).reshape(-1, 3))
+            faces.append(_triangles_of_cells(index))
+            count += index.size
     return Mesh(np.concatenate(vertices), np.concatenate(faces).astype(np.int32))
 
 
+def _triangles_of_cells(index: NDArray) -> NDArray:
+    """Two triangles [2 (R - 1) (C - 1), 3] for each cell between vertices `index` [R, C]."""
+    first = np.stack([index[:-1, :-1], index[:-1, 1:], index[1:, :-1]], axis=-1)
+    second = np.stack([index[1:, 1:], index[:-1, 1:], index[1:, :-1]], axis=-1)
+    return np.stack([first, second], axis=-2).reshape(-1, 3)
+
+
 def published_cuboid(category: str) -> Mesh | None:
-    """The authors' own single cuboid of a category (car: V = 1,024); None for a category that they do not have."""
+    """The authors' own single cuboid of a category (car: V = 1,024); None where they have none."""
     if category not in PUBLISHED_CUBOIDS:
         return None
     return cuboid_mesh(cuboid_grid(np.array(PUBLISHED_CUBOIDS[category])))

@@ -10,33 +10,19 @@ from neural_mesh.geometry.cameras import Pose, project
 from neural_mesh.geometry.meshes import Mesh
 
 ON_SIDE = 1e-6  # share of the longest side within which a vertex lies on a side of the box
+BLOCK = 256  # vertices that the ray test looks at together
+SLACK = 1e-6  # of the ray test: by so much a triangle is wider, and a ray shorter at its vertex
 
 
-def sides_of_vertices(mesh: Mesh) -> NDArray[np.bool_] | None:
-    """Which sides (x min, x max, y min, .. z max) of its bounding box each vertex lies on [V, 6]; None if not a cuboid."""
-    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
-    near = ON_SIDE * (high - low).max()
-    on_side = np.stack(
-        [abs(mesh.vertices - low) <= near, abs(mesh.vertices - high) <= near], axis=-1
-    ).reshape(-1, 6)
-    faces_on_a_side = (
-        on_side[mesh.faces[:, 0]] & on_side[mesh.faces[:, 1]] & on_side[mesh.faces[:, 2]]
-    ).any(1)
-    return on_side if on_side.any(1).all() and faces_on_a_side.all() else None
-
-
-def sides_facing(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
-    """Which sides of the bounding box face cameras at [..., 3], as [..., 6] in the order of `sides_of_vertices`."""
-    low, high = mesh.vertices.min(0), mesh.vertices.max(0)
-    beyond = np.stack([centre_object < low, centre_object > high], axis=-1)
-    return beyond.reshape(*beyond.shape[:-2], 6)
+# ---- what the object itself hides ----
 
 
 def visible_vertices(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
     """Whether each vertex is seen from a camera at [3], by the object alone: [V].
 
-    Exact. On a cuboid a vertex is seen when a side that contains its position faces the camera (edge copies count);
-    on another mesh when no triangle cuts the segment between vertex and camera.
+    Exact. On a cuboid a vertex is seen when a side that contains its position faces the camera
+    (edge copies count); on another mesh when no triangle cuts the segment between vertex and
+    camera.
     """
     on_side = sides_of_vertices(mesh)
     if on_side is not None:
@@ -44,30 +30,63 @@ def visible_vertices(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
     return ~_segments_blocked(mesh, np.asarray(centre_object, dtype=np.float64))
 
 
-def _segments_blocked(
-    mesh: Mesh, centre: NDArray, block: int = 256, slack: float = 1e-6
-) -> NDArray[np.bool_]:
-    """Moeller-Trumbore: whether a triangle lies strictly between the camera and each vertex [V]."""
+def sides_of_vertices(mesh: Mesh) -> NDArray[np.bool_] | None:
+    """Which sides of its bounding box each vertex lies on [V, 6]; None if not a cuboid.
+
+    In the order x min, x max, y min, y max, z min, z max.
+    """
+    low = mesh.vertices.min(0)
+    high = mesh.vertices.max(0)
+    near = ON_SIDE * (high - low).max()
+    on_low = abs(mesh.vertices - low) <= near
+    on_high = abs(mesh.vertices - high) <= near
+    on_side = np.stack([on_low, on_high], axis=-1).reshape(-1, 6)
+    # In a cuboid every triangle lies in a side, with all three corners.
+    first, second, third = mesh.faces.T
+    face_on_a_side = (on_side[first] & on_side[second] & on_side[third]).any(1)
+    is_cuboid = on_side.any(1).all() and face_on_a_side.all()
+    return on_side if is_cuboid else None
+
+
+def sides_facing(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
+    """Which sides of the bounding box face cameras at [..., 3], as [..., 6].
+
+    In the order of `sides_of_vertices`.
+    """
+    low = mesh.vertices.min(0)
+    high = mesh.vertices.max(0)
+    beyond = np.stack([centre_object < low, centre_object > high], axis=-1)
+    return beyond.reshape(*beyond.shape[:-2], 6)
+
+
+def _segments_blocked(mesh: Mesh, centre: NDArray) -> NDArray[np.bool_]:
+    """Whether a triangle lies strictly between camera and vertex, for each [V].
+
+    The method of Moeller and Trumbore.
+    """
+    # A point of the segment is centre + t * direction, one of the triangle corner + u e1 + v e2.
     corner = mesh.vertices[mesh.faces[:, 0]]
-    edge1, edge2 = (
-        mesh.vertices[mesh.faces[:, 1]] - corner,
-        mesh.vertices[mesh.faces[:, 2]] - corner,
-    )
+    edge1 = mesh.vertices[mesh.faces[:, 1]] - corner
+    edge2 = mesh.vertices[mesh.faces[:, 2]] - corner
     from_camera = centre - corner
     q = np.cross(from_camera, edge1)  # [F, 3]
     along = (edge2 * q).sum(-1)
     blocked = np.zeros(len(mesh.vertices), bool)
-    for first in range(0, len(mesh.vertices), block):
-        direction = mesh.vertices[first : first + block] - centre  # [b, 3]
+    for first in range(0, len(mesh.vertices), BLOCK):
+        direction = mesh.vertices[first : first + BLOCK] - centre  # [b, 3]
         p = np.cross(direction[:, None], edge2[None])  # [b, F, 3]
         determinant = np.einsum("bfc,fc->bf", p, edge1)
         with np.errstate(divide="ignore", invalid="ignore"):
             u = np.einsum("bfc,fc->bf", p, from_camera) / determinant
             v = direction @ q.T / determinant
             t = along / determinant
-        hit = (u >= -slack) & (v >= -slack) & (u + v <= 1 + slack) & (t > 0) & (t < 1 - slack)
-        blocked[first : first + block] = hit.any(1)
+        inside = (u >= -SLACK) & (v >= -SLACK) & (u + v <= 1 + SLACK)
+        between = (t > 0) & (t < 1 - SLACK)
+        blocked[first : first + BLOCK] = (inside & between).any(1)
     return blocked
+
+
+# ---- what the picture shows of it ----
 
 
 def uncovered_vertices(
@@ -95,8 +114,9 @@ def _pixels_rc(mesh: Mesh, pose: Pose, focal_px: float) -> NDArray[np.float64]:
 def vertices_in_crop(
     mesh: Mesh, pose: Pose, focal_px: float, crop: CropGeometry, box_ori: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Positions of the vertices in the crop as (row, col) [V, 2], clamped into it; which are seen [V].
+    """Positions of the vertices in the crop (row, col) [V, 2], and which are seen [V].
 
+    Positions are clamped into the crop.
     pose: with its principal point in pixels of the original image. box_ori: the annotated box as
     stored, see `boxes`. A vertex is seen when the object itself does not hide it and it falls into
     that box. GEOMETRY=paper truncates the projection to whole pixels and maps it from box to box,
@@ -118,20 +138,24 @@ def vertices_in_crop(
 
 
 def facing_weights(mesh: Mesh, centre_object: NDArray) -> NDArray[np.float64]:
-    """|cosine| between each vertex's outward direction and its line of sight [V] (the reference's `kp_weights`).
+    """|cosine| between each vertex's outward direction and its line of sight [V].
 
-    The reference fits spheres through neighbours, which is degenerate on a plane; this is the mean direction of the
-    triangles around a vertex. Stored for its readers, unused in training, as in the reference.
+    The reference's `kp_weights`. It fits spheres through neighbours, which is degenerate on a
+    plane; this is the mean direction of the triangles around a vertex. Stored for its readers,
+    unused in training, as in the reference.
     """
     corners = mesh.vertices[mesh.faces]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    outward = normal * np.sign(
-        (normal * (corners.mean(1) - mesh.vertices.mean(0))).sum(-1, keepdims=True)
-    )
-    at, count = mesh.faces.T.ravel(), len(mesh.vertices)
-    summed = np.stack(
-        [np.bincount(at, np.tile(outward[:, axis], 3), count) for axis in range(3)], axis=-1
-    )
+    # Windings differ, so that outward is what points away from the middle.
+    from_middle = corners.mean(1) - mesh.vertices.mean(0)
+    outward = normal * np.sign((normal * from_middle).sum(-1, keepdims=True))
+
+    # Sums over the triangles around each vertex, weighted by their area.
+    vertex = mesh.faces.T.ravel()
+    count = len(mesh.vertices)
+    sums = [np.bincount(vertex, np.tile(outward[:, axis], 3), count) for axis in range(3)]
+    direction = np.stack(sums, axis=-1)
+
     sight = np.asarray(centre_object) - mesh.vertices
-    lengths = np.linalg.norm(summed, axis=-1) * np.linalg.norm(sight, axis=-1)
-    return abs((summed * sight).sum(-1)) / np.maximum(lengths, 1e-12)
+    lengths = np.linalg.norm(direction, axis=-1) * np.linalg.norm(sight, axis=-1)
+    return abs((direction * sight).sum(-1)) / np.maximum(lengths, 1e-12)

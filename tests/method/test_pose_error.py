@@ -1,4 +1,4 @@
-"""Ground truth submitted as prediction scores 100; NaN is wrong; means are what the published table means."""
+"""Ground truth submitted as prediction scores 100; NaN is wrong; means are the published ones."""
 
 from __future__ import annotations
 
@@ -21,10 +21,8 @@ def poses(n: int) -> np.ndarray:
 
 def test_ground_truth_scores_100_100_0():
     result = accuracy(pose_errors(poses(50), poses(50)))
-    assert (result.within_pi6, result.within_pi18) == (
-        100.0,
-        100.0,
-    ) and result.median_deg == pytest.approx(0, abs=1e-6)
+    assert (result.within_pi6, result.within_pi18) == (100.0, 100.0)
+    assert result.median_deg == pytest.approx(0, abs=1e-6)
 
 
 def test_an_azimuth_off_by_ten_degrees_is_an_error_of_ten_degrees_on_the_ground():
@@ -37,25 +35,26 @@ def test_poses_that_are_not_finite_count_as_wrong():
     predicted[1, 0] = np.nan
     predicted[2, 2] = np.inf
     errors = pose_errors(predicted, poses(4))
-    assert errors[1] == errors[2] == np.pi and accuracy(errors).within_pi6 == 50.0
+    assert errors[1] == errors[2] == np.pi
+    assert accuracy(errors).within_pi6 == 50.0
 
 
 def test_thresholds_are_strict():
-    assert (
-        accuracy([np.pi / 6]).within_pi6 == 0.0 and accuracy([np.pi / 6 - 1e-9]).within_pi6 == 100.0
-    )
+    assert accuracy([np.pi / 6]).within_pi6 == 0.0
+    assert accuracy([np.pi / 6 - 1e-9]).within_pi6 == 100.0
 
 
 def test_means():
-    one, three = accuracy([0.0]), accuracy([np.pi] * 3)
-    assert (
-        image_weighted_mean([one, three], "pi/6") == 25.0
-        and category_mean([one, three], "pi/6") == 50.0
-    )
+    one = accuracy([0.0])
+    three = accuracy([np.pi] * 3)
+    assert image_weighted_mean([one, three], "pi/6") == 25.0
+    assert category_mean([one, three], "pi/6") == 50.0
 
 
 def test_baselines_on_a_training_set_of_one_direction():
-    train, test = np.array([[0.0, 0, 0]] * 3 + [[2.0, 0, 0]]), np.array([[0.0, 0, 0], [2.0, 0, 0]])
+    ahead, aside = [0.0, 0.0, 0.0], [2.0, 0.0, 0.0]
+    train = np.array([ahead, ahead, ahead, aside])
+    test = np.array([ahead, aside])
     assert constant_pose_baseline(train, test).within_pi6 == 50.0
     assert random_pose_baseline(train, test).within_pi6 == pytest.approx(100 * (0.75 + 0.25) / 2)
 
