@@ -9,7 +9,7 @@ from pathlib import Path
 
 from neural_mesh.machine.console import count, require_folder
 from neural_mesh.machine.devices import first_device, gpus_of
-from neural_mesh.photographs.calibration import calibration_path, save_calibration
+from neural_mesh.photographs.calibration import Calibration, calibration_path, save_calibration
 from neural_mesh.photographs.calibration_images import CalibrationOptions, calibrate_finder
 from neural_mesh.photographs.finder import PoseFinder
 from neural_mesh.photographs.jobs import (
@@ -173,13 +173,18 @@ def calibrate(network: FinderOptions, prepared: Path, options: CalibrationOption
     calibration = calibrate_finder(finder, PreparedSet(prepared), options)
     file = network.calibration_file
     save_calibration(file, calibration)
+    print(f"{describe_calibration(calibration)}; in {file}")
+    return file
+
+
+def describe_calibration(calibration: Calibration) -> str:
+    """What a calibration was made of, and how good it is, in words."""
     origin = calibration.data["images"]
     if calibration.data["patches"]:
         origin += ", disturbed and with patches of others over them,"
-    print(
+    return (
         f"confidence calibrated on {count(calibration.images, 'image')} {origin} "
         f"({100 * calibration.right:.1f}% right within pi/6): "
         f"cross-validated Brier score {calibration.brier:.3f}, "
-        f"calibration error {calibration.calibration_error:.3f}; in {file}"
+        f"calibration error {calibration.calibration_error:.3f}"
     )
-    return file
