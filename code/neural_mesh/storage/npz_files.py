@@ -1,4 +1,7 @@
-"""Arrays in npz files, read without pickled objects and written with the same bytes for the same content."""
+"""Arrays in npz files.
+
+They are read without pickled objects, and written with the same bytes for the same content.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ from numpy.typing import NDArray
 
 from neural_mesh.storage.files import atomic_path
 
-MAX_UNPACKED_BYTES = 2**28  # of a compressed npz file; an occluder mask of 12 megapixels has 2**24
+# Of a compressed file; an occluder mask of 12 megapixels has 2**24.
+MAX_UNPACKED_BYTES = 2**28
+MAX_HEADER_BYTES = 10_000  # of an array
+SAVED_AT = (1980, 1, 1, 0, 0, 0)  # every member's time, so that equal content has equal bytes
 
 
 def load_npz(
@@ -22,13 +28,14 @@ def load_npz(
 ) -> dict[str, NDArray]:
     """All arrays of an npz file, or those named in `only`.
 
-    Raises ValueError, naming file and key, when it is broken, pickled, lacks a required one, or claims more than it
-    holds (compressed members may grow to MAX_UNPACKED_BYTES).
+    Raises ValueError, naming file and key, when it is broken, pickled, lacks a required one, or
+    claims more than it holds (compressed members may grow to MAX_UNPACKED_BYTES).
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"not found: {path}")
-    key, room = "", max(MAX_UNPACKED_BYTES, path.stat().st_size)
+    room = max(MAX_UNPACKED_BYTES, path.stat().st_size)
+    key = ""
     arrays: dict[str, NDArray] = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -54,31 +61,35 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -
         raise ValueError(f"unpacks to more than {MAX_UNPACKED_BYTES:,} bytes")
     content = archive.read(member)
     file = io.BytesIO(content)
-    version = np.lib.format.read_magic(file)
-    if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"npy version {version}")
-    read_header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, by_columns, dtype = read_header(file, max_header_size=10_000)
+    shape, by_columns, dtype = _read_header(file)
     if dtype.hasobject:
         raise ValueError("pickled objects")
-    if (
-        dtype.kind not in "biufUS"
-        or min(shape, default=0) < 0
-        or math.prod(shape) * max(dtype.itemsize, 1) > len(content)
-    ):
+    needed = math.prod(shape) * max(dtype.itemsize, 1)
+    if dtype.kind not in "biufUS" or min(shape, default=0) < 0 or needed > len(content):
         raise ValueError(f"claims {dtype} {shape}, which {len(content):,} bytes cannot hold")
-    array = np.ndarray(shape, dtype, content, file.tell(), order="F" if by_columns else "C").copy(
-        order="K"
-    )
-    if dtype.kind == "U" and array.size and dtype.itemsize:
-        codes = np.ascontiguousarray(array).reshape(-1).view(np.dtype(f"{dtype.byteorder}u4"))
+    order = "F" if by_columns else "C"
+    array = np.ndarray(shape, dtype, content, file.tell(), order=order).copy(order="K")
+    _check_text(array)
+    return array
+
+
+def _read_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether it is stored by columns, and type of an array."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file, max_header_size=MAX_HEADER_BYTES)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file, max_header_size=MAX_HEADER_BYTES)
+    raise ValueError(f"npy version {version}")
+
+
+def _check_text(array: NDArray) -> None:
+    """ValueError when a text has characters that Python would stumble over later."""
+    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+        code_points = np.dtype(f"{array.dtype.byteorder}u4")
+        codes = np.ascontiguousarray(array).reshape(-1).view(code_points)
         if codes.max() > sys.maxunicode:
             raise ValueError("a text of characters that do not exist")
-    return array
 
 
 def load_numbers(
@@ -99,10 +110,7 @@ def save_npz(path: Path, arrays: Mapping[str, object]) -> None:
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
     ):
         for key, value in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(
-                buffer, np.ascontiguousarray(value).reshape(np.shape(value)), allow_pickle=False
-            )
-            archive.writestr(
-                zipfile.ZipInfo(f"{key}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue()
-            )
+            encoded = io.BytesIO()
+            array = np.ascontiguousarray(value).reshape(np.shape(value))
+            np.lib.format.write_array(encoded, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{key}.npy", SAVED_AT), encoded.getvalue())

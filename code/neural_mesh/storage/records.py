@@ -73,9 +73,7 @@ class Annotation:
 
     def vertices_in_crop(self, mesh: Mesh) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Positions of a mesh's vertices in the crop (row, col) [V, 2], and which are seen [V]."""
-        return vertices_in_crop(
-            mesh, self.pose, self.focal_px, self.crop_geometry, self.box_ori
-        )
+        return vertices_in_crop(mesh, self.pose, self.focal_px, self.crop_geometry, self.box_ori)
 
     def uncovered_vertices(self, mesh: Mesh) -> NDArray[np.bool_]:
         """Which vertices of a mesh [V] no occluder covers; all where there is no mask."""
@@ -94,7 +92,7 @@ class VertexAnnotation(Annotation):
     occluder_subtracted: int | None = None
 
 
-# Keys of a file, in its order, that hold the fields of `pose`.
+# Keys that hold the fields of `pose`; the last of them, `principal`, stands further on in a file.
 _POSE_KEYS = ("azimuth", "elevation", "theta", "distance")
 _TEXT = ("name", "geometry")
 _WHOLE = ("height", "width", "cad_index", "objects", "occluder_subtracted")
@@ -116,7 +114,7 @@ _RANKS = dict.fromkeys(_SHAPES, 1) | {
 
 
 def _keys(kind: type[Annotation]) -> list[str]:
-    """The keys of a file in its order, which the reference gave: those of the pose are not together."""
+    """The keys of a file in its order (reference), in which those of the pose are not together."""
     keys = []
     for field in fields(kind):
         keys += _POSE_KEYS if field.name == "pose" else (field.name,)

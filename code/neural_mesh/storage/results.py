@@ -15,6 +15,8 @@ from neural_mesh.geometry.cameras import Pose
 from neural_mesh.storage.files import csv_text, plain_name, write_text
 from neural_mesh.storage.npz_files import load_npz, save_npz
 
+# ---- poses ----
+
 
 @dataclass(frozen=True)
 class PoseSet:
@@ -141,12 +143,16 @@ def _check_pose_arrays(path: Path, arrays: dict[str, NDArray]) -> None:
         plain_name(name, path)
 
 
+# ---- feature maps ----
+
+
 @dataclass(frozen=True)
 class FeatureSet:
-    """Feature maps of one category with the bank that they are compared with, in the reference's keys.
+    """Feature maps of one category with the bank that they are compared with.
 
-    maps: name -> [C, H, W]. vertex_banks and clutter_banks: mesh number -> [V, C] and [N, C]. names: mesh number ->
-    the images that are compared with it.
+    In the file they have the reference's keys. maps: name -> [C, H, W]. vertex_banks and
+    clutter_banks: mesh number -> [V, C] and [N, C]. names: mesh number -> the images that are
+    compared with it. config: as in `PoseSet`; empty in files of the reference.
     """
 
     maps: dict[str, NDArray]
@@ -167,39 +173,58 @@ def save_features(path: Path, features: FeatureSet) -> None:
 
 
 def load_features(path: Path) -> FeatureSet:
-    """Read feature maps, ours or the reference's."""
+    """Read feature maps, ours or the reference's.
+
+    ValueError when a key is missing or an array has another number of axes.
+    """
     arrays = load_npz(path, [])
-    numbers = [key.removeprefix("memory_mesh") for key in arrays if key.startswith("memory_mesh")]
-    meshes = sorted(int(number) for number in numbers if re.fullmatch("[0-9]{2}", number))
-    if not meshes:
-        raise ValueError(f"{path}: holds no memory_mesh01, it is not a feature file")
-    lacking = [
-        key
-        for mesh in meshes
-        for key in (f"clutter_mesh{mesh:02d}", f"names_mesh{mesh:02d}")
-        if key not in arrays
-    ]
-    if lacking:
-        raise ValueError(f"{path}: lacks {lacking[0]}")
+    meshes = _numbered_meshes(path, arrays)
     names = {mesh: [str(n) for n in arrays[f"names_mesh{mesh:02d}"].reshape(-1)] for mesh in meshes}
-    missing = [n for group in names.values() for n in group if n not in arrays]
+    images = [name for group in names.values() for name in group]
+    missing = [name for name in images if name not in arrays]
     if missing:
         raise ValueError(
             f"{path}: names {len(missing)} images without a feature map, {missing[0]} first"
         )
-    ranks = {f"{kind}_mesh{mesh:02d}": 2 for mesh in meshes for kind in ("memory", "clutter")}
-    for key, rank in (ranks | {n: 3 for group in names.values() for n in group}).items():
-        if arrays[key].ndim != rank or arrays[key].dtype.kind != "f":
-            raise ValueError(
-                f"{path}: {key} is {arrays[key].dtype} {arrays[key].shape}, expected numbers along {rank} axes"
-            )
+    for mesh in meshes:
+        _check_rank(path, arrays, f"memory_mesh{mesh:02d}", 2)
+        _check_rank(path, arrays, f"clutter_mesh{mesh:02d}", 2)
+    for name in images:
+        _check_rank(path, arrays, name, 3)
     return FeatureSet(
-        {n: arrays[n] for group in names.values() for n in group},
-        {mesh: arrays[f"memory_mesh{mesh:02d}"] for mesh in meshes},
-        {mesh: arrays[f"clutter_mesh{mesh:02d}"] for mesh in meshes},
-        names,
-        _config(path, arrays["config"]) if "config" in arrays else {},
+        maps={name: arrays[name] for name in images},
+        vertex_banks={mesh: arrays[f"memory_mesh{mesh:02d}"] for mesh in meshes},
+        clutter_banks={mesh: arrays[f"clutter_mesh{mesh:02d}"] for mesh in meshes},
+        names=names,
+        config=_config(path, arrays["config"]) if "config" in arrays else {},
     )
+
+
+def _numbered_meshes(path: Path, arrays: dict[str, NDArray]) -> list[int]:
+    """The numbers of the meshes that a feature file has banks for.
+
+    ValueError when one lacks a key.
+    """
+    numbers = [re.fullmatch("memory_mesh([0-9]{2})", key) for key in arrays]
+    meshes = sorted(int(number[1]) for number in numbers if number)
+    if not meshes:
+        raise ValueError(f"{path}: holds no memory_mesh01, it is not a feature file")
+    for mesh in meshes:
+        for key in (f"clutter_mesh{mesh:02d}", f"names_mesh{mesh:02d}"):
+            if key not in arrays:
+                raise ValueError(f"{path}: lacks {key}")
+    return meshes
+
+
+def _check_rank(path: Path, arrays: dict[str, NDArray], key: str, rank: int) -> None:
+    array = arrays[key]
+    if array.ndim != rank or array.dtype.kind != "f":
+        raise ValueError(
+            f"{path}: {key} is {array.dtype} {array.shape}, expected numbers along {rank} axes"
+        )
+
+
+# ---- settings of both ----
 
 
 def load_config(path: Path) -> dict:

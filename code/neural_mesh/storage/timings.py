@@ -1,4 +1,4 @@
-"""How long stages took, noted beside their results."""
+"""How long stages took, noted beside their results and no part of them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from pathlib import Path
 
 from neural_mesh.storage.files import read_json, write_text
 
+TYPES = {"seconds": float, "items": int, "unit": str, "resumed": bool}
+
 
 def record_seconds(
     path: Path, seconds: float, items: int, unit: str, resumed: bool = False, settings: str = ""
 ) -> None:
-    """Note how long a stage took, beside the results and no part of them. `items` of `unit` were worked on.
+    """Note how long a stage took, and that `items` of `unit` were worked on.
 
-    Called only when there was work, so that a finished stage keeps its time. resumed: the run went on with an earlier
-    one, whose noted time and items are added. settings: a digest of what the results depend on; the time of a run with
-    others is not added.
+    Called only when there was work, so that a finished stage keeps its time. resumed: the run went
+    on with an earlier one, whose noted time and items are added. settings: a digest of what the
+    results depend on; the time of a run with others is not added.
     """
     path = Path(path)
-    if (
-        resumed
-        and path.is_file()
-        and (earlier := load_seconds(path))
-        and earlier["settings"] == settings
-    ):
-        seconds, items = seconds + earlier["seconds"], items + earlier["items"]
+    earlier = load_seconds(path) if resumed and path.is_file() else {}
+    if earlier and earlier["settings"] == settings:
+        seconds += earlier["seconds"]
+        items += earlier["items"]
     content = {
         "seconds": round(seconds, 2),
         "items": items,
@@ -38,10 +37,8 @@ def record_seconds(
 def load_seconds(path: Path) -> dict:
     """What `record_seconds` noted; empty when the file is broken."""
     try:
-        found = read_json(path)
-        kinds = {"seconds": float, "items": int, "unit": str, "resumed": bool}
-        return {key: kind(found[key]) for key, kind in kinds.items()} | {
-            "settings": str(found.get("settings", ""))
-        }
+        stored = read_json(path)
+        noted = {key: as_type(stored[key]) for key, as_type in TYPES.items()}
+        return noted | {"settings": str(stored.get("settings", ""))}
     except (ValueError, KeyError, TypeError, OverflowError):
         return {}
