@@ -1,7 +1,8 @@
 """The numbers of papers that ours are compared with, and the reference's own cuboids.
 
-"reference" is the code published with the paper (Angtian/NeMo, 2022-05-06); "paper" is the ICLR 2021 article.
-Levels: "" is the unoccluded test set, L0. Mesh dimensions: one cuboid per category (single) or per CAD model (multi).
+"reference" is the code published with the paper (Angtian/NeMo, 2022-05-06); "paper" is the ICLR
+2021 article. Levels: "" is the unoccluded test set, L0. Mesh dimensions: one cuboid per category
+(single) or per CAD model (multi).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ FULL_TEST_IMAGES = {
 }
 FULL_AZIMUTH_TEST_IMAGES = {"seen": 7305, "unseen": 3507}  # of PUBLISHED_AZIMUTHS
 
-# The authors' single cuboids as (x, y, z) low and high corners in CAD units: the boxes around PASCAL3D+'s original CAD models.
-# With them a checkpoint of the reference finds its mesh where those models, or the same versions of them, are not at hand.
+# The authors' single cuboids as (x, y, z) low and high corners in CAD units: the boxes around
+# PASCAL3D+'s original CAD models. With them a checkpoint of the reference finds its mesh where
+# those models, or the same versions of them, are not at hand.
 PUBLISHED_CUBOIDS = {
     "aeroplane": ((-0.28379, -0.34905, -0.12756), (0.37793, 0.34508, 0.10140)),
     "bicycle": ((-0.10487, -0.41327, -0.22618), (0.11745, 0.45367, 0.24944)),
@@ -38,7 +40,8 @@ PUBLISHED_CUBOIDS = {
     "tvmonitor": ((-0.42960, -0.28030, -0.30395), (0.42960, 0.28342, 0.30376)),
 }
 
-# The published tables that ours are compared with. Accuracies in %, image-weighted means over the 12 categories.
+# The published tables: accuracies in % and median errors in degrees for the 12 categories in the
+# order of `categories`, and their image-weighted mean.
 PUBLISHED = {
     # README of the reference, unoccluded test set
     ("single", ""): {
