@@ -39,6 +39,7 @@ STEPS = Path(__file__).with_suffix(".txt")
 PRINTED = "(what it prints)"  # the name that a step's printed lines have among its files
 PHOTOGRAPHS_CHANGED = 1_600_000_000  # seconds; results depend on when a photograph was changed
 LONGEST_STEP = 1800  # seconds
+MOST_SHOWN = 12  # differing files of a step
 
 
 @dataclass(frozen=True)
@@ -256,7 +257,9 @@ def scan(road: Path) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def keep_step(folder: Path, road: Path, before: dict, after: dict, printed: str) -> None:
+def keep_step(
+    step: Step, folder: Path, road: Path, before: dict, after: dict, printed: str
+) -> None:
     """Store what a step printed, the files that it made or changed, the names of removed ones."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "files").mkdir(parents=True)
@@ -267,6 +270,7 @@ def keep_step(folder: Path, road: Path, before: dict, after: dict, printed: str)
             shutil.copy2(road / name, target)
     (folder / "printed.txt").write_text(printed)
     (folder / "removed.json").write_text(json.dumps(sorted(before.keys() - after.keys())))
+    (folder / "step.txt").write_text(repr(step))
 
 
 def replay_step(folder: Path, road: Path) -> None:
@@ -288,43 +292,47 @@ def step_contents(folder: Path) -> dict[str, bytes]:
     return contents
 
 
-def is_stored(folder: Path) -> bool:
-    return (folder / "removed.json").is_file()
+def is_stored(step: Step, folder: Path) -> bool:
+    """Whether a folder holds what this very step made."""
+    path = folder / "step.txt"
+    return path.is_file() and path.read_text() == repr(step)
 
 
-def run_road(
-    steps: Sequence[Step],
-    chosen: set[str],
-    tree: Path,
-    store: Path,
-    earlier: Path,
-    road: Path,
-    python: str,
-) -> None:
-    """Run the chosen steps by the programs of one checkout and store what they made in `store`.
+@dataclass(frozen=True)
+class Checkout:
+    """A checkout, the folder that keeps what its steps made, the road, and its Python."""
 
-    The road's other steps are replayed from `earlier`, up to the last chosen one.
-    """
-    shutil.rmtree(road, ignore_errors=True)
-    road.mkdir(parents=True)
-    last = max(i for i, step in enumerate(steps) if step.name in chosen)
-    for number, step in enumerate(steps[: last + 1], start=1):
-        if step.name not in chosen:
-            replay_step(earlier / step.name, road)
-            continue
-        started = monotonic()
-        before = scan(road)
-        printed = run_step(step, tree, road, python)
-        after = scan(road)
-        keep_step(store / step.name, road, before, after, printed)
-        seconds = monotonic() - started
-        status = printed.rpartition("exit status ")[2].strip() or "0"
-        place = f"{number:3}/{len(steps)}"
-        print(
-            f"{place} {step.name}: {seconds:.1f} s, exit status {status}",
-            flush=True,
-        )
-    shutil.rmtree(road)
+    tree: Path
+    store: Path
+    road: Path
+    python: str
+
+    def run(self, steps: Sequence[Step], chosen: set[str], earlier: Path) -> Iterator[Step]:
+        """Run the chosen steps, store what they made, and yield each when it is done.
+
+        The other steps before the last chosen one are replayed from the folder `earlier`.
+        """
+        shutil.rmtree(self.road, ignore_errors=True)
+        self.road.mkdir(parents=True)
+        for number, step in enumerate(up_to_last(steps, chosen), start=1):
+            if step.name not in chosen:
+                replay_step(earlier / step.name, self.road)
+                continue
+            started = monotonic()
+            before = scan(self.road)
+            printed = run_step(step, self.tree, self.road, self.python)
+            keep_step(step, self.store / step.name, self.road, before, scan(self.road), printed)
+            status = printed.rpartition("exit status ")[2].strip() or "0"
+            place = f"{number:3}/{len(steps)} {step.name}"
+            print(f"{place}: {monotonic() - started:.1f} s, exit status {status}", flush=True)
+            yield step
+        shutil.rmtree(self.road)
+
+
+def up_to_last(steps: Sequence[Step], chosen: set[str]) -> Sequence[Step]:
+    """The steps up to the last chosen one."""
+    numbers = [number for number, step in enumerate(steps, start=1) if step.name in chosen]
+    return steps[: max(numbers)]
 
 
 # ---- comparison ----
@@ -348,6 +356,13 @@ def compare_step(
                 f"{name}: differs {file}{first_difference(before[file], after[file])}"
             )
     return equal, complaints
+
+
+def shortened(complaints: Sequence[str]) -> list[str]:
+    """The first complaints about a step, and how many more there are."""
+    left_out = len(complaints) - MOST_SHOWN
+    more = [f"    ... and {left_out} more"] if left_out > 0 else []
+    return [*complaints[:MOST_SHOWN], *more]
 
 
 def first_difference(before: bytes, after: bytes) -> str:
@@ -390,54 +405,40 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def compare_checkouts(args: argparse.Namespace) -> int:
-    """Run what has to be run, print differences and counts; returns how many differences there are."""
+    """Run what has to be run, print what differs and the counts; returns how many differences."""
     road = args.work / "road"
     steps = read_steps(STEPS.read_text(), road)
     chosen = select(steps, args.steps)
-    last = max(i for i, step in enumerate(steps) if step.name in chosen)
-    stores = {"before": args.work / "before", "after": args.work / "after"}
+    before = Checkout(args.before.resolve(), args.work / "before", road, args.python)
+    after = Checkout(args.after.resolve(), args.work / "after", road, args.python)
 
-    # the first checkout runs what is not stored of it: the chosen steps, and all that lead to them
-    needed = {step.name for step in steps[: last + 1]} if args.steps else chosen
-    if args.reuse:
-        needed = {name for name in needed if not is_stored(stores["before"] / name)}
-    else:
-        shutil.rmtree(stores["before"], ignore_errors=True)
+    # the first checkout runs what leads to the chosen steps, from the first one that is not stored
+    needed = list(up_to_last(steps, chosen))
+    while args.reuse and needed and is_stored(needed[0], before.store / needed[0].name):
+        del needed[0]
     if needed:
         print(f"before: {args.before}, {len(needed)} steps", flush=True)
-        run_road(
-            steps,
-            needed,
-            args.before.resolve(),
-            stores["before"],
-            stores["before"],
-            road,
-            args.python,
-        )
-    shutil.rmtree(stores["after"], ignore_errors=True)
-    print(f"after: {args.after}, {len(chosen)} steps", flush=True)
-    run_road(
-        steps, chosen, args.after.resolve(), stores["after"], stores["before"], road, args.python
-    )
+        for _ in before.run(steps, {step.name for step in needed}, before.store):
+            pass
 
-    equal, complaints = 0, []
-    for step in steps:
-        if step.name in chosen:
-            sides = [step_contents(store / step.name) for store in stores.values()]
-            same, differing = compare_step(step.name, *sides)
-            equal += same
-            complaints += differing
-    print("".join(f"{line}\n" for line in complaints), end="")
+    shutil.rmtree(after.store, ignore_errors=True)
+    print(f"after: {args.after}, {len(chosen)} steps", flush=True)
+    equal = 0
+    complaints = []
+    for step in after.run(steps, chosen, before.store):
+        contents = [step_contents(side.store / step.name) for side in (before, after)]
+        same, differing = compare_step(step.name, *contents)
+        print("".join(f"{line}\n" for line in shortened(differing)), end="", flush=True)
+        equal += same
+        complaints += differing
     for pattern, what, _, why in MEASURED:
         print(f"not compared in {pattern}: {what} ({why})")
-    kinds = {
-        kind: sum(f": {kind} " in line for line in complaints)
-        for kind in ("differs", "missing", "extra")
-    }
-    counted = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    kinds = ("differs", "missing", "extra")
+    counts = [sum(f": {kind} " in line for line in complaints) for kind in kinds]
+    counted = ", ".join(f"{n} {kind}" for n, kind in zip(counts, kinds, strict=True))
     print(f"{len(chosen)} steps: {equal} files and outputs equal, {counted}")
     if not args.keep and not complaints:
-        shutil.rmtree(stores["after"])
+        shutil.rmtree(after.store)
     return len(complaints)
 
 
