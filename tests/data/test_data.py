@@ -584,7 +584,7 @@ def test_occluders_may_be_subtracted_and_put_back(tmp_path, code):
         level,
     )
     mesh = read_off(raw / "CAD_single/car/01.off")
-    name = sorted(clean.wanted("single", "car"))[0]
+    name = sorted(clean.image_names("single", "car"))[0]
     without = load_annotation(clean.vertex_annotation("single", "car", name), VertexAnnotation)
     assert "occ_mask" not in np.load(clean.annotation("car", name), allow_pickle=False).files
     for visibility in ("clean", "subtract", "subtract", "clean"):
@@ -807,7 +807,7 @@ def test_a_prepared_set_can_be_occluded_without_its_raw_pictures(tmp_path, code)
         len(out.mesh_list("single", f"car{level}", 1).read_text().split()) == 2
         and '"seed": 0' in out.source(f"car{level}").read_text()
     )
-    for name in sorted(clean.wanted("single", "car")):
+    for name in sorted(clean.image_names("single", "car")):
         before, after = (
             np.array(Image.open(path)).astype(int)
             for path in (clean.image("car", name), out.image(f"car{level}", name))

@@ -96,7 +96,7 @@ def _training_names(score: CategoryScore, train: PreparedSet) -> list[str]:
     folder = train.root / "annotations" / score.category
     names = sorted(path.stem for path in folder.glob("*.npz"))
     if train.azimuths:
-        selected = train.wanted(score.config["mesh_d"], score.category)
+        selected = train.image_names(score.config["mesh_d"], score.category)
         names = [name for name in names if name in selected]
     if not names:
         raise FileNotFoundError(

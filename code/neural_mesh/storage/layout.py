@@ -11,30 +11,31 @@ from neural_mesh.digests import short_digest
 from neural_mesh.settings import ALL_AZIMUTHS, Azimuths
 from neural_mesh.storage.files import plain_name, read_json, read_text, write_text
 
+IMAGE_ENDINGS = {"imagenet": "JPEG", "pascal": "jpg"}  # by part of PASCAL3D+
+
+
+# ---- what others offer ----
+
 
 @dataclass(frozen=True)
 class RawPascal3D:
-    """PASCAL3D+_release1.1. parts: `imagenet` (all that the paper uses), `pascal` (the images from PASCAL VOC 2012)."""
+    """PASCAL3D+_release1.1.
+
+    parts: `imagenet` (all that the paper uses), `pascal` (the images from PASCAL VOC 2012).
+    """
 
     root: Path
     parts: tuple[str, ...] = ("imagenet",)
 
     def image(self, category: str, name: str) -> Path:
-        endings = {"imagenet": "JPEG", "pascal": "jpg"}
-        return _first_file(
-            [
-                self.root / "Images" / f"{category}_{part}" / f"{name}.{endings[part]}"
-                for part in self.parts
-            ]
-        )
+        folders = [self.root / "Images" / f"{category}_{part}" for part in self.parts]
+        endings = [IMAGE_ENDINGS[part] for part in self.parts]
+        images = zip(folders, endings, strict=True)
+        return _first_file([folder / f"{name}.{ending}" for folder, ending in images])
 
     def annotation(self, category: str, name: str) -> Path:
-        return _first_file(
-            [
-                self.root / "Annotations" / f"{category}_{part}" / f"{name}.mat"
-                for part in self.parts
-            ]
-        )
+        folders = [self.root / "Annotations" / f"{category}_{part}" for part in self.parts]
+        return _first_file([folder / f"{name}.mat" for folder in folders])
 
     def voc_image_set(self, category: str, split: str) -> Path:
         """split: train, val."""
@@ -51,14 +52,17 @@ class RawPascal3D:
         return self.root / "CAD" / category
 
     def cads(self, category: str) -> list[Path]:
-        """The CAD models 01.off, 02.off, ... that the folder holds; FileNotFoundError when there is none."""
+        """The CAD models 01.off, 02.off, ...; FileNotFoundError when there is none."""
         return numbered_meshes(self.cad_folder(category))
 
     def cuboid_folder(self, mesh_d: str, category: str) -> Path:
         return self.root / f"CAD_{mesh_d}" / category
 
     def cuboid_source(self, mesh_d: str, category: str) -> Path:
-        """What the cuboids were made from, and how; beside their folder, since the reference counts the files in it."""
+        """What the cuboids were made from, and how.
+
+        Beside their folder, since the reference counts the files in it.
+        """
         return self.root / f"CAD_{mesh_d}" / f"{category}.json"
 
     def cuboids(self, mesh_d: str, category: str) -> list[Path]:
@@ -76,15 +80,18 @@ def numbered_meshes(folder: Path) -> list[Path]:
 
     Raises FileNotFoundError when there is none, ValueError when a number is missing.
     """
-    found = sorted(p for p in Path(folder).glob("*.off") if p.stem.isdigit() and len(p.stem) <= 3)
-    if not found:
+    files = Path(folder).glob("*.off")
+    meshes = sorted(path for path in files if path.stem.isdigit() and len(path.stem) <= 3)
+    if not meshes:
         raise FileNotFoundError(
             f"no meshes: {folder} holds no 01.off, 02.off, ...; run PrepareData.sh"
         )
-    for i, path in enumerate(found, start=1):
-        if int(path.stem) != i:
-            raise ValueError(f"meshes in {folder} are numbered with a gap: {i:02d}.off is missing")
-    return found
+    for number, path in enumerate(meshes, start=1):
+        if int(path.stem) != number:
+            raise ValueError(
+                f"meshes in {folder} are numbered with a gap: {number:02d}.off is missing"
+            )
+    return meshes
 
 
 @dataclass(frozen=True)
@@ -110,11 +117,15 @@ class RawOccluded:
         return sorted(p.stem for p in self.folder(category, level).glob("*.JPEG"))
 
 
+# ---- what the scripts prepare of it ----
+
+
 @dataclass(frozen=True)
 class PreparedSet:
-    """A training or test set as the scripts prepare it. `subset` = category, plus the occlusion level if any.
+    """A training or test set as the scripts prepare it.
 
-    azimuths: pattern such as TFFTTFFT of the azimuths that are meant (see settings.Azimuths); empty: all.
+    `subset` of its methods is the category, plus the occlusion level if any. azimuths: pattern such
+    as TFFTTFFT of the azimuths that are meant (see settings.Azimuths); empty: all.
     """
 
     root: Path
@@ -137,14 +148,19 @@ class PreparedSet:
         return self.lists(subset) / "SOURCE.json"
 
     def made_from(self, subset: str) -> dict:
-        """What SOURCE.json says; empty when it is unknown, ValueError when it says nothing that can be read."""
+        """What SOURCE.json says; empty when there is none, ValueError when it cannot be read."""
         path = self.source(subset)
         return read_json(path) if path.is_file() else {}
 
     def fingerprint(self, subset: str) -> str:
-        """A short digest of what the subset was prepared from, how, and which azimuths are meant; empty when it is unknown."""
+        """A short digest of what the subset was prepared from, how, and which azimuths are meant.
+
+        Empty when it is unknown.
+        """
         path = self.source(subset)
-        return short_digest(path.read_bytes() + self.azimuths.encode()) if path.is_file() else ""
+        if not path.is_file():
+            return ""
+        return short_digest(path.read_bytes() + self.azimuths.encode())
 
     def decoded(self, subset: str) -> Path:
         """Crops decoded by a training, if it keeps them on disk."""
@@ -156,27 +172,21 @@ class PreparedSet:
 
     def listed(self, subset: str) -> dict[str, list[str]]:
         """Image names per list file of `lists/`, by file name."""
-        paths = sorted(
-            path for path in self.lists(subset).glob("*.txt") if path != self.skipped(subset)
-        )
-        return {path.name: read_list(path) for path in paths}
+        paths = sorted(self.lists(subset).glob("*.txt"))
+        skipped = self.skipped(subset)
+        return {path.name: read_list(path) for path in paths if path != skipped}
 
     def vertex_lists(self, mesh_d: str, subset: str) -> Path:
-        return (
-            self.root
-            / (f"lists3D_{mesh_d}" + (f"_azum_{self.azimuths}" if self.azimuths else ""))
-            / subset
-        )
+        """Folder of the lists of images by mesh."""
+        suffix = f"_azum_{self.azimuths}" if self.azimuths else ""
+        return self.root / f"lists3D_{mesh_d}{suffix}" / subset
 
-    def wanted(self, mesh_d: str, subset: str) -> set[str]:
+    def image_names(self, mesh_d: str, subset: str) -> set[str]:
         """Names of all images that are meant."""
         if not self.azimuths:
-            return {name for group in self.listed(subset).values() for name in group}
-        return {
-            name
-            for path in self.vertex_lists(mesh_d, subset).glob("*.txt")
-            for name in read_list(path)
-        }
+            return {name for names in self.listed(subset).values() for name in names}
+        paths = self.vertex_lists(mesh_d, subset).glob("*.txt")
+        return {name for path in paths for name in read_list(path)}
 
     def remove(self, subset: str) -> None:
         """Delete everything of a subset, vertex annotations of all meshes included."""
@@ -186,6 +196,9 @@ class PreparedSet:
     def mesh_list(self, mesh_d: str, subset: str, mesh: int) -> Path:
         """Names of the images of mesh 1, 2, ... (single: all)."""
         return self.vertex_lists(mesh_d, subset) / f"mesh{mesh:02d}.txt"
+
+
+# ---- what is learned and found ----
 
 
 @dataclass(frozen=True)
@@ -207,7 +220,9 @@ class Experiment:
         """Feature maps, with the reference's names."""
         name = f"saved_feature_{category}_{self.mesh_d}.npz"
         folder = self._folder("Features")
-        return folder / f"{category}_occ" / f"{level}_{name}" if level else folder / category / name
+        if level:
+            return folder / f"{category}_occ" / f"{level}_{name}"
+        return folder / category / name
 
     def poses(self, category: str, level: str = "") -> Path:
         return self._folder("Poses") / f"{category}{level}.npz"
@@ -224,20 +239,25 @@ class Experiment:
         return self._folder("Report") / "index.html"
 
     def timing(self, stage: str, subset: str) -> Path:
-        """How long a stage took for a category, a level, or a category at a level. A network serves all AZIMUTH_TEST."""
+        """How long a stage took for a category, a level, or a category at a level."""
+        # A network serves all values of AZIMUTH_TEST.
         suffix = self.azimuths.network_suffix if stage == "train" else self.azimuths.result_suffix
         return self.root / f"Timings_{self.mesh_d}{suffix}" / f"{stage}_{subset}.json"
 
 
+# ---- names ----
+
+
 def checkpoint_path(folder: Path, file_name: str, category: str) -> Path:
     """LOAD_FILE_NAME with its %s replaced by the category."""
-    return Path(folder) / (file_name.replace("%s", category))
+    return Path(folder) / file_name.replace("%s", category)
 
 
 def read_list(path: Path) -> list[str]:
     """Image names of a list file, one per line, `.JPEG` taken off, blank lines dropped.
 
-    Raises ValueError, naming the file, when a line is not a plain name: names become parts of paths.
+    Raises ValueError, naming the file, when a line is not a plain name: names become parts of
+    paths.
     """
     names = [line.strip().removesuffix(".JPEG") for line in read_text(path).splitlines()]
     return [plain_name(name, path) for name in names if name]
