@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 
 from neural_mesh.machine import console
-from neural_mesh.machine.devices import gpus_of
+from neural_mesh.stages.list_gpus import list_gpus
 
 
 def main() -> None:
     """Check and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", default="all", help="all, indices, or empty for the CPU")
-    for gpu in gpus_of(parser.parse_args().gpus):
-        print(gpu)
+    list_gpus(parser.parse_args().gpus)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from neural_mesh.data.augmentation import AUGMENTATIONS, change_colour, mirror, 
 from neural_mesh.data.crops import map_size, read_crop
 from neural_mesh.data.decoded_crops import make_room
 from neural_mesh.geometry.meshes import Mesh
-from neural_mesh.geometry.visibility import vertices_in_crop
 from neural_mesh.network.backbone import cells_of
 from neural_mesh.settings import FEATURE_STRIDE, IMAGENET_MEAN, IMAGENET_STD, TrainConfig
 from neural_mesh.storage.layout import PreparedSet
@@ -91,7 +90,7 @@ class TrainingImages(Dataset):
         of_vertices = [(a.cropped_kp_list, a.visible) for a in annotations]
         self.vertices = _as_tensors(of_vertices, len(mesh.vertices), config.image_scale)
         if "flip" in config.augment:
-            mirrored = [vertices_in_crop(mirror(a), mesh) for a in annotations]
+            mirrored = [mirror(a).vertices_in_crop(mesh) for a in annotations]
             self.mirrored_vertices = _as_tensors(mirrored, len(mesh.vertices), config.image_scale)
         self.crops = make_room(prepared, names, config, cache, shared)
 

@@ -111,6 +111,16 @@ def add_level(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", type=level, default="", help="occlusion level such as FGL1_BGL1")
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add --overwrite, false unless told."""
+    parser.add_argument(
+        "--overwrite",
+        type=boolean,
+        default=False,
+        help="delete what is there of these categories first",
+    )
+
+
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add --workers, as a text that `workers.worker_count` reads."""
     parser.add_argument("--workers", default="auto", help="processes, or auto: one per core")

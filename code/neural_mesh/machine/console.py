@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -61,6 +62,12 @@ def count(n: int, noun: str) -> str:
         return f"1 {noun}"
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
     return f"{n:,} {plural}"
+
+
+def reason_counts(reasons: Iterable[str], verb: str) -> str:
+    """`; 2 skipped: too small; 1 skipped: truncated`, by reason; empty where there is none."""
+    counts = sorted(Counter(reasons).items())
+    return "".join(f"; {number} {verb}: {reason}" for reason, number in counts)
 
 
 def as_json(value: object) -> str:

@@ -1,0 +1,128 @@
+"""CAD models -> cuboid meshes: one per category (single) or one per CAD model (multi)."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from neural_mesh.categories import CATEGORIES
+from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, same_meshes
+from neural_mesh.machine import console
+from neural_mesh.settings import EXACT_MINIMUM_THICKNESS, CuboidConfig
+from neural_mesh.storage.files import holds, lock, write_text
+from neural_mesh.storage.layout import RawPascal3D
+from neural_mesh.storage.mesh_files import read_off, write_off
+
+DEFAULT = CuboidConfig()
+
+
+@dataclass(frozen=True)
+class CuboidOptions:
+    """Which cuboids are made, and how.
+
+    raw: PASCAL3D+_release1.1, with CAD/<category>/NN.off. mesh_d: single or multi. geometry: paper
+    or exact; decides what minimum_thickness is where it is None.
+    """
+
+    raw: Path
+    mesh_d: str
+    categories: tuple[str, ...] = tuple(CATEGORIES)
+    number_vertices: int = DEFAULT.number_vertices
+    geometry: str = "paper"
+    minimum_thickness: float | None = None
+    overwrite: bool = False
+
+    @property
+    def config(self) -> CuboidConfig:
+        thickness = self.minimum_thickness
+        if thickness is None and self.geometry == "exact":
+            thickness = EXACT_MINIMUM_THICKNESS
+        elif thickness is None:
+            thickness = DEFAULT.minimum_thickness
+        return CuboidConfig(self.number_vertices, thickness)
+
+
+def make_cuboids(options: CuboidOptions) -> None:
+    """Make the cuboids of all categories, and say how many there are."""
+    raw = RawPascal3D(console.require_folder(options.raw, "PASCAL3D+", "set PATH_PASCAL3DP"))
+    meshes = 0
+    for category in options.categories:
+        meshes += make_category(raw, category, options.mesh_d, options.config, options.overwrite)
+    cuboids = console.count(meshes, "cuboid")
+    categories = console.count(len(options.categories), "category")
+    print(f"{options.mesh_d}: {cuboids} of {categories} in {raw.root}/CAD_{options.mesh_d}")
+
+
+def make_category(
+    raw: RawPascal3D, category: str, mesh_d: str, config: CuboidConfig, overwrite: bool
+) -> int:
+    """Write the cuboids of a category; returns how many there are.
+
+    What is there is kept when it was made from the same CAD models with the same settings, or would
+    come out the same, or was put there by hand before any was made (a checkpoint may need it).
+    Raises ValueError when it was made otherwise and `overwrite` is False: vertex annotations and
+    checkpoints belong to it.
+    """
+    cads = raw.cads(category)
+    folder = raw.cuboid_folder(mesh_d, category)
+    if mesh_d == "single":
+        cads_of = {folder / "01.off": cads}
+    else:
+        cads_of = {folder / path.name: [path] for path in cads}
+    record = raw.cuboid_source(mesh_d, category)
+    source = _source(cads, config)
+    complete = holds(record, source) and all(target.is_file() for target in cads_of)
+    if complete and not overwrite:
+        return len(cads_of)
+    with lock(raw.root, f"cuboids-{mesh_d}-{category}", f"the {mesh_d} cuboids of {category}"):
+        # Another run may have been here meanwhile.
+        is_known = holds(record, source)
+        meshes = {
+            target: _cuboid_around(sources, config)
+            for target, sources in cads_of.items()
+            if overwrite or not (is_known and target.is_file())
+        }
+        for target in [target for target in meshes if target.is_file()]:
+            if overwrite:
+                # A kill on the way then leaves none that the record says a wrong thing about.
+                target.unlink()
+            elif not same_meshes([read_off(target)], [meshes.pop(target)]):
+                _keep_if_by_hand(target, record)
+        write_text(record, source)
+        for target, mesh in meshes.items():
+            write_off(target, mesh)
+    return len(cads_of)
+
+
+def _source(cads: Sequence[Path], config: CuboidConfig) -> str:
+    """From which CAD models cuboids are made, and how."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in cads}
+    return console.as_json(asdict(config) | {"cads_sha256": digests})
+
+
+def _cuboid_around(cads: Sequence[Path], config: CuboidConfig) -> Mesh:
+    """The cuboid around CAD models; ValueError, naming the first, when there is none."""
+    points = np.concatenate([read_off(path).vertices for path in cads])
+    try:
+        return cuboid_mesh(cuboid_grid(points, config.number_vertices, config.minimum_thickness))
+    except ValueError as error:
+        raise ValueError(f"{cads[0]}: {error}") from error
+
+
+def _keep_if_by_hand(target: Path, record: Path) -> None:
+    """ValueError for a cuboid that was made otherwise; a note for one put there by hand."""
+    if record.is_file():
+        raise ValueError(
+            f"{target} was made from other CAD models or with other settings; "
+            "set OVERWRITE=true to make it again, and what was annotated and trained with it, "
+            "or use another PATH_PASCAL3DP"
+        )
+    print(
+        f"note: {target} is not what its CAD model gives; kept, since it was put there by hand",
+        file=sys.stderr,
+    )
