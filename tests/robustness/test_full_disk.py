@@ -1,6 +1,8 @@
-"""A disk that is full at every file that the stages write: one sentence each time, nothing half-written, the same result in the end.
+"""A disk that is full at every file that the stages write.
 
-The stages run through their entry points, forked from a process that has loaded the libraries: this file as a program.
+Each time there is one sentence, nothing half-written, and the same result in the end. The stages
+run through their entry points, forked from a process that has loaded the libraries: this file as a
+program.
 """
 
 from __future__ import annotations
@@ -16,41 +18,22 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from helpers.options import SMALL_TRAINING, options
 from helpers.project import PYTHONPATH, ROOT
 
 DISK, PLENTY = 2**30, 10**15  # bytes
 PAGE = 4096  # bytes that a file takes at least
 MOST_ATTEMPTS = 60  # of a command
-CAR = ("--categories", "car")
-SMALL = (
-    *CAR,
-    "--gpus",
-    "",
-    "--backbone",
-    "resnet18fpn",
-    "--pretrained",
-    "none",
-    "--image-scale",
-    "0.5",
-    "--recipe",
-    "fixed",
-    "--batch-size",
-    "3",
-    "--learning-rate",
-    "1e-3",
-    "--num-clutter-group",
-    "8",
-    "--workers",
-    "0",
-)
-GROWING = (
-    "found/poses.jsonl",
-)  # a line for each photograph, in the order of the work until the run ends
+CAR = options(categories="car")
+SMALL = (*CAR, *SMALL_TRAINING, *options(batch_size=3, num_clutter_group=8))
+# A line for each photograph, in the order of the work until the run ends.
+GROWING = ("found/poses.jsonl",)
 WHEN = re.compile(r"Timings_|tfevents|index\.html")  # files that say when or how long
 MUST_MEET = {  # a full disk, among others
     "SOURCE.json",
@@ -72,50 +55,38 @@ MUST_MEET = {  # a full disk, among others
     "poses.jsonl",
 }
 SENTENCE = re.compile(
-    r"error: cannot write (.*): the disk is full; make space and run the same command again, finished work is kept"
+    r"error: cannot write (.*): the disk is full; "
+    r"make space and run the same command again, finished work is kept"
 )
+
+
+# ---- a small disk ----
 
 
 class Stages:
     """Runs entry points in forks of one process, which sees a small disk in a folder.
 
-    The disk is a tmpfs in a name space of that process, which needs no rights. Where the system allows no name space, no
-    file of a run may grow larger than the room that is left.
+    The disk is a tmpfs in a name space of that process, which needs no rights. Where the system
+    allows no name space, no file of a run may grow larger than the room that is left.
     """
 
     def __init__(self, folder: Path):
-        environment = os.environ | {
-            "PYTHONPATH": PYTHONPATH,
-            "OMP_NUM_THREADS": "1",
-            "NUMBA_NUM_THREADS": "1",
-        }
-        mount = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
-        apart = [
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            mount,
-            "sh",
-            str(DISK),
-            str(folder),
-        ]
-        self.real = (
-            bool(shutil.which("unshare"))
-            and not subprocess.run([*apart, "true"], capture_output=True, check=False).returncode
-        )
-        program, pipe = [*(apart if self.real else []), sys.executable, __file__], subprocess.PIPE
+        self.folder = folder
+        self.room = PLENTY
+        apart = in_name_space(folder)
+        self.real = bool(apart)
+        threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            program, env=environment, stdin=pipe, stdout=pipe, text=True
+            [*apart, sys.executable, __file__],
+            env=os.environ | {"PYTHONPATH": PYTHONPATH} | threads,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout.readline() == "ready\n"
-        self.folder, self.from_here = (
-            folder,
-            Path(f"/proc/{self.process.pid}/root{folder}") if self.real else folder,
-        )
-        self.room = PLENTY
+        self.from_here = folder
+        if self.real:
+            self.from_here = Path(f"/proc/{self.process.pid}/root{folder}")
 
     def leave(self, room: int) -> None:
         """Fill the disk up to so many bytes."""
@@ -134,9 +105,8 @@ class Stages:
         disk, memory: bytes that the run believes to be free, of which nothing is true.
         """
         largest = PLENTY if self.real else self.room
-        self.process.stdin.write(
-            json.dumps([name, [str(a) for a in arguments], disk, memory, largest]) + "\n"
-        )
+        request = [name, [str(argument) for argument in arguments], disk, memory, largest]
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         status, output, replaced = json.loads(self.process.stdout.readline())
         return status, output, replaced
@@ -146,6 +116,17 @@ class Stages:
         self.process.wait()
 
 
+def in_name_space(folder: Path) -> list[str]:
+    """What starts a program that sees a small disk in a folder; empty where that is not allowed."""
+    if not shutil.which("unshare"):
+        return []
+    mount = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
+    apart = ["unshare", "--user", "--map-root-user", "--mount"]
+    apart += ["sh", "-c", mount, "sh", str(DISK), str(folder)]
+    tried = subprocess.run([*apart, "true"], capture_output=True, check=False)
+    return [] if tried.returncode else apart
+
+
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory) -> Iterator[Stages]:
     stages = Stages(tmp_path_factory.mktemp("small disk"))
@@ -153,87 +134,51 @@ def stages(tmp_path_factory) -> Iterator[Stages]:
     stages.close()
 
 
+# ---- what is run ----
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Content of every file but those that say when or how long."""
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and not WHEN.search(str(p))
-    }
+    contents = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not WHEN.search(str(path)):
+            contents[str(path.relative_to(folder))] = path.read_bytes()
+    return contents
 
 
 def commands(root: Path) -> dict[str, list[tuple]]:
     """What the three scripts run, on a set of a few images that is trained on and tested on."""
-    prepared, exp = (
-        ("--raw", root / "raw", "--prepared", root / "data"),
-        ("--exp", root / "exp", *CAR),
-    )
-    network = (*prepared, *exp, "--gpus", "")
-    photo = (root / "raw/Images/car_imagenet/n00000001_500000.JPEG", "--out", root / "found")
+    raw = root / "raw"
+    data = root / "data"
+    prepared = options(raw=raw, prepared=data)
+    exp = (*options(exp=root / "exp"), *CAR)
+    network = (*prepared, *exp, *options(gpus=""))
+    preparing = options(raw=raw, out=data, split="val", workers=1)
+    annotating = options(mesh_d="single", workers=1)
+    cached = options(save_dir=root / "exp/NeMo_single", total_epochs=2, image_cache="disk")
+    plain = options(save_dir=root / "plain/NeMo_single", total_epochs=1, tensorboard="false")
+    solving = options(batch_size=2, total_epochs=20, workers=0)
+    reporting = options(clean=data, occluded=root / "none", raw=raw)
+    checkpoint = root / "exp/NeMo_single/saved_model_car_last.pth"
+    photo = raw / "Images/car_imagenet/n00000001_500000.JPEG"
+    predicting = options(checkpoint=checkpoint, out=root / "found", gpus="")
     return {
         "prepare": [
-            (
-                "prepare_images",
-                "--raw",
-                root / "raw",
-                "--out",
-                root / "data",
-                "--split",
-                "val",
-                "--workers",
-                1,
-                *CAR,
-            ),
-            ("make_cuboids", "--raw", root / "raw", "--mesh-d", "single", *CAR),
-            ("annotate_vertices", *prepared, "--mesh-d", "single", "--workers", 1, *CAR),
+            ("prepare_images", *preparing, *CAR),
+            ("make_cuboids", *options(raw=raw, mesh_d="single"), *CAR),
+            ("annotate_vertices", *prepared, *annotating, *CAR),
         ],
         "train": [
-            (
-                "train",
-                *prepared,
-                "--save-dir",
-                root / "exp/NeMo_single",
-                *SMALL,
-                "--total-epochs",
-                2,
-                "--image-cache",
-                "disk",
-            ),
-            (
-                "train",
-                *prepared,
-                "--save-dir",
-                root / "plain/NeMo_single",
-                *SMALL,
-                "--total-epochs",
-                1,
-                "--tensorboard",
-                "false",
-            ),
+            ("train", *prepared, *SMALL, *cached),
+            ("train", *prepared, *SMALL, *plain),
         ],
         "infer": [
-            ("solve_poses", *network, "--batch-size", 2, "--total-epochs", 20, "--workers", 0),
-            ("extract_features", *network, "--workers", 0),
-            ("report_accuracy", *exp, "--clean", root / "data"),
-            ("draw_results", *network, "--clean", root / "data", "--images", 1),
-            (
-                "write_report",
-                *exp,
-                "--clean",
-                root / "data",
-                "--occluded",
-                root / "none",
-                "--raw",
-                root / "raw",
-            ),
-            (
-                "predict",
-                "--checkpoint",
-                root / "exp/NeMo_single/saved_model_car_last.pth",
-                *photo,
-                "--gpus",
-                "",
-            ),
+            ("solve_poses", *network, *solving),
+            ("extract_features", *network, *options(workers=0)),
+            ("report_accuracy", *exp, *options(clean=data)),
+            ("draw_results", *network, *options(clean=data, images=1)),
+            ("write_report", *exp, *reporting),
+            ("predict", *predicting, str(photo)),
         ],
     }
 
@@ -248,129 +193,132 @@ def start(raw: Path, root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(stages, sample_raw, tmp_path_factory) -> tuple[Path, dict[str, int]]:
-    """The stages on a disk with room: their folder, and the bytes of each file that was put in place."""
-    root, sizes = tmp_path_factory.mktemp("whole") / "work", {}
+    """The stages on a disk with room: their folder, and the bytes of each file put in place."""
+    root = tmp_path_factory.mktemp("whole") / "work"
     start(sample_raw / "PASCAL3D+_release1.1", root)
-    for of_stage in commands(root).values():
-        for command in of_stage:
+    sizes = {}
+    for of_script in commands(root).values():
+        for command in of_script:
             status, output, replaced = stages.run(*command)
             assert status == 0, output
             sizes |= replaced
     return root, sizes
 
 
+# ---- tests ----
+
+
 def fill_at_every_file(
     stages: Stages, whole: Path, sizes: dict[str, int], root: Path, command: Sequence
 ) -> list[str]:
-    """Run a command until it ends well, each time with just the room for the file that it could not write before.
+    """Run a command until it ends well, with just the room for the file that failed before.
 
-    root: what the command writes to, seen from here. Returns the names of the files that met a full disk.
+    root: what the command writes to, seen from here. Returns the names of the files that met a full
+    disk.
     """
-    room, met = 0, []
+    room = 0
+    met: list[str] = []
     for _ in range(MOST_ATTEMPTS):
         stages.leave(room)
         status, output, _ = stages.run(*command)
         if status == 0:
             return met
-        told = [found[1] for found in map(SENTENCE.fullmatch, output.splitlines()) if found]
-        assert status == 1 and len(told) == 1 and "Traceback" not in output, (
-            command[0],
-            room,
-            status,
-            output[-3000:],
-        )
-        assert not list(root.rglob("*.part"))
-        found, expected = tree(root), tree(whole)
-        assert not {
-            name
-            for name in found.keys() & expected.keys()
-            if found[name] != expected[name] and name not in GROWING
-        }
-        file = "events" if "tfevents" in told[0] else Path(told[0]).name
-        room = 8 * max(room, PAGE) if file in met else -(-sizes.get(file, 1) // PAGE) * PAGE
-        met += [file] * (file not in met)
+        sentences = [SENTENCE.fullmatch(line) for line in output.splitlines()]
+        failed = [sentence[1] for sentence in sentences if sentence]
+        context = (command[0], room, status, output[-3000:])
+        assert status == 1 and len(failed) == 1, context
+        assert "Traceback" not in output, context
+        check_nothing_is_half_written(root, whole)
+        file = "events" if "tfevents" in failed[0] else Path(failed[0]).name
+        if file in met:
+            room = 8 * max(room, PAGE)
+        else:
+            room = -(-sizes.get(file, 1) // PAGE) * PAGE  # whole pages
+            met.append(file)
     pytest.fail(f"{command[0]} does not end well: {met}, {output}")
 
 
+def check_nothing_is_half_written(root: Path, whole: Path) -> None:
+    """Whatever is there is as it must be in the end."""
+    assert not list(root.rglob("*.part"))
+    contents = tree(root)
+    expected = tree(whole)
+    common = contents.keys() & expected.keys() - set(GROWING)
+    assert not [name for name in common if contents[name] != expected[name]]
+
+
 def test_stages_go_on_after_a_full_disk_at_every_file(stages, whole, sample_raw):
-    (folder, sizes), root, met = whole, stages.from_here / "work", {}
+    folder, sizes = whole
+    root = stages.from_here / "work"
     start(sample_raw / "PASCAL3D+_release1.1", root)
-    for stage, of_stage in commands(stages.folder / "work").items():
-        met[stage] = [
-            file
-            for command in of_stage
-            for file in fill_at_every_file(stages, folder, sizes, root, command)
-        ]
+    met: dict[str, list[str]] = {}
+    for script, of_script in commands(stages.folder / "work").items():
+        met[script] = []
+        for command in of_script:
+            met[script] += fill_at_every_file(stages, folder, sizes, root, command)
     assert tree(root) == tree(folder)
-    scalars = (
-        EventAccumulator(str(root / "exp/NeMo_single/tensorboard/car"), {"scalars": 0})
-        .Reload()
-        .Scalars("loss")
-    )
-    assert [event.step for event in scalars] == [1, 2], (
-        "TensorBoard reads past what a full disk cut off"
-    )
-    assert {file for files in met.values() for file in files} >= MUST_MEET or not stages.real, met
-    print({stage: len(files) for stage, files in met.items()})
+    # TensorBoard reads past what a full disk cut off.
+    events = EventAccumulator(str(root / "exp/NeMo_single/tensorboard/car"), {"scalars": 0})
+    assert [event.step for event in events.Reload().Scalars("loss")] == [1, 2]
+    files = {file for of_script in met.values() for file in of_script}
+    assert files >= MUST_MEET or not stages.real, met
+    print({script: len(files) for script, files in met.items()})
 
 
 def test_room_is_estimated_before_the_work_starts(stages, whole, tmp_path):
-    root = whole[0]
-    of_stage = commands(root)
-    prepare, (train, _), extract = of_stage["prepare"][0], of_stage["train"], of_stage["infer"][1]
-    elsewhere = {
-        "--out": tmp_path / "data",
-        "--save-dir": tmp_path / "network",
-        "--exp": tmp_path / "exp",
-        "--image-cache": "memory",
-    }
-
-    def moved(command: Sequence, *options: str) -> list[object]:
-        return [
-            elsewhere[command[i - 1]] if command[i - 1] in options else word
-            for i, word in enumerate(command)
-        ]
-
-    extract = [*moved(extract, "--exp"), "--save-dir", root / "exp/NeMo_single"]
-    for command, room, told in (
+    root, _ = whole
+    of_script = commands(root)
+    preparing = (*of_script["prepare"][0], *options(out=tmp_path / "data"))
+    training = (*of_script["train"][0], *options(save_dir=tmp_path / "network"))
+    in_memory = (*training, *options(image_cache="memory"))
+    extracting = of_script["infer"][1]
+    elsewhere = options(exp=tmp_path / "exp", save_dir=root / "exp/NeMo_single")
+    extracting = (*extracting, *elsewhere)  # of an option that is given twice the last one counts
+    for command, room, sentence in (
+        (preparing, {"disk": 10**4}, "the crops of car needs about .* of disk in .*; make space"),
+        (training, {"disk": 10**6}, "training car needs about .* of disk in .*; make space"),
         (
-            moved(prepare, "--out"),
-            {"disk": 10**4},
-            "the crops of car needs about .* of disk in .*; make space",
-        ),
-        (
-            moved(train, "--save-dir"),
-            {"disk": 10**6},
-            "training car needs about .* of disk in .*; make space",
-        ),
-        (
-            moved(train, "--save-dir", "--image-cache"),
+            in_memory,
             {"memory": 10**5},
             "6 decoded crops of car needs about .* of memory, .*; set IMAGE",
         ),
         (
-            extract,
+            extracting,
             {"disk": 10**5},
-            "the feature maps of car needs about .* of disk in .*; make space, or set SAVE_FEATURES=false",
+            "the feature maps of car needs about .* of disk in .*; "
+            "make space, or set SAVE_FEATURES=false",
         ),
         (
-            extract,
+            extracting,
             {"memory": 10**5},
             "the feature maps of car needs about .* of memory, .*; set SAVE_FEATURES=false",
         ),
     ):
         status, output, replaced = stages.run(*command, **room)
-        assert (
-            status == 1 and re.search(f"error: .*{told}", output) and "Traceback" not in output
-        ), output
+        assert status == 1, output
+        assert re.search(f"error: .*{sentence}", output), output
+        assert "Traceback" not in output
         assert not [name for name in replaced if name.endswith((".JPEG", ".npz", ".pth"))]
 
 
+# ---- this file as a program ----
+
+# What takes long to import.
+LOADED = (
+    "torch.utils.tensorboard.summary",
+    "neural_mesh.photographs.finder",
+    "neural_mesh.pictures.canvas",
+    "neural_mesh.report.gallery",
+    "neural_mesh.training.trainer",
+)
+
+
 def answer(request: str) -> tuple[str, list[str]] | None:
-    """Fork: in the child, which entry point to run; in the parent nothing, once the child's end has been told."""
+    """Fork: in the child, what to run; in the parent nothing, once the child's end is told."""
     name, arguments, *limits = json.loads(request)
     read, write = os.pipe()
-    if not (child := os.fork()):
+    child = os.fork()
+    if not child:
         os.dup2(write, 1)
         os.dup2(write, 2)
         limit(*limits)
@@ -379,67 +327,66 @@ def answer(request: str) -> tuple[str, list[str]] | None:
     with open(read, "rb") as pipe:
         output = pipe.read().decode(errors="replace")
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    replaced = dict(re.findall(r"^replaced (.*) ([0-9]+)$", output, re.M))
-    print(
-        json.dumps([status, output, {file: int(size) for file, size in replaced.items()}]),
-        flush=True,
-    )
+    lines = re.findall(r"^replaced (.*) ([0-9]+)$", output, re.M)
+    replaced = {file: int(size) for file, size in lines}
+    print(json.dumps([status, output, replaced]), flush=True)
     return None
 
 
 def limit(disk: int, memory: int, largest: int) -> None:
     """Tell what is put in place; see `Stages.run`."""
-    import neural_mesh.machine.resources
+    from neural_mesh.machine import resources
 
     def telling(source: Path, target: Path) -> None:
         size = os.path.getsize(source)
         replace(source, target)
         os.write(2, f"\nreplaced {Path(target).name} {size}\n".encode())
 
-    replace, os.replace = os.replace, telling
-    neural_mesh.machine.resources.free_disk, neural_mesh.machine.resources.free_memory = (
-        lambda folder: disk,
-        lambda: memory,
-    )
+    replace = os.replace
+    os.replace = telling
+    resources.free_disk = lambda folder: disk
+    resources.free_memory = lambda: memory
     if largest < PLENTY:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
 
 
 def serve() -> tuple[str, list[str]] | None:
     """Answer requests; in a child, what it has to run."""
-    import torch.utils.tensorboard.summary  # noqa: F401
+    for name in LOADED:
+        import_module(name)
+    from neural_mesh.solve import run
+    from neural_mesh.training import state
 
-    import neural_mesh.photographs.finder
-    import neural_mesh.pictures.plots
-    import neural_mesh.report.page
-    import neural_mesh.report.tables
-    import neural_mesh.solve.run
-    import neural_mesh.training.trainer
-
-    (
-        neural_mesh.training.trainer.SECONDS_BETWEEN_STATES,
-        neural_mesh.solve.run.SECONDS_BETWEEN_SAVES,
-    ) = 0.0, 1e9  # whatever else the machine does
+    # Whatever else the machine does.
+    state.SECONDS_BETWEEN_STATES = 0.0
+    run.SECONDS_BETWEEN_SAVES = 1e9
     print("ready", flush=True)
     for request in sys.stdin:
-        if todo := answer(request):
-            return todo
+        task = answer(request)
+        if task:
+            return task
     return None
 
 
+def run_task(name: str, arguments: list[str]) -> int:
+    """Run an entry point; returns its exit status."""
+    sys.argv = [name, *arguments]
+    try:
+        runpy.run_path(str(ROOT / "code" / f"{name}.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    if task := serve():
-        sys.argv, status = [task[0], *task[1]], 0
-        try:
-            runpy.run_path(str(ROOT / "code" / f"{task[0]}.py"), run_name="__main__")
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            traceback.print_exc()
-            status = 1
-        for (
-            thread
-        ) in threading.enumerate():  # as Python does at its end, which takes seconds after a fork
+    task = serve()
+    if task:
+        status = run_task(*task)
+        # As Python does at its end, which takes seconds after a fork.
+        for thread in threading.enumerate():
             if thread is not threading.main_thread() and not thread.daemon:
                 thread.join()
         sys.stdout.flush()

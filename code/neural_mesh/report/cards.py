@@ -46,6 +46,7 @@ def gallery_places(errors: NDArray, number: int) -> list[Place]:
 
     A third each are the best, those around the median, and the worst, none of them twice.
     """
+    # Ranks count from the smallest error.
     order = np.argsort(errors, kind="stable")
     third = max(1, number // 3)
     place_of_rank: dict[int, str] = {}

@@ -26,10 +26,12 @@ def accuracy_chart(report: LevelReport) -> str:
     height = 54 + BAR_STEP * len(report.categories)
     scale = (right - left) / 100
     body = legend(left, 16, ((DARK, "within pi/6"), (LIGHT, "within pi/18")))
+    # Grid.
     for percent in (0, 25, 50, 75, 100):
         x = left + scale * percent
         body += line(x, 26, x, height - 22)
         body += text(x, height - 7, f"{percent} %", "middle", "small")
+    # Two bars for each category.
     shares = zip(report.categories, report.within_pi6, report.within_pi18, strict=True)
     for k, (name, within_pi6, within_pi18) in enumerate(shares):
         y = 30 + BAR_STEP * k
@@ -47,6 +49,7 @@ def histogram_chart(errors: NDArray) -> str:
 
     Both thresholds are marked.
     """
+    # An error of exactly 180 degrees belongs to the last bin.
     edges = np.arange(0, 180 + HISTOGRAM_BIN, HISTOGRAM_BIN)
     shares = 100.0 * np.histogram(np.minimum(errors, 179.999), edges)[0] / len(errors)
     ceiling = nice_ceiling(shares.max())
@@ -54,18 +57,22 @@ def histogram_chart(errors: NDArray) -> str:
     across = (area.right - area.left) / 180
     up = (area.bottom - area.top) / ceiling
     body = ""
+    # Grid.
     for share in np.linspace(0, ceiling, 5):
         body += _level_line(area, area.bottom - up * share, f"{share:g} %")
+    # A bar for each bin.
     for k, share in enumerate(shares):
         count = round(share * len(errors) / 100)
         tip = f"{edges[k]} to {edges[k + 1]} degrees: {count:,} images"
         x = area.left + across * edges[k] + 0.5
         y = area.bottom - up * share
         body += rect(x, y, across * HISTOGRAM_BIN - 1, up * share, DARK, tip)
+    # The thresholds of the two accuracies.
     for threshold, name in ((10, "pi/18"), (30, "pi/6")):
         x = area.left + across * threshold
         body += line(x, area.top - 14, x, area.bottom, "mark")
         body += text(x + 3, area.top - 6, name, "start", "small")
+    # Labels of the axis.
     for degrees in range(0, 181, 30):
         x = area.left + across * degrees
         body += text(x, area.bottom + 16, str(degrees), "middle", "small")
@@ -84,6 +91,7 @@ def azimuth_chart(errors: NDArray, azimuths: NDArray) -> str:
     The bins of `AZIMUTH_BIN` degrees are centred on 0, 30, ...; the number of images stands below.
     """
     bins = 360 // AZIMUTH_BIN
+    # Half a bin is added since the first one is centred on 0.
     bin_of_image = np.floor(np.mod(azimuths + AZIMUTH_BIN / 2, 360) / AZIMUTH_BIN).astype(int)
     bin_of_image %= bins
     area = Area(left=42, right=WIDTH - 8, top=26, bottom=218)
@@ -94,9 +102,11 @@ def azimuth_chart(errors: NDArray, azimuths: NDArray) -> str:
         return area.bottom - (area.bottom - area.top) * float(np.sqrt(error / 180))
 
     body = ""
+    # Grid.
     for error in (0, 2, 10, 30, 60, 120, 180):
         body += _level_line(area, height(error), f"{error}°")
     body += legend(area.left, 14, ((LIGHT, "25 to 75 %"), (DARK, "median")))
+    # A box for each bin that holds images.
     for k in range(bins):
         x = area.left + step * k
         errors_here = errors[bin_of_image == k]
@@ -106,6 +116,7 @@ def azimuth_chart(errors: NDArray, azimuths: NDArray) -> str:
         if count:
             low, middle, high = np.percentile(errors_here, (25, 50, 75))
             tip = f"azimuth {k * AZIMUTH_BIN}: median {middle:.1f}, {count:,} images"
+            # A box of no height could not be seen.
             box_height = max(height(low) - height(high), 1.5)
             body += rect(x + step * 0.2, height(high), step * 0.6, box_height, LIGHT, tip)
             body += rect(x + step * 0.1, height(middle) - 1.5, step * 0.8, 3, DARK, tip)
@@ -123,10 +134,12 @@ def level_chart(levels: Sequence[LevelReport]) -> str:
     xs = np.linspace(area.left + 30, area.right - 30, len(levels))
     up = (area.bottom - area.top) / 100
     body = ""
+    # Grid.
     for percent in (0, 25, 50, 75, 100):
         body += _level_line(area, area.bottom - up * percent, f"{percent} %")
     for x, report in zip(xs, levels, strict=True):
         body += text(x, area.bottom + 17, report.title, "middle", "small")
+    # A line with dots for ours, a dashed one for the paper's.
     for k, colour in ((0, DARK), (1, LINE_LIGHT)):
         points = []
         published = []

@@ -37,12 +37,14 @@ class Gallery:
         """About `size` cards of every category at a level."""
         cards = []
         for score in scores:
+            # A pose that is not finite cannot be drawn.
             finite = finite_poses(score.poses)
             places = gallery_places(score.errors[finite], size)
             for k, place, rank in console.progress(places, f"{score.category}{level} gallery"):
                 i = int(finite[k])
                 try:
                     jpeg = self.picture(score, level, i)
+                # One broken picture does not spoil the page.
                 except (OSError, ValueError) as reason:
                     self.missing.append(f"{score.category}{level} {score.names[i]}: {reason}")
                     continue
@@ -67,11 +69,13 @@ class Gallery:
         crop = read_crop(path, CROP_SCALE)
         camera = fit_camera(camera_of(score.poses, i), crop)
         overlay = draw_mesh(crop, self.mesh(score, i), score.poses.pose[i], camera)
+        # One above the other, with a white line between.
         gap = np.full((GAP, crop.shape[1], 3), 255, np.uint8)
         return as_jpeg(np.concatenate([crop, gap, overlay]), CARD_WIDTH)
 
     def mesh(self, score: CategoryScore, i: int) -> Mesh:
         """The CAD model of the subtype, annotated or predicted, or else the cuboid."""
+        # A predicted subtype is drawn as it was predicted, whatever is annotated.
         annotation = None
         if not score.poses.predicts_subtype:
             path = self.sets.clean.annotation(score.category, score.names[i])

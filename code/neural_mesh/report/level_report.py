@@ -53,14 +53,17 @@ def report_of(score: LevelScore) -> LevelReport:
     scores = score.categories
     accuracies = score.accuracies
     notes = notes_of(score)
+    # The page shows what a table refuses, and says so.
     try:
         check_same_settings(scores)
     except ValueError as error:
         notes.insert(0, f"MIXED: {error}")
+    # The published numbers stand beside ours where both are of the same images.
     lines = table_lines(scores)
     published = None
     if is_full_test_set(score):
         lines += published_lines(score.mesh_d, score.level, score.azimuths)
+        # The chart of levels has no place for the protocol of azimuths.
         if not score.azimuths.pattern:
             published = PUBLISHED_MEANS[score.mesh_d].get(score.level)
     errors = np.concatenate([category.errors for category in scores])
@@ -85,6 +88,7 @@ def report_of(score: LevelScore) -> LevelReport:
 
 def settings_of(scores: Sequence[CategoryScore]) -> dict[str, str]:
     """The settings of the first category by name, and the checkpoint of every category."""
+    # The other categories have the same; where they have not, a note says MIXED.
     config = scores[0].config
     settings = {key: config[key] for key in SETTINGS_SHOWN if key in config}
     settings |= {f"solver: {key}": value for key, value in config["solve"].items()}

@@ -30,11 +30,14 @@ def page(
     left_out: what exists but could not be reported, and why. mark: a digest of what it is made
     from.
     """
+    # What is wrong stands above all results.
     alarms = [f"{report.title}: {note}" for report in levels for note in report.alarms]
     alarms += [f"PARTIAL: {sentence}" for sentence in left_out]
     images = sum(len(report.errors) for report in levels)
+    # The subtitle.
     noun = "level" if len(levels) == 1 else "levels"
     subtitle = f"{images:,} poses, {len(levels)} occlusion {noun}"
+    # A part that has nothing to say is empty, and left out below.
     parts = [
         f"<h1>{escape(title)}</h1><p class=subtitle>{escape(subtitle)}</p>",
         "".join(f"<p class=alarm role=alert>{escape(alarm)}</p>" for alarm in alarms),
@@ -142,6 +145,7 @@ def gallery(cards: Sequence[Card]) -> str:
     """Pictures sorted by error, with filters by category, level and place among the errors."""
     if not cards:
         return "<p>No picture could be made.</p>"
+    # The choices are those that the cards offer, in their order.
     categories = dict.fromkeys(card.category for card in cards)
     levels = dict.fromkeys(card.level for card in cards)
     filters = (
@@ -159,6 +163,7 @@ def gallery(cards: Sequence[Card]) -> str:
         + choice("order", [("up", "smallest error first"), ("down", "largest error first")])
     )
     count = f"<output id=shown>{len(cards)} of {len(cards)} pictures</output>"
+    # Without scripts the cards stay in this order.
     ordered = sorted(cards, key=lambda card: card.error)
     body = "".join(card_html(card) for card in ordered)
     return (
@@ -180,6 +185,7 @@ def card_html(card: Card) -> str:
     name = escape(card.name)
     category = escape(card.category)
     level = f" {escape(card.level)}" if card.level else ""
+    # The script filters and sorts by these.
     attributes = (
         f'data-category="{category}" data-level="{escape(card.level)}" '
         f'data-place={card.place} data-error="{card.error:.3f}"'
@@ -204,6 +210,7 @@ def timing_table(timings: Sequence[Timing]) -> str:
     """Seconds by stage, with bars, and each part of the work below."""
     if not timings:
         return "<p>No stage has noted its time.</p>"
+    # Sums over the parts of every stage.
     totals: dict[str, float] = {}
     for timing in timings:
         totals[timing.stage] = totals.get(timing.stage, 0) + timing.seconds
@@ -212,6 +219,7 @@ def timing_table(timings: Sequence[Timing]) -> str:
     for stage, total in totals.items():
         bar = f'<td class=bar><span style="width:{100 * total / longest:.1f}%"></span></td>'
         bars += f"<tr><th scope=row>{escape(stage)}</th><td>{duration(total)}</td>{bar}</tr>"
+    # The parts.
     lines = [["stage", "of", "time", "done", "rate"]]
     for timing in timings:
         done = f"{timing.items:,} {timing.unit}"

@@ -121,6 +121,7 @@ def score_level(
 
     clean: the set whose annotations are the truth. tested: the set that was solved.
     """
+    # A category without poses is reported as absent; without any of them a stage has an error.
     present = [name for name in categories if experiment.poses(name, level).is_file()]
     scores = [score_category(experiment, clean, tested, name, level) for name in present]
     absent = [name for name in categories if name not in present]
@@ -138,7 +139,7 @@ def score_category(
     poses = load_poses(path)
     names = poses.names.tolist()
     subset = category + level
-    expected = tested.wanted(experiment.mesh_d, subset)
+    expected = tested.image_names(experiment.mesh_d, subset)
 
     # Do the poses belong to these images?
     strangers = set(names) - expected
@@ -155,6 +156,7 @@ def score_category(
             f"({data or 'none'}); run InferenceNeMo.sh again"
         )
 
+    # What has no pose, and why.
     skipped = tested.skipped(subset)
     unusable = len(read_text(skipped).splitlines()) if skipped.is_file() else 0
     truth = true_poses(clean, category, names)
@@ -182,6 +184,7 @@ def check_same_settings(scores: Sequence[CategoryScore]) -> None:
                 f"{first.category} and {score.category} were solved with different "
                 f"{', '.join(keys)}; run InferenceNeMo.sh for both again"
             )
+    # Images from elsewhere have no SOURCE.json, and may be mixed.
     with_source = [score for score in scores if score.made_from]
     for score in with_source[1:]:
         first = with_source[0]
@@ -195,6 +198,7 @@ def check_same_settings(scores: Sequence[CategoryScore]) -> None:
 
 
 def _preparation(score: CategoryScore) -> dict:
+    # The names of lists contain the category's.
     split = str(score.made_from.get("split", ""))
     return score.made_from | {"split": split.replace(score.category, "<category>")}
 

@@ -125,15 +125,18 @@ def is_full_test_set(score: LevelScore) -> bool:
     That is all 12 categories, and all images.
     """
     scores = score.categories
+    # The paper compares an image with the mesh that is annotated.
     if scores[0].config.get("solve", {}).get("subtype", "annotated") != "annotated":
         return False
     names = tuple(category_settings(category.category).short for category in scores)
     if names != SHORT_NAMES:
         return False
     azimuths = score.azimuths
+    # Images that could not be prepared count as part of the set that was tried.
     if not azimuths.pattern:
         unusable = sum(category.unusable for category in scores)
         return score.images + unusable == FULL_TEST_IMAGES.get(score.level)
+    # Of the protocol of azimuths one pattern is published, without occlusion.
     if azimuths.pattern != PUBLISHED_AZIMUTHS or score.level:
         return False
     return score.images == FULL_AZIMUTH_TEST_IMAGES[azimuths.tested]
@@ -145,6 +148,7 @@ def notes_of(score: LevelScore) -> list[str]:
     azimuths = score.azimuths
     unusable = sum(category.unusable for category in scores)
     not_finite = sum(category.not_finite for category in scores)
+    # Nothing that a reader would take for complete stays without a note.
     notes = ["Mean weights categories by their images (as published), CatMean does not."]
     if score.absent:
         notes.append(f"PARTIAL: no poses of {', '.join(score.absent)}.")

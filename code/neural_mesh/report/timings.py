@@ -36,6 +36,7 @@ def timings_of(paths: Sequence[Path]) -> list[Timing]:
     """The noted times. `draw_results_clean` is stage draw_results of clean."""
     timings = []
     for path in paths:
+        # Names of stages contain underscores, too.
         stage = next(stage for stage in STAGES if path.stem.startswith(f"{stage}_"))
         subset = path.stem.removeprefix(f"{stage}_")
         noted = load_seconds(path)

@@ -58,6 +58,7 @@ def names_by_mesh(
     if subtype not in ("annotated", "predicted"):
         raise ValueError(f"SUBTYPE is {subtype!r}, it can be annotated or predicted")
     lists = {number: prepared.mesh_list(mesh_d, subset, number) for number in range(1, meshes + 1)}
+    # Later lists may be missing: no image has that subtype.
     if not lists[1].is_file():
         protocol = ", and with the same AZIMUTH_SELECTION" if prepared.azimuths else ""
         raise FileNotFoundError(
@@ -65,6 +66,7 @@ def names_by_mesh(
             f"(for an occlusion level with ENABLE_OCCLUDED=true{protocol})"
         )
     names = {number: read_list(path) if path.is_file() else [] for number, path in lists.items()}
+    # All meshes will be tried on every image.
     if subtype == "predicted" and meshes > 1:
         return {ANY_MESH: sorted(name for group in names.values() for name in group)}
     return names
@@ -88,6 +90,7 @@ def read_batches(
     """
     if not batches:
         return
+    # The loader counts images through all batches.
     paths = [prepared.image(subset, name) for _, names in batches for name in names]
     dataset = TestImages(paths, model.map_hw, model.checkpoint.config.image_scale)
     borders = np.cumsum([0] + [len(names) for _, names in batches])

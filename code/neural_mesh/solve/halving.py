@@ -21,6 +21,7 @@ def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
     images: how many there are. what: `work` makes, for the messages. Raises ValueError when not
     even one image fits.
     """
+    # Parts are worked on from the left, so that the results are in the images' order.
     todo = [slice(0, images)]
     done = []
     smallest = images
@@ -34,9 +35,11 @@ def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
             if size == 1:
                 message = f"not even the {what} of one image fit into the GPU's memory; {error}"
                 raise ValueError(message.splitlines()[0]) from error
+        # Outside the except clause, which still holds what did not fit.
         torch.cuda.empty_cache()
         middle = part.start + size // 2
         todo[:0] = [slice(part.start, middle), slice(middle, part.stop)]
+        # One note for every size, not one for every part.
         larger_half = size - size // 2
         if larger_half < smallest:
             smallest = larger_half

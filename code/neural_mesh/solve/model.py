@@ -105,11 +105,14 @@ def load_model(
     meshes or backbone.
     """
     checkpoint = load_checkpoint(path)
+    # Is it the right one?
     config = checkpoint.config
     if category is not None and config.category != category:
         raise ValueError(f"{path} was trained on {config.category}, not on {category}")
+    # Our checkpoints carry their meshes, the reference's do not.
     if checkpoint.meshes is None:
         checkpoint = _with_meshes(checkpoint, mesh_folder)
+    # Its network.
     network = FeatureNet(config.backbone)
     try:
         network.load_state_dict(checkpoint.state)
@@ -132,6 +135,7 @@ def _with_meshes(checkpoint: Checkpoint, mesh_folder: Path) -> Checkpoint:
         return checkpoint.with_meshes(meshes, mesh_folder)
     except (ValueError, FileNotFoundError) as error:
         published = published_cuboid(checkpoint.config.category)
+        # A memory holds the vertices' features and, behind them, the clutter bank.
         clutter_rows = checkpoint.config.num_clutter
         vertices = [len(memory) - clutter_rows for memory in checkpoint.memory]
         if published is None or vertices != [len(published.vertices)]:

@@ -61,6 +61,7 @@ def extract_category(
 
     Raises ValueError where there is no room for them.
     """
+    # What is to be written, and is it there?
     started = monotonic()
     model = networks.load(category, device)
     subset = category + networks.level
@@ -87,6 +88,7 @@ def extract_category(
         "set SAVE_FEATURES=false, inference does not need them",
     )
 
+    # Extract and write.
     with lock(target.parent, target.stem, f"the feature maps of {category}"):
         remove_parts(target.parent, target.name)
         features, failures = extract(model, images, batch_size, processes)

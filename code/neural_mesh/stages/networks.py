@@ -48,5 +48,6 @@ class TrainedNetworks:
 
     def load(self, category: str, device: torch.device, precision: str = "float32") -> Model:
         """The network of a category. Raises as `load_model`."""
+        # Checkpoints of the reference hold no meshes.
         cuboids = RawPascal3D(self.raw).cuboid_folder(self.mesh_d, category)
         return load_model(self.checkpoint(category), category, cuboids, device, precision)

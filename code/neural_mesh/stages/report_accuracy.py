@@ -50,6 +50,7 @@ def report_accuracy(
         folder = experiment.poses("<category>", level).parent
         raise FileNotFoundError(f"no poses in {folder}; run InferenceNeMo.sh first")
     check_same_settings(score.categories)
+    # Ours, then the published ones where they are comparable, then the baselines.
     lines = table_lines(score.categories)
     if is_full_test_set(score):
         lines += published_lines(experiment.mesh_d, level, azimuths)
@@ -62,6 +63,7 @@ def report_accuracy(
 def write_table(folder: Path, score: LevelScore, lines: list[list[str]]) -> None:
     """Write the files of a table, print it, and say what it lacks."""
     notes = notes_of(score)
+    # Whatever is incomplete says so in the title, in the files and on the screen.
     partial = [note for note in notes if note.startswith("PARTIAL")]
     title = f"Accuracy, {score.mesh_d} cuboid, {score.level or 'unoccluded'}"
     if partial:
@@ -71,6 +73,7 @@ def write_table(folder: Path, score: LevelScore, lines: list[list[str]]) -> None
     write_text(folder / "missing.csv", missing_list(score.categories))
     write_text(folder / "errors.csv", error_list(score.categories))
 
+    # The same for the reader of a terminal and the reader of a log.
     print("\n".join([reference_format(lines), *partial]))
     for note in notes:
         if note.startswith("PARTIAL") or "not finite" in note:

@@ -33,17 +33,20 @@ def write_report(
 ) -> None:
     """Write the page, unless the one that is there was made from the same.
 
-    raw: its meshes are drawn over the images. sets: what was solved. Raises FileNotFoundError where there are no poses, ValueError where no level can be reported.
+    raw: its meshes are drawn over the images. sets: what was solved. Raises FileNotFoundError where
+    there are no poses, ValueError where no level can be reported.
     """
     target = experiment.report_page
     levels = levels_with_poses(experiment, categories)
     if not levels:
         folder = experiment.poses("<category>").parent
         raise FileNotFoundError(f"no poses in {folder}; run InferenceNeMo.sh first")
+    # Is the page up to date?
     mark = digest(experiment, sets, categories, levels)
     if target.is_file() and f"<!-- made from {mark} -->" in target.read_text()[:400]:
         print(f"report: {target} kept")
         return
+    # What can be reported, and what cannot.
     scored, left_out = score_levels(experiment, sets, categories, levels)
     cards = make_cards(sets, OverlayMeshes(raw, experiment.mesh_d), scored, left_out)
     for sentence in left_out:
@@ -90,6 +93,7 @@ def digest(
                 subset = category + level
                 fingerprint = sets.tested(level).fingerprint(subset)
                 content.update(f"{subset};{fingerprint};".encode() + path.read_bytes())
+    # The page shows the times.
     for path in timing_files(experiment):
         content.update(f"{path.name};".encode() + path.read_bytes())
     return content.hexdigest()[:16]
@@ -106,6 +110,7 @@ def score_levels(
     left_out = []
     for level in levels:
         tested = PreparedSet(sets.tested(level).root, experiment.azimuths.test_pattern)
+        # A level that cannot be scored does not keep the others from the page.
         try:
             score = score_level(experiment, sets.clean, tested, categories, level)
             scored.append(ScoredLevel(score, report_of(score)))
