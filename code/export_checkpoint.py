@@ -1,4 +1,7 @@
-"""Checkpoints -> safetensors beside them, or back: a format that cannot execute anything and that other tools read."""
+"""Checkpoints -> safetensors beside them, or back.
+
+A file in that format cannot execute anything, and other tools read it.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,7 @@ import argparse
 from pathlib import Path
 
 from neural_mesh.machine import arguments, console
-from neural_mesh.storage.checkpoints import export_checkpoint, load_checkpoint, save_checkpoint
-
-
-def export(path: Path, suffix: str, overwrite: bool) -> bool:
-    """Write one checkpoint in the other format; False when it has been."""
-    target = path.with_suffix(suffix)
-    if target == path:
-        raise ValueError(f"{path} has that format already")
-    if target.is_file() and not overwrite:
-        return False
-    checkpoint = load_checkpoint(path)
-    if suffix == ".safetensors":
-        export_checkpoint(target, checkpoint)
-    else:
-        save_checkpoint(target, checkpoint)
-    return True
+from neural_mesh.stages.export_checkpoint import export_checkpoints
 
 
 def main() -> None:
@@ -29,20 +17,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        "checkpoints", type=Path, nargs="+", help="files to convert; the results lie beside them"
-    )
-    parser.add_argument(
-        "--to", choices=("safetensors", "pth"), default="safetensors", help="format to write"
-    )
-    parser.add_argument(
-        "--overwrite", type=arguments.boolean, default=False, help="write again what exists"
-    )
+    option = parser.add_argument
+    option("checkpoints", type=Path, nargs="+", help="files to convert; the results lie beside")
+    option("--to", choices=("safetensors", "pth"), default="safetensors", help="format to write")
+    option("--overwrite", type=arguments.boolean, default=False, help="write again what exists")
     args = parser.parse_args()
-    written = [export(path, f".{args.to}", args.overwrite) for path in args.checkpoints]
-    print(
-        f"{console.count(sum(written), 'checkpoint')} written as {args.to}, {len(written) - sum(written)} kept"
-    )
+    export_checkpoints(args.checkpoints, args.to, args.overwrite)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from neural_mesh.machine.distributed import Group
 from neural_mesh.settings import TrainConfig
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.records import VertexAnnotation, save_annotation
+from neural_mesh.training.setup import Hardware, TrainingData
 from neural_mesh.training.trainer import Trainer
 
 SMALL_HW = (128, 336)  # of crops with a quarter of a car's pixels
@@ -83,39 +84,46 @@ def write_prepared(root: Path, crop_hw: tuple[int, int] = CATEGORIES["car"].crop
             save_annotation(prepared.vertex_annotation("multi", "car", name), annotation)
 
 
+def small_data(root: Path, config: TrainConfig, cache: str = "memory") -> TrainingData:
+    """The pictures of `write_prepared`, ready to be trained on."""
+    prepared = PreparedSet(root)
+    datasets = [
+        TrainingImages(prepared, names_of(i), mesh, config, cache=cache)
+        for i, mesh in enumerate(meshes())
+    ]
+    return TrainingData(meshes(), datasets)
+
+
 def make_trainer(group: Group, root: Path, folder: Path, config: TrainConfig) -> Trainer:
     """A trainer whose batch norm stays in evaluation mode.
 
     Its state after the first of two epochs is copied to <folder>/../../kept.
     """
     torch.set_num_threads(1)
-    prepared = PreparedSet(root)
-    datasets = [
-        TrainingImages(prepared, names_of(i), mesh, config, cache="disk")
-        for i, mesh in enumerate(meshes())
-    ]
     cpu = torch.device("cpu")
-    placement = Placement((cpu,), cpu, "test")
-    trainer = Trainer(config, meshes(), datasets, placement, folder, group=group)
-    save_state = trainer.save_state
+    hardware = Hardware(Placement((cpu,), cpu, "test"), group)
+    trainer = Trainer(config, small_data(root, config, "disk"), hardware, folder)
+    save = trainer.state_file.save
 
-    def save_and_keep() -> None:
-        save_state()
+    def save_and_keep(*arguments: object) -> None:
+        save(*arguments)
         if group.first:
             (folder.parents[1] / "kept").mkdir()
-            shutil.copy(trainer.state_path, folder.parents[1] / "kept")
+            shutil.copy(trainer.state_file.path, folder.parents[1] / "kept")
 
-    trainer.save_state = save_and_keep
-    trainer.network.train = lambda mode=True: torch.nn.Module.train(trainer.network, False)
+    trainer.state_file.save = save_and_keep
+    network = trainer.learner.network
+    network.train = lambda mode=True: torch.nn.Module.train(network, False)
     return trainer
 
 
 def outcome(trainer: Trainer) -> dict:
     """What a training ends with: losses, banks, gradients and weights."""
+    learner = trainer.learner
     return {
-        "log": trainer.log,
-        "banks": [bank.memory for bank in trainer.banks],
-        "slots": [bank.slot for bank in trainer.banks],
-        "gradients": [p.grad for p in trainer.network.parameters()],
-        "weights": [p.detach() for p in trainer.network.parameters()],
+        "log": trainer.log.rows,
+        "banks": [bank.memory for bank in learner.banks],
+        "slots": [bank.slot for bank in learner.banks],
+        "gradients": [p.grad for p in learner.network.parameters()],
+        "weights": [p.detach() for p in learner.network.parameters()],
     }

@@ -19,8 +19,8 @@ from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.loading import EpochBatches
 from neural_mesh.machine.devices import Placement, decoding_workers, place_process
 from neural_mesh.machine.distributed import Group, process_group, share
-from neural_mesh.training import trainer as training
-from neural_mesh.training.trainer import check_combination
+from neural_mesh.training import state
+from neural_mesh.training.setup import Hardware, check_combination
 
 
 def program(root: Path, out: Path) -> None:
@@ -28,14 +28,15 @@ def program(root: Path, out: Path) -> None:
     CATEGORIES["car"] = replace(CATEGORIES["car"], crop_hw=SMALL_HW)
     with process_group(cuda=False) if "RANK" in os.environ else nullcontext(Group()) as group:
         folder, found = out / f"files of rank {group.rank}", {}
-        training.SECONDS_BETWEEN_STATES = 0.0
+        state.SECONDS_BETWEEN_STATES = 0.0
         for kind, config in (
             ("frozen", replace(CONFIG, accumulate=1000, total_epochs=1)),
             ("moving", CONFIG),
         ):
             trainer = make_trainer(group, root, folder / kind, config)
             trainer.tensorboard = kind == "moving"
-            trainer.iteration = 1  # the reference takes an optimiser step at iteration 0
+            # The reference takes an optimiser step at iteration 0.
+            trainer.learner.iteration = 1
             trainer.fit()
             found[kind] = outcome(trainer)
         trainer = make_trainer(group, root, out / "kept", CONFIG)
@@ -203,12 +204,12 @@ def test_settings_that_do_not_go_together_are_refused():
         with pytest.raises(
             ValueError, match="SYNC_BATCHNORM=true needs PARALLEL=ddp on several GPUs"
         ):
-            check_combination(synchronised, devices, group, compiled=False)
+            check_combination(synchronised, Hardware(devices, group))
     with pytest.raises(
         ValueError, match="COMPILE=true does not go with PARALLEL=dp on several GPUs"
     ):
-        check_combination(CONFIG, two, Group(), compiled=True)
-    check_combination(synchronised, one, Group(0, 2, 0, 2), compiled=True)
+        check_combination(CONFIG, Hardware(two, compiled=True))
+    check_combination(synchronised, Hardware(one, Group(0, 2, 0, 2), compiled=True))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from neural_mesh.storage.checkpoints import Checkpoint
 from neural_mesh.storage.layout import PreparedSet, read_list
 from neural_mesh.storage.pictures import Photograph
 from neural_mesh.storage.records import load_annotation
-from neural_mesh.training.trainer import hold_out
+from neural_mesh.training.validation import hold_out
 
 CALIBRATION_NOISE = 30.0  # grey levels of 255, at most
 BOX_ERROR = 0.06  # of a side, at most, by which a box is off

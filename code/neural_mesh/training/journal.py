@@ -1,11 +1,11 @@
-"""What a training tells its user on the way: TensorBoard scalars and pictures. tensorboard comes in here."""
+"""What a training shows on the way: scalars and pictures for TensorBoard, the only user of it."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +13,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neural_mesh.data.dataset import TrainingImages
 from neural_mesh.settings import FEATURE_STRIDE
+from neural_mesh.solve.model import Model
 from neural_mesh.storage.files import disk_errors
 
+PICTURES = 2  # images of each mesh that get a similarity map
 GREY_SHARE = 0.35  # of the photograph under a similarity map
-LOWEST_SHOWN = 0.4  # similarity that is black; what vertices have with unlike cells of a trained network lies below
+# Similarity that is black; what vertices have with unlike cells of a trained network lies below.
+LOWEST_SHOWN = 0.4
 CROSS_RADIUS = 9  # pixels
+CROSS_COLOUR = (0, 255, 0)
 
 
 class Journal:
     """A TensorBoard log in `folder`, or nothing at all when there is no folder.
 
-    first_step: 0 starts a new log; a resumed training passes the step that it records next, and what a killed run had
-    written from there on is hidden. What is recorded is on disk at once, unlike with torch's SummaryWriter, whose thread
-    keeps two minutes of it and ends with a traceback where the disk is full.
+    first_step: 0 starts a new log; a resumed training passes the step that it records next, and
+    what a killed run had written from there on is hidden. What is recorded is on disk at once,
+    unlike with torch's SummaryWriter, whose thread keeps two minutes of it and ends with a
+    traceback where the disk is full.
 
-    Raises ValueError when tensorboard is not installed, and all methods WriteError when the disk is full.
+    Raises ValueError when tensorboard is not installed, and all methods WriteError when the disk
+    is full.
     """
 
     def __init__(self, folder: Path | None, first_step: int = 0):
@@ -41,14 +48,15 @@ class Journal:
             from torch.utils.tensorboard import summary
         except ImportError as error:
             raise ValueError(
-                f"TENSORBOARD=true needs a package ({error}); install requirements.txt or set TENSORBOARD=false"
+                f"TENSORBOARD=true needs a package ({error}); "
+                "install requirements.txt or set TENSORBOARD=false"
             ) from error
         if not first_step and folder.is_dir():
             shutil.rmtree(folder)
-        self.summary, self.event = summary, Event
-        self.path = (
-            folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
-        )  # later runs sort behind earlier ones
+        self.summary = summary
+        self.event = Event
+        # Later runs sort behind earlier ones.
+        self.path = folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
         with disk_errors(self.path):
             folder.mkdir(parents=True, exist_ok=True)
             self.records = RecordWriter(open(self.path, "xb"))
@@ -58,7 +66,8 @@ class Journal:
 
     def _add(self, **content: object) -> None:
         with disk_errors(self.path):
-            self.records.write(self.event(wall_time=time.time(), **content).SerializeToString())
+            event = self.event(wall_time=time.time(), **content)
+            self.records.write(event.SerializeToString())
             self.records.flush()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -78,6 +87,35 @@ class Journal:
             self.records.close()
 
 
+# ---- similarity maps -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def draw_similarity_maps(
+    journal: Journal, model: Model, datasets: Sequence[TrainingImages], step: int
+) -> None:
+    """Record similarity maps of a few training images. datasets: of mesh 1, 2, ..."""
+    for mesh, dataset in enumerate(datasets, start=1):
+        stride = max(1, len(dataset) // PICTURES)
+        for index in range(0, len(dataset), stride)[:PICTURES]:
+            image, positions, visible = dataset.original(index)
+            seen = visible.nonzero()[:, 0].tolist()
+            if not seen:
+                continue
+            vertex = seen[len(seen) // 2]
+            features = model.features(image[None])[0]
+            vertices, _ = model.banks(mesh)
+            picture = similarity_picture(
+                image.permute(1, 2, 0).numpy(),
+                features,
+                vertices,
+                vertex,
+                tuple(positions[vertex].tolist()),
+            )
+            name = f"similarity/mesh {mesh}, {dataset.paths[index].stem}, vertex {vertex}"
+            journal.picture(name, picture, step)
+
+
 def similarity_picture(
     image: NDArray[np.uint8],
     features: Tensor,
@@ -85,34 +123,44 @@ def similarity_picture(
     vertex: int,
     position_rc: tuple[float, float],
 ) -> NDArray[np.uint8]:
-    """What the bank sees in an image: the crop, each cell's best vertex score, and its similarity with one vertex.
+    """What the bank sees in an image.
 
-    image [H, W, 3], features [C, H/8, W/8] and bank rows `vertices` [V, C], all unit vectors; position_rc: where
-    `vertex` is annotated, marked by a cross. Returns the three one below the other; white is similarity 1.
+    The crop, each cell's best vertex score, and its similarity with one vertex, one below the
+    other; white is similarity 1.
+
+    image [H, W, 3], features [C, H/8, W/8] and bank rows `vertices` [V, C], all unit vectors;
+    position_rc: where `vertex` is annotated, marked by a cross. Returns [3 H, W, 3].
     """
     scores = torch.einsum("vc,chw->vhw", vertices, features)
-    panels = [image.copy()]
-    for scored in (scores.amax(0), scores[vertex]):
-        enlarged = np.kron(
-            scored.cpu().numpy(), np.ones((FEATURE_STRIDE, FEATURE_STRIDE), np.float32)
-        )
-        colours = 255 * heat((enlarged - LOWEST_SHOWN) / (1 - LOWEST_SHOWN))
-        blended = GREY_SHARE * image.mean(-1, keepdims=True) + (1 - GREY_SHARE) * colours
-        panels.append(blended.round().astype(np.uint8))
-    for panel in (panels[0], panels[2]):
-        _mark(panel, position_rc)
-    return np.concatenate(panels)
+    best = _score_panel(image, scores.amax(0))
+    single = _score_panel(image, scores[vertex])
+    crop = image.copy()
+    _mark(crop, position_rc)
+    _mark(single, position_rc)
+    return np.concatenate([crop, best, single])
+
+
+def _score_panel(image: NDArray[np.uint8], scores: Tensor) -> NDArray[np.uint8]:
+    """Scores [H/8, W/8] as colours over a grey image [H, W, 3]."""
+    cell = np.ones((FEATURE_STRIDE, FEATURE_STRIDE), np.float32)
+    enlarged = np.kron(scores.cpu().numpy(), cell)
+    colours = 255 * heat((enlarged - LOWEST_SHOWN) / (1 - LOWEST_SHOWN))
+    grey = image.mean(-1, keepdims=True)
+    blended = GREY_SHARE * grey + (1 - GREY_SHARE) * colours
+    return blended.round().astype(np.uint8)
 
 
 def heat(values: NDArray) -> NDArray[np.float64]:
-    """Numbers [...] -> colours [..., 3] in 0..1: black at 0 and below, then red, yellow, white at 1."""
+    """Numbers [...] -> colours [..., 3] in 0..1: black at 0, then red, yellow, white at 1."""
     return np.clip(3 * values[..., None] - np.arange(3), 0, 1)
 
 
 def _mark(image: NDArray[np.uint8], position_rc: tuple[float, float]) -> None:
-    row, column = (
-        int(np.clip(p, 0, n - 1)) for p, n in zip(position_rc, image.shape[:2], strict=True)
-    )
+    """Draw a cross into an image, in place."""
+    height, width = image.shape[:2]
+    row = int(np.clip(position_rc[0], 0, height - 1))
+    column = int(np.clip(position_rc[1], 0, width - 1))
     rows = slice(max(row - CROSS_RADIUS, 0), row + CROSS_RADIUS + 1)
     columns = slice(max(column - CROSS_RADIUS, 0), column + CROSS_RADIUS + 1)
-    image[rows, column] = image[row, columns] = (0, 255, 0)
+    image[rows, column] = CROSS_COLOUR
+    image[row, columns] = CROSS_COLOUR

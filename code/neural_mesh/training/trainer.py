@@ -9,7 +9,7 @@ from time import monotonic
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from neural_mesh.data.dataset import batches, make_loader
+from neural_mesh.data.loading import batches, make_loader
 from neural_mesh.machine import console
 from neural_mesh.settings import TrainConfig
 from neural_mesh.solve.model import Model

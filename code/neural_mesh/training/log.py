@@ -1,0 +1,128 @@
+"""What is written of a training beside its checkpoints: figures of each epoch, and a summary."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neural_mesh.settings import TrainConfig
+from neural_mesh.storage.files import csv_text, write_text
+from neural_mesh.training.setup import Hardware, TrainingData
+from neural_mesh.training.step import EpochTally
+from neural_mesh.training.validation import METRICS
+
+
+@dataclass
+class TrainingLog:
+    """Figures of the epochs so far.
+
+    rows: one for each epoch, all with the same columns. best: figures of the best validation and
+    its epoch; empty before the first.
+    """
+
+    rows: list[dict] = field(default_factory=list)
+    best: dict = field(default_factory=dict)
+
+    def add(self, tally: EpochTally, validated: Mapping[str, float] | None) -> None:
+        """Append an epoch. validated: None without validation, empty where none was due."""
+        row = {
+            "epoch": tally.epoch,
+            "loss": round(tally.mean_loss, 5),
+            "clutter_loss": round(tally.mean_clutter, 6),
+            "learning_rate": f"{tally.rate:.3e}",
+            "empty_batches": tally.empty,
+            "non_finite_batches": tally.non_finite,
+        }
+        if validated is not None:
+            row |= {name: validated.get(name, "") for name in METRICS}
+        self.rows.append(row)
+
+    def is_best(self, figures: Mapping[str, float]) -> bool:
+        """Whether a validation beats those before: by the share within pi/18, then the median."""
+        if not self.best:
+            return True
+        rank = (figures["pi/18"], -figures["median"])
+        return rank > (self.best["pi/18"], -self.best["median"])
+
+    def write(self, path: Path) -> None:
+        """Write the epochs as csv."""
+        columns = list(self.rows[0])
+        lines = [[row[column] for column in columns] for row in self.rows]
+        write_text(path, csv_text([columns, *lines]))
+
+    def total(self, column: str) -> int:
+        """The sum of a column."""
+        return sum(row[column] for row in self.rows)
+
+
+def scalars(
+    tally: EpochTally, seconds: float, validated: Mapping[str, float] | None
+) -> dict[str, float]:
+    """The figures of an epoch for TensorBoard, by name. seconds: what the epoch took."""
+    figures = {
+        "loss": tally.mean_loss,
+        "clutter_loss": tally.mean_clutter,
+        "learning_rate": tally.rate,
+        "images_per_second": tally.images / seconds,
+        "skipped/empty_batches": tally.empty,
+        "skipped/non_finite_batches": tally.non_finite,
+    }
+    return figures | {f"validation/{name}": value for name, value in (validated or {}).items()}
+
+
+def summary(
+    config: TrainConfig,
+    data: TrainingData,
+    validation_images: Sequence[int],
+    hardware: Hardware,
+    log: TrainingLog,
+    iterations: int,
+) -> dict:
+    """What was trained, on what, with what, and the figures it ended with.
+
+    The same training gives the same. validation_images: held out, of each mesh; empty without
+    validation.
+    """
+    return {
+        "settings": asdict(config),
+        "data": {
+            "fingerprint": data.fingerprint,
+            "training_images": data.sizes,
+            "validation_images": list(validation_images),
+            "mesh_vertices": [len(mesh.vertices) for mesh in data.meshes],
+        },
+        "versions": _versions(hardware),
+        "devices": {
+            "placement": hardware.devices.sentence,
+            "processes": hardware.group.size,
+            "parallel": "ddp" if hardware.group.size > 1 else "dp",
+            "compile": hardware.compiled,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+        },
+        "figures": {
+            "epochs": len(log.rows),
+            "iterations": iterations,
+            "empty_batches": log.total("empty_batches"),
+            "non_finite_batches": log.total("non_finite_batches"),
+            "last": log.rows[-1],
+            "best": log.best,
+        },
+    }
+
+
+def _versions(hardware: Hardware) -> dict[str, str | None]:
+    """Versions of what the numbers depend on."""
+    on_gpu = hardware.devices.network[0].type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda if on_gpu else None,
+    }

@@ -1,0 +1,25 @@
+"""The learning rate over a training."""
+
+from __future__ import annotations
+
+import math
+
+from neural_mesh.settings import TrainConfig
+
+WARM_UP = 0.05  # of all epochs, with the cosine schedule
+LOWEST_WARM_UP = 0.02  # of the learning rate, in the first iterations
+
+
+def learning_rate(config: TrainConfig, epoch: float) -> float:
+    """Learning rate at a (fractional) epoch.
+
+    as-executed: the reference recomputes it from the base at epochs 1, 11, ..., so that it is a
+    fifth from epoch 1 on; one would expect a fifth of the last one each time.
+    """
+    if config.schedule == "as-executed":
+        return config.learning_rate * (1.0 if epoch < 1 else 0.2)
+    done = epoch / config.total_epochs
+    if done < WARM_UP:
+        return config.learning_rate * max(done / WARM_UP, LOWEST_WARM_UP)
+    angle = math.pi * (done - WARM_UP) / (1 - WARM_UP)
+    return config.learning_rate * 0.5 * (1 + math.cos(angle))

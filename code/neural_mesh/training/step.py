@@ -1,0 +1,259 @@
+"""One iteration: features, their loss against the bank, the bank's move, the optimiser's step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from neural_mesh.data.crops import map_size
+from neural_mesh.data.dataset import TrainingSample, normalise
+from neural_mesh.geometry.meshes import Mesh
+from neural_mesh.machine.devices import send
+from neural_mesh.network.backbone import FeatureNet, build_network, cells_of
+from neural_mesh.network.bank import Bank, vertex_sums
+from neural_mesh.network.losses import clutter_loss, contrastive_loss
+from neural_mesh.settings import TrainConfig
+from neural_mesh.training.setup import Hardware, check_combination
+
+MOST_NON_FINITE = 10  # batches in a row without a finite loss, then training stops
+
+
+class MeshBatch(NamedTuple):
+    """Images of one mesh that are trained on together.
+
+    mesh: its index. sample: this process's share of the images. counts: images of each process; a
+    process that has none gets one all the same, which does not count.
+    """
+
+    mesh: int
+    sample: TrainingSample
+    counts: Sequence[int]
+
+    @property
+    def images(self) -> int:
+        """Images of all processes."""
+        return sum(self.counts)
+
+
+@dataclass
+class EpochTally:
+    """What happened in an epoch, which is counted from 0."""
+
+    epoch: int = 0
+    images: int = 0
+    batches: int = 0
+    loss: float = 0.0  # summed over the batches that were trained on
+    clutter: float = 0.0  # the part of it that is clutter loss
+    trained: int = 0  # batches that moved bank and gradient
+    empty: int = 0  # batches in which no vertex is visible
+    non_finite: int = 0  # batches whose loss is not a finite number
+    rate: float = 0.0  # the last learning rate
+
+    @property
+    def mean_loss(self) -> float:
+        """Over the batches that were trained on."""
+        return self.loss / max(self.trained, 1)
+
+    @property
+    def mean_clutter(self) -> float:
+        """Over the batches that were trained on."""
+        return self.clutter / max(self.trained, 1)
+
+
+class VertexFeatures(NamedTuple):
+    """Features of a batch beside the bank: on its device, and only of images that count.
+
+    vertices [B, V, C], noise [B, n, C], positions_rc [B, V, 2] in crop pixels, visible [B, V].
+    """
+
+    vertices: Tensor
+    noise: Tensor
+    positions_rc: Tensor
+    visible: Tensor
+
+
+class Learner:
+    """Network, banks and optimiser of one category.
+
+    With several processes each learns from its share of every batch; banks and network stay the
+    same in all. Raises ValueError for settings that do not go together.
+    """
+
+    def __init__(self, config: TrainConfig, meshes: Sequence[Mesh], hardware: Hardware):
+        check_combination(config, hardware)
+        self.config = config
+        self.devices = hardware.devices
+        self.group = hardware.group
+        self.map_hw = map_size(config.category, config.image_scale)
+        self.iteration = 0
+        self.non_finite_in_a_row = 0
+        generator = torch.Generator().manual_seed(config.seed)
+        torch.manual_seed(config.seed)
+        self.network = _network(config, hardware)
+        self.parallel = _in_parallel(self.network, hardware)
+        # A CAD model that no training image shows keeps its random bank, as in the reference.
+        self.banks = [
+            Bank.create(len(mesh.vertices), config, generator, self.devices.bank) for mesh in meshes
+        ]
+        self.optimiser = torch.optim.Adam(
+            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+
+    def step(self, batch: MeshBatch, rate: float, tally: EpochTally) -> None:
+        """One iteration, with an optimiser step when enough gradients are accumulated.
+
+        A batch without a visible vertex (the reference's weights turn into NaN there) or without a
+        finite loss is counted, and leaves banks and gradient alone. rate: the learning rate. Raises
+        ValueError when the loss stays without a finite value.
+        """
+        tally.images += batch.images
+        tally.batches += 1
+        own = batch.counts[self.group.rank]
+        seen = batch.sample.visible[:own].sum()
+        self.group.sum(seen)
+        if seen:
+            self._learn(batch, int(seen), tally)
+        else:
+            tally.empty += 1
+        # The reference takes its first step at iteration 0.
+        if self.iteration % self.config.accumulate == 0:
+            self._move_weights(rate)
+        self.iteration += 1
+
+    def try_step(self, batch: MeshBatch, rate: float, tally: EpochTally) -> bool:
+        """Take a step; False when it does not fit into the GPU's memory.
+
+        The exception is gone by then, which would keep what the failed step had computed.
+        """
+        try:
+            self.step(batch, rate, tally)
+        except torch.cuda.OutOfMemoryError:
+            return False
+        return True
+
+    def _learn(self, batch: MeshBatch, seen: int, tally: EpochTally) -> None:
+        """Loss of a batch, its gradient, and the bank's move.
+
+        seen: visible vertices in all processes together.
+        """
+        bank = self.banks[batch.mesh]
+        features = self._features(batch)
+        main = contrastive_loss(
+            features.vertices,
+            features.positions_rc,
+            features.visible,
+            bank.memory,
+            self.config,
+            seen,
+        )
+        clutter = clutter_loss(features.noise, bank.mesh_rows, batch.images)
+        clutter = self.config.weight_regularisation * clutter
+        values = torch.stack([main, clutter]).detach()
+        self.group.sum(values)
+        # The host waits for the GPU here, and not after the backward pass.
+        main_value, clutter_value = values.tolist()
+        if not math.isfinite(main_value + clutter_value):
+            self._skip_non_finite(tally)
+            return
+        # DistributedDataParallel takes the mean over processes.
+        ((main + clutter) * self.group.size).backward()
+        self._move_bank(bank, features, batch.counts)
+        tally.loss += main_value
+        tally.clutter += clutter_value
+        tally.trained += 1
+        self.non_finite_in_a_row = 0
+
+    def _features(self, batch: MeshBatch) -> VertexFeatures:
+        """Features of a batch at its vertices and at cells of clutter."""
+        device = self.devices.network[0]
+        sample = batch.sample
+        image = send(sample.image, device)
+        positions_rc = send(sample.positions, device)
+        noise_cells = send(sample.noise_cells, device)
+        cells = torch.cat([cells_of(positions_rc, self.map_hw), noise_cells], dim=1)
+        images = normalise(image).contiguous(memory_format=torch.channels_last)
+        # From here on only what counts, beside the bank.
+        own = batch.counts[self.group.rank]
+        bank_device = self.devices.bank
+        features = self.parallel(images, cells)[:own].to(bank_device)
+        positions_rc = positions_rc[:own].to(bank_device)
+        visible = send(sample.visible[:own], bank_device)
+        vertices = self.banks[batch.mesh].vertices
+        at_vertices, noise = features.split([vertices, features.shape[1] - vertices], dim=1)
+        return VertexFeatures(at_vertices, noise, positions_rc, visible)
+
+    @torch.no_grad()
+    def _move_bank(self, bank: Bank, features: VertexFeatures, counts: Sequence[int]) -> None:
+        """Move a bank towards the features of a batch, those of all processes."""
+        total, images_seen = vertex_sums(features.vertices, features.visible)
+        self.group.sum(total, images_seen)
+        bank.update(total, images_seen, self.group.concatenate(features.noise, counts))
+
+    def _move_weights(self, rate: float) -> None:
+        """An optimiser step along the accumulated gradients."""
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = rate
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def _skip_non_finite(self, tally: EpochTally) -> None:
+        tally.non_finite += 1
+        self.non_finite_in_a_row += 1
+        if self.non_finite_in_a_row >= MOST_NON_FINITE:
+            raise ValueError(
+                f"the loss was not finite in {MOST_NON_FINITE} batches in a row, "
+                f"up to epoch {tally.epoch} (iteration {self.iteration}); "
+                "try a smaller LEARNING_RATE; RESUME=true goes on from the last state on disk"
+            )
+
+    def state(self) -> dict:
+        """What a resumed training needs of all this."""
+        return {
+            "iteration": self.iteration,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "banks": [bank.state() for bank in self.banks],
+            "gradients": [parameter.grad for parameter in self.network.parameters()],
+        }
+
+    def load_state(self, state: dict) -> None:
+        """Take up what `state` gave."""
+        self.iteration = state["iteration"]
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        for bank, stored in zip(self.banks, state["banks"], strict=True):
+            bank.load_state(stored)
+        for parameter, gradient in zip(self.network.parameters(), state["gradients"], strict=True):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+
+def _network(config: TrainConfig, hardware: Hardware) -> FeatureNet:
+    """A network on its first device, in the memory layout that convolutions like best."""
+    network = build_network(config.backbone, config.pretrained)
+    network = network.to(hardware.devices.network[0])
+    network = network.to(memory_format=torch.channels_last)
+    if config.sync_batchnorm:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if hardware.compiled:
+        network.compile()
+    return network
+
+
+def _in_parallel(network: FeatureNet, hardware: Hardware) -> nn.Module:
+    """The network as devices and processes need it; it shares its parameters.
+
+    Batch norm stays per replica. Of its running statistics those of rank 0 are kept, and by
+    DataParallel those of the first device.
+    """
+    devices = list(hardware.devices.network)
+    if hardware.group.size > 1:
+        own_gpu = devices if devices[0].type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(network, device_ids=own_gpu)
+    if len(devices) > 1:
+        return nn.DataParallel(network, device_ids=devices)
+    return network
