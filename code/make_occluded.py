@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from neural_mesh.compare.kernels_numba import rasterize
+from neural_mesh.compare.kernels_numba import rasterise
 from neural_mesh.data.occluded_pascal3d import (
     is_written,
     write_image,
@@ -78,7 +78,7 @@ def silhouette(
     """Object mask [H, W] (255 or 0): the CAD model at a pose, in a picture enlarged by `scale` and then moved."""
     pixels = project(mesh.vertices, pose, focal_px)
     depth = -points_in_pascal_cam(mesh.vertices, pose)[:, 2]
-    face_of, _, _ = rasterize(pixels * scale + offset_xy, depth, mesh.faces, *size_hw)
+    face_of, _, _ = rasterise(pixels * scale + offset_xy, depth, mesh.faces, *size_hw)
     return np.where(face_of >= 0, 255, 0).astype(np.uint8)
 
 
@@ -300,7 +300,7 @@ def main() -> None:
             else:
                 work, names, rules = (
                     occlude_prepared,
-                    sorted(PreparedSet(args.prepared).wanted("single", category)),
+                    sorted(PreparedSet(args.prepared).image_names("single", category)),
                     "",
                 )
             for level in args.levels:

@@ -12,11 +12,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from neural_mesh.compare.rendering import RENDERERS
 from neural_mesh.machine import arguments, console
 from neural_mesh.photographs.calibration_images import CalibrationOptions
 from neural_mesh.photographs.results import REFERENCE
 from neural_mesh.settings import PhotographConfig, SolveConfig
+from neural_mesh.solve.choose_renderer import RENDERERS
 from neural_mesh.stages.predict import FinderOptions, PredictOptions, calibrate, predict
 
 DEFAULT = PhotographConfig()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from neural_mesh.compare.rendering import RENDERERS
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import SolveConfig
+from neural_mesh.solve.choose_renderer import RENDERERS
 from neural_mesh.solve.model import PRECISIONS
 from neural_mesh.solve.shards import Shard
 from neural_mesh.stages.networks import TrainedNetworks

@@ -37,8 +37,10 @@ machine      devices distributed resources console workers arguments
 network      backbone bank losses
 data         kitti augmentation crops dataset decoded_crops downloads mat_files pascal3d splits
 data         textures occlusion occluded_pascal3d
-compare      scene kernels_numba kernels_triton with_triton rendering
-solve        halving model batches pose mesh_solver shards run
+compare      scene kernels_numba rasteriser steps specification with_numba with_pytorch3d
+compare      triton_numbers triton_rays triton_loss triton_kernels kernels_triton with_triton
+solve        plan starts candidates solver choose_renderer halving model batches mesh_solver
+solve        shards run
 training     journal schedule setup step trainer validation log state
 pictures     canvas captions colours drawing edges manifest mesh_overlay landscape loss_curves
 pictures     occluder_map figures contact_sheet film plots resizing selection solved match

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from neural_mesh.compare.rendering import make_scene, rasterise_poses
+from neural_mesh.compare.rasteriser import rasterise_poses
+from neural_mesh.compare.scene import make_scene
 from neural_mesh.geometry import cameras
 from neural_mesh.geometry.cameras import MapCamera, Pose
 from neural_mesh.geometry.meshes import CuboidGrid, cuboid_mesh

@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from neural_mesh.compare import rendering
+from neural_mesh.compare import with_triton
 from neural_mesh.data import dataset
-from neural_mesh.solve import pose
+from neural_mesh.solve import choose_renderer
 from neural_mesh.solve import run as solve_run
 
 CPU = torch.device("cpu")
@@ -226,7 +226,7 @@ def interpreted(kernel: object, grid: tuple, args: tuple, options: dict) -> None
 def pretend_gpus(count: int, run: Callable = interpreted) -> Iterator[PretendGPUs]:
     """Let this machine have `count` GPUs. run: what a launch of Triton does, with the kernel, grid, arguments and options."""
     mode = PretendGPUs()
-    caches = dataset._statistics, pose.triton_agrees, rendering.triton_shape
+    caches = dataset._statistics, choose_renderer.triton_agrees, with_triton.mesh_on_device
     with ExitStack() as stack:
         for cache in caches:
             cache.cache_clear()
@@ -245,8 +245,8 @@ def pretend_gpus(count: int, run: Callable = interpreted) -> Iterator[PretendGPU
         )
         in_thread = partial(ThreadPoolExecutor, initializer=mode.__enter__)
         stack.enter_context(mock.patch.object(solve_run, "ThreadPoolExecutor", in_thread))
-        if rendering.has_triton(torch.device("cuda")):
-            kernels = rendering.triton_kernels()
+        if with_triton.has_triton(torch.device("cuda")):
+            kernels = with_triton.kernels()
             watched = {
                 name: Kernel(getattr(kernels, name), mode, run)
                 for name in ("compare_kernel", "advance_kernel")

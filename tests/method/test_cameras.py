@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neural_mesh.compare.rendering import look_at
+from neural_mesh.compare.scene import look_at
 from neural_mesh.geometry import cameras
 from neural_mesh.geometry.cameras import Pose, consistent_camera, points_in_pascal_cam, project
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from neural_mesh.compare.with_numba import NumbaRenderer
+from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import CuboidGrid, cuboid_mesh
 from neural_mesh.machine.devices import images_at_a_time
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.settings import SolveConfig, TrainConfig
-from neural_mesh.solve import mesh_solver, pose, run, shards
+from neural_mesh.solve import mesh_solver, run, shards, solver
 from neural_mesh.solve.batches import ANY_MESH
 from neural_mesh.solve.mesh_solver import MeshSolver
 from neural_mesh.solve.model import Model, resolve_precision
@@ -187,13 +189,13 @@ def test_a_merge_leaves_alone_what_it_did_not_use(maps, tmp_path, capsys):
 def test_the_start_grid_is_rendered_once_and_gives_the_same_bytes(maps, tmp_path, monkeypatch):
     made = []
     solve = mesh_solver.solve
-    starts_of = mesh_solver.starts_of
+    make_starts = solver.make_starts
 
     def counted_starts(*arguments):
-        made.append(starts_of(*arguments))
+        made.append(make_starts(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(mesh_solver, "starts_of", counted_starts)
+    monkeypatch.setattr(solver, "make_starts", counted_starts)
     solve_all(tmp_path / "once", maps)
     assert len(made) == 1
     monkeypatch.setattr(mesh_solver, "solve", lambda *arguments: solve(*arguments[:-1]))
@@ -222,15 +224,15 @@ def test_of_several_meshes_one_without_a_finite_loss_is_never_the_best(monkeypat
     losses = {1: [np.nan, 0.2, 0.3, np.nan], 2: [0.5, 0.1, np.nan, np.nan]}
     model = noise_model()
     model.checkpoint.memory = [0, 0]
-    keys = ("azimuth", "elevation", "theta", "distance", "start")
-    columns = {key: np.zeros(4) for key in keys}
+    zeros = np.zeros(4)
+    pose = Pose(zeros, zeros, zeros, zeros)
 
     def solve(solver, number, features):
-        return SimpleNamespace(**columns, loss=np.array(losses[number]))
+        return SimpleNamespace(pose=pose, start=zeros, loss=np.array(losses[number]))
 
     monkeypatch.setattr(MeshSolver, "solve", solve)
-    solver = MeshSolver(model, CONFIG, "numba")
-    solved = solver.solve_images(ANY_MESH, torch.zeros(4, 8, *MAP_HW))
+    mesh_solver = MeshSolver(model, CONFIG, NumbaRenderer())
+    solved = mesh_solver.solve_images(ANY_MESH, torch.zeros(4, 8, *MAP_HW))
     assert [image.mesh for image in solved] == [2, 2, 1, 1]
     assert [image.loss for image in solved[:3]] == [0.5, 0.1, 0.3]
 
@@ -290,6 +292,6 @@ def test_precision_of_the_backbone():
 
 
 def test_memory_budget_is_a_share_of_what_is_free(monkeypatch):
-    assert 0 < pose.memory_budget(torch.device("cpu")) <= pose.MEMORY_BUDGET
+    assert 0 < solver.memory_budget(torch.device("cpu")) <= solver.MEMORY_BUDGET
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
-    assert pose.memory_budget(torch.device("cuda")) == 250
+    assert solver.memory_budget(torch.device("cuda")) == 250

@@ -7,7 +7,7 @@ import json
 import shutil
 import weakref
 import zlib
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ from neural_mesh.network.losses import clutter_loss, contrastive_loss
 from neural_mesh.settings import ALL_AZIMUTHS, FIXED_RECIPE, Azimuths, TrainConfig
 from neural_mesh.solve import mesh_solver
 from neural_mesh.solve.model import load_model
-from neural_mesh.solve.pose import Poses
+from neural_mesh.solve.solver import SolvedPoses
 from neural_mesh.storage.checkpoints import (
     Checkpoint,
     export_checkpoint,
@@ -548,8 +548,10 @@ def test_validation_goes_on_in_halves_when_memory_is_short(noise_pictures, tmp_p
         tried.append(len(features))
         if len(features) > 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        filled = {f.name: np.full(len(features), truth.get(f.name, 0.0)) for f in fields(Poses)}
-        return Poses(**filled)
+        zeros = np.zeros(len(features))
+        angles = {name: np.full(len(features), angle) for name, angle in truth.items()}
+        pose = Pose(**angles, distance=zeros)
+        return SolvedPoses(pose, zeros, zeros, zeros, zeros, zeros)
 
     truth = {"azimuth": 0.7, "elevation": 0.2, "theta": 0.1}
     monkeypatch.setattr(mesh_solver, "solve", small)

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from helpers.small_results import CUBOID
-from neural_mesh.compare import rendering
-from neural_mesh.compare.rendering import Target, make_scene
+from neural_mesh.compare.rasteriser import rasterise_poses
+from neural_mesh.compare.scene import Scene, Target, make_scene
+from neural_mesh.compare.specification import TorchRenderer
 from neural_mesh.geometry.cameras import MapCamera, Pose, project
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.pictures.canvas import DPI, save_figure
@@ -77,13 +78,13 @@ def test_a_picture_without_any_mesh_in_view_is_the_image():
     np.testing.assert_array_equal(draw_mesh(image, CUBOID, POSES[0], camera), image)
 
 
-def planted() -> tuple[rendering.Scene, np.ndarray, np.ndarray, np.ndarray]:
+def planted() -> tuple[Scene, np.ndarray, np.ndarray, np.ndarray]:
     """A scene, scores [P, V], clutter [P] and the labels that they must give: every third row of
     the map is occluded.
     """
     scene, pose = make_scene(CUBOID, CAMERA), POSES[0]
     centre, rotation = camera_of_pose(pose)
-    on_mesh = rendering.rasterise_poses(scene, centre[None], rotation[None])[0][0] >= 0
+    on_mesh = rasterise_poses(scene, centre[None], rotation[None])[0][0] >= 0
     occluded = np.broadcast_to(np.arange(12)[:, None] % 3 == 0, (12, 20))
     scores = np.full((240, len(CUBOID.vertices)), 0.5)
     clutter = np.where(occluded, 0.6, 0.4).ravel()
@@ -137,7 +138,7 @@ def test_scans_have_their_minimum_at_a_planted_pose_and_their_value_is_the_loss(
     """A target that only the cells of the planted picture score in: any other pose covers others."""
     scene, pose = make_scene(CUBOID, CAMERA), POSES[0]
     centre, rotation = camera_of_pose(pose)
-    face, _, bary = rendering.rasterise_poses(scene, centre[None], rotation[None])
+    face, _, bary = rasterise_poses(scene, centre[None], rotation[None])
     scores = np.full((240, len(CUBOID.vertices)), -0.5)
     for p, f in enumerate(face.ravel()):
         if f >= 0:
@@ -147,8 +148,8 @@ def test_scans_have_their_minimum_at_a_planted_pose_and_their_value_is_the_loss(
             scores[p] = np.exp(-((distance / 0.1) ** 2))
     target = Target(torch.as_tensor(scores)[None].float(), torch.zeros(1, 240))
     scans = loss_scans(scene, target, pose, (pose.azimuth + 2 * np.pi - 0.3, 0.5, -2.0), points=61)
-    loss, _, _ = rendering.compare(
-        scene, target, torch.as_tensor(centre)[None], torch.as_tensor(rotation)[None], "torch"
+    loss, _, _ = TorchRenderer(torch.device("cpu")).compare(
+        scene, target, torch.as_tensor(centre)[None], torch.as_tensor(rotation)[None]
     )
     for scan in scans:
         assert scan.loss == pytest.approx(float(loss[0]), abs=1e-6)

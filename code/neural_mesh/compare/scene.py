@@ -23,7 +23,7 @@ barycentric coordinates only. Every renderer leaves out a triangle that has a co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -44,8 +44,9 @@ ADAM_EPSILON = 1e-8  # torch.optim.Adam's default, which the reference uses
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What is rendered: vertices [V, 3] float64, faces [F, 3] int32, the camera, and the grid if it
-    is a cuboid.
+    """What is rendered: a mesh and the camera that sees it.
+
+    vertices [V, 3]: in the object frame. faces [F, 3]. cuboid: the grid, if the mesh is one.
     """
 
     vertices: NDArray[np.float64]
@@ -55,16 +56,24 @@ class Scene:
 
 
 def make_scene(mesh: Mesh, camera: MapCamera) -> Scene:
-    """A mesh in the object frame and a camera, recognising cuboids, which have a faster renderer."""
+    """A mesh in the object frame and a camera; cuboids are recognised, they render faster."""
     vertices = np.ascontiguousarray(mesh.vertices, np.float64)
     faces = np.ascontiguousarray(mesh.faces, np.int32)
     return Scene(vertices, faces, camera, find_cuboid(Mesh(vertices, faces)))
 
 
+def widened(scene: Scene, margin_rc: tuple[int, int]) -> Scene:
+    """The same scene on a map that has so many more cells (rows, columns) on every side."""
+    camera = scene.camera
+    rows, columns = margin_rc
+    x, y = camera.principal_xy
+    height, width = camera.map_hw
+    map_hw = height + 2 * rows, width + 2 * columns
+    return replace(scene, camera=MapCamera(camera.focal, (x + columns, y + rows), map_hw))
+
+
 def find_cuboid(mesh: Mesh) -> CuboidGrid | None:
-    """The grid that `meshes.cuboid_mesh` makes this mesh from, to 1e-6 of its size; None for any
-    other mesh.
-    """
+    """The grid that `meshes.cuboid_mesh` makes this mesh from, to 1e-6 of its size, or None."""
     if len(mesh.vertices) < 24 or len(mesh.faces) < 12:
         return None
     low = mesh.vertices.min(0)
@@ -88,10 +97,9 @@ def _count_ticks(coordinates: NDArray, tolerance: float) -> int:
 
 
 def look_at(centre: Tensor, theta: Tensor) -> Tensor:
-    """object_from_cv_cam [..., 3, 3] of cameras at `centre` [..., 3] that look at the origin, z up,
-    turned by theta [...].
+    """object_from_cv_cam [..., 3, 3] of cameras that look at the origin, z up, turned by theta.
 
-    theta > 0 turns the picture counter-clockwise (spec of PASCAL3D+). On the vertical axis the
+    centre [..., 3], theta [...]. theta > 0 turns the picture counter-clockwise (spec of PASCAL3D+). On the vertical axis the
     camera's right is +x.
     """
     distance = centre.norm(dim=-1, keepdim=True).clamp_min(TINY)
@@ -108,20 +116,17 @@ def look_at(centre: Tensor, theta: Tensor) -> Tensor:
 
 
 def principal_points(camera: MapCamera, centre: Tensor, principal_xy: Tensor | None) -> Tensor:
-    """Principal points [B, 2] of B cameras at `centre` [B, 3]: the camera's own where no others are
-    given.
-    """
+    """Principal points [B, 2] of B cameras at `centre` [B, 3]: the camera's own by default."""
     if principal_xy is None:
         return centre.new_tensor(camera.principal_xy).expand(len(centre), 2)
     return principal_xy.to(centre)
 
 
 def principal_gradient(camera: MapCamera, rotation: Tensor, grad_rotation: Tensor) -> Tensor:
-    """Gradient [B, 2] of the loss by the principal point in cells, from what a renderer's `compare`
-    returns.
+    """Gradient [B, 2] of the loss by the principal point in cells, from a renderer's gradients.
 
-    No rendering is needed: a ray d = ((x - principal_x) / focal, .., 1) enters the score through R
-    d alone, dO/dd = t R^T q. The third column of the rotation's gradient is the sum of t q, because
+    No rendering is needed: a ray d = ((x - principal_x) / focal, .., 1) enters the score through
+    the product R d alone, dO/dd = t R^T q. The third column of the rotation's gradient is the sum of t q, because
     d's third number is 1.
     """
     return -(rotation.mT @ grad_rotation[..., 2:])[..., :2, 0] / camera.focal
@@ -215,6 +220,8 @@ class PictureTable:
 
 
 # ---- what kernels take: arrays for numba, tensors on the device for PyTorch and Triton ----
+# Compiled kernels stay on disk and do not notice when fields of the same type change places here:
+# whoever does that also touches kernels_numba.py.
 
 
 class MeshArrays(NamedTuple):
@@ -239,6 +246,16 @@ class MapScores(NamedTuple):
     clutter: NDArray | Tensor
     use_clutter: bool
     width: int
+
+
+class TableArrays(NamedTuple):
+    """A `PictureTable` over which a map is laid with its first cell on the pictures' (row, col)."""
+
+    corners: NDArray[np.int32]
+    bary: NDArray[np.float32]
+    width: int
+    row: int
+    col: int
 
 
 class Views(NamedTuple):

@@ -1,14 +1,132 @@
-"""Render-and-compare on a GPU, by the kernels of `kernels_triton`.
+"""Render-and-compare on a GPU, by the kernels of `kernels_triton`."""
 
-`kernels_triton` has two functions for the host, and takes the named tuples of `scene` with tensors
-on the device:
+from __future__ import annotations
 
-    compare(mesh: MeshArrays, focal: float, scores: MapScores, views: Views) -> Gradients
-    advance(mesh: MeshArrays, focal: float, scores: MapScores, candidates: Candidates,
-            rules: StepRules, stage: Stage, path: Tensor) -> None
+import importlib.util
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import ClassVar
 
-mesh.vertices and .faces are what `kernels_triton.place_mesh` returns, low, high and samples are
-NumPy arrays, is_cuboid is a bool. scores.scores and .clutter are contiguous float32; without a
-clutter, `clutter` is the scores again and `use_clutter` False. views: contiguous float32.
-candidates: contiguous, float64 and int64. path: [B, K, rows, 7] float64.
-"""
+import torch
+from torch import Tensor
+
+from neural_mesh.compare.rasteriser import rasterised_table
+from neural_mesh.compare.scene import (
+    Candidates,
+    Gradients,
+    MapScores,
+    MeshArrays,
+    PictureTable,
+    Scene,
+    Stage,
+    StepRules,
+    Target,
+    Views,
+    principal_points,
+    score_target,
+)
+from neural_mesh.compare.specification import compare_table
+from neural_mesh.compare.with_numba import mesh_arrays
+
+
+@dataclass(frozen=True)
+class TritonRenderer:
+    """`Renderer` on a GPU, or in Triton's interpreter."""
+
+    device: torch.device
+    name: ClassVar[str] = "triton"
+
+    def target(self, features: Tensor, bank: Tensor, clutter: Tensor | None) -> Target:
+        """See `Renderer.target`."""
+        return score_target(features, bank, clutter)
+
+    def compare(
+        self,
+        scene: Scene,
+        target: Target,
+        centre: Tensor,
+        rotation: Tensor,
+        principal_xy: Tensor | None = None,
+    ) -> Gradients:
+        """See `Renderer.compare`; in float32, whatever the dtype of `centre`."""
+        principal_xy = principal_points(scene.camera, centre, principal_xy)
+        views = Views(_single(centre), _single(rotation), _single(principal_xy))
+        result = kernels().compare(
+            mesh_on_device(scene, centre.device),
+            float(scene.camera.focal),
+            scores_on_device(target, scene.camera.map_hw[1]),
+            views,
+        )
+        return Gradients(*(x.to(centre) for x in result))
+
+    def table(
+        self,
+        scene: Scene,
+        centre: Tensor,
+        rotation: Tensor,
+        margin_rc: tuple[int, int] = (0, 0),
+    ) -> PictureTable:
+        """See `Renderer.table`."""
+        return rasterised_table(scene, centre, rotation, margin_rc, torch.int64)
+
+    def compare_table(
+        self, table: PictureTable, target: Target, shift_rc: tuple[int, int] = (0, 0)
+    ) -> Tensor:
+        """See `Renderer.compare_table`."""
+        return compare_table(table, target, shift_rc)
+
+    def advance(
+        self,
+        scene: Scene,
+        target: Target,
+        candidates: Candidates,
+        rules: StepRules,
+        stage: Stage,
+        trace: bool = False,
+    ) -> Tensor:
+        """See `Renderer.advance`; the whole stage is one kernel, which the host does not await."""
+        rows = stage.rows if trace else 0
+        path = candidates.poses.new_empty(*candidates.loss.shape, rows, 7)
+        kernels().advance(
+            mesh_on_device(scene, target.scores.device),
+            float(scene.camera.focal),
+            scores_on_device(target, scene.camera.map_hw[1]),
+            candidates,
+            rules,
+            stage,
+            path,
+        )
+        return path
+
+
+def has_triton(device: torch.device) -> bool:
+    """Whether Triton is installed and a device is a GPU, or its interpreter is asked for."""
+    on_gpu = device.type == "cuda" or bool(os.environ.get("TRITON_INTERPRET"))
+    return on_gpu and importlib.util.find_spec("triton") is not None
+
+
+def kernels() -> ModuleType:
+    """`kernels_triton`, imported when first called: triton comes only with PyTorch for CUDA."""
+    from neural_mesh.compare import kernels_triton
+
+    return kernels_triton
+
+
+@lru_cache(maxsize=4)
+def mesh_on_device(scene: Scene, device: torch.device) -> MeshArrays:
+    """The mesh as the kernels take it; it stays on the device, since every call reads it."""
+    return kernels().place_mesh(mesh_arrays(scene), device)
+
+
+def scores_on_device(target: Target, width: int) -> MapScores:
+    """Scores and clutter of maps `width` cells wide as the kernels take them."""
+    scores = target.scores.float().contiguous()
+    if target.clutter is None:
+        return MapScores(scores, scores, False, width)
+    return MapScores(scores, target.clutter.float().contiguous(), True, width)
+
+
+def _single(values: Tensor) -> Tensor:
+    return values.detach().float().contiguous()

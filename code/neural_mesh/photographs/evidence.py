@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_mesh.compare.rendering import make_scene, rasterise_poses
+from neural_mesh.compare.rasteriser import rasterise_poses
+from neural_mesh.compare.scene import make_scene
 from neural_mesh.geometry.cameras import MapCamera, Pose, geodesic_distance, mean_rotation
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.photographs.poses import Candidates

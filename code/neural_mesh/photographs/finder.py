@@ -34,9 +34,12 @@ from neural_mesh.settings import (
     PhotographConfig,
     SolveConfig,
 )
+from neural_mesh.solve.choose_renderer import choose_renderer
 from neural_mesh.solve.mesh_solver import MeshSolver
 from neural_mesh.solve.model import Model, load_model
-from neural_mesh.solve.pose import make_plan, resolve_renderer, solve, start_poses
+from neural_mesh.solve.plan import make_plan
+from neural_mesh.solve.solver import solve
+from neural_mesh.solve.starts import start_poses
 from neural_mesh.storage.pictures import Photograph, photograph_of
 
 # starts of the reference's route: no theta, and distances 4.4, 5 and 5.7 of 5
@@ -52,7 +55,7 @@ class PoseFinder:
 
     model: see `inference.load_model`. config: how. calibration: what turns evidence into
     confidence, see `use_calibration`. solve_config: in place of the solver's defaults; its place in
-    a crop is always searched too. renderer: see `pose.resolve_renderer`.
+    a crop is always searched too. renderer: see `choose_renderer`.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class PoseFinder:
         self.model = model
         self.config = config or PhotographConfig()
         self.calibration: Calibration | None = None
-        self.renderer = resolve_renderer(renderer, model.device)
+        self.renderer = choose_renderer(renderer, model.device)
         trained = model.checkpoint.config
         self.crop_hw = category_settings(trained.category).crop_hw
         self.cell = FEATURE_STRIDE / trained.image_scale  # crop pixels
@@ -79,7 +82,7 @@ class PoseFinder:
             shifts=self.config.picture_places,
         )
         self.solvers: dict[SolveConfig, MeshSolver] = {}
-        self.camera = self._solver(self.solve_config).camera
+        self.camera = self._solver(self.solve_config).setup.camera
         self.outlines = framing.usual_outlines(model.mesh(1))
 
     # ---- finding ----
@@ -204,13 +207,7 @@ class PoseFinder:
             solved = solver.solve(number, features)
             # of the distances and places that a view is started at, the best one
             view_losses = solved.start_losses.reshape(len(features), -1, len(views)).min(1)
-            pose = Pose(
-                solved.azimuth,
-                solved.elevation,
-                solved.theta,
-                solved.distance,
-                solved.principal_xy * self.cell,
-            )
+            pose = replace(solved.pose, principal_xy=solved.pose.principal_xy * self.cell)
             mesh = np.full(len(features), number)
             every_mesh.append(Candidates(pose, solved.loss, mesh, view_losses, views))
         return Candidates.best_of(every_mesh)
@@ -323,18 +320,8 @@ class PoseFinder:
         features = self._features([photograph], [Framing(scale, pose.pose.principal_xy)])
         cuboid = self.model.mesh(pose.mesh)
         bank, clutter = self.model.banks(pose.mesh)
-        solver = self._solver(self.solve_config)
-        solved = solve(
-            cuboid,
-            features,
-            bank,
-            clutter,
-            self.solve_config,
-            solver.camera,
-            solver.start_distance,
-            self.renderer,
-            trace=True,
-        )
+        setup = self._solver(self.solve_config).setup
+        solved = solve(cuboid, features, bank, clutter, setup, trace=True)
         path = solved.path[0]
         poses = []
         for step in film_steps(path):

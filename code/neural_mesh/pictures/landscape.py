@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from neural_mesh.compare import rendering
-from neural_mesh.compare.rendering import Scene, Target
+from neural_mesh.compare.scene import Scene, Target
+from neural_mesh.compare.with_numba import NumbaRenderer
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.pictures.captions import ANGLE_NAMES
 from neural_mesh.pictures.mesh_overlay import camera_of_pose
@@ -57,8 +57,9 @@ def losses_of(scene: Scene, target: Target, poses: Sequence[Pose]) -> NDArray[np
     cameras = [camera_of_pose(pose) for pose in poses]
     centre = torch.as_tensor(np.stack([centre for centre, _ in cameras]))
     object_from_cv_cam = torch.as_tensor(np.stack([rotation for _, rotation in cameras]))
-    table = rendering.render_table(scene, centre, object_from_cv_cam, "numba")
-    return rendering.compare_table(table, target, "numba")[0].numpy()
+    renderer = NumbaRenderer()
+    table = renderer.table(scene, centre, object_from_cv_cam)
+    return renderer.compare_table(table, target)[0].numpy()
 
 
 def loss_scans(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neural_mesh.compare.rendering import Scene, Target, make_scene, make_target
+from neural_mesh.compare.scene import Scene, Target, make_scene, score_target
 from neural_mesh.data.crops import read_crop
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.pictures.landscape import losses_of
@@ -62,7 +62,7 @@ def match_image(solved: SolvedSet, i: int) -> Match:
     images = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None]
     features = solved.model.features(images).cpu()
     bank, clutter = (tensor.cpu() for tensor in solved.model.banks(number))
-    target = make_target(features, bank, clutter)
+    target = score_target(features, bank, clutter)
     compared = target if config["solve"]["clutter"] else replace(target, clutter=None)
     scene = make_scene(solved.model.mesh(number), solved.camera(i))
     return Match(scene, target, compared, features, bank, clutter)

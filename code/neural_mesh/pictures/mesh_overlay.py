@@ -11,11 +11,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from neural_mesh.compare import rendering
-from neural_mesh.compare.kernels_numba import rasterize
+from neural_mesh.compare.kernels_numba import rasterise
 from neural_mesh.geometry.cameras import MapCamera, Pose
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.pictures.colours import ORANGE, SKY
@@ -49,8 +47,13 @@ def fit_camera(camera: MapCamera, image: NDArray) -> MapCamera:
 
 def camera_of_pose(pose: Pose) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Camera centre [3] and rotation object_from_cv_cam [3, 3], as the solver makes them."""
+    # Inside, since a report that is up to date needs neither.
+    import torch
+
+    from neural_mesh.compare.scene import look_at
+
     theta = torch.tensor(pose.theta, dtype=torch.float64)
-    rotation = rendering.look_at(torch.as_tensor(pose.centre), theta)
+    rotation = look_at(torch.as_tensor(pose.centre), theta)
     return pose.centre, rotation.numpy()
 
 
@@ -95,12 +98,14 @@ class _Layer(NamedTuple):
 
 def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
     """The mesh as the camera sees it."""
+    from neural_mesh.compare.scene import find_cuboid
+
     centre, object_from_cv_cam = camera_of_pose(pose)
     points_cam = (mesh.vertices - centre) @ object_from_cv_cam
     depth = points_cam[:, 2]
     with np.errstate(divide="ignore", invalid="ignore"):
         points_xy = camera.principal_xy + camera.focal * points_cam[:, :2] / depth[:, None]
-    face, z, bary = rasterize(points_xy, depth, mesh.faces, *camera.map_hw)
+    face, z, bary = rasterise(points_xy, depth, mesh.faces, *camera.map_hw)
     covered = face >= 0
 
     normals = _normals_to_camera(points_cam[mesh.faces])
@@ -117,7 +122,7 @@ def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
     outline = thicken(depth_edges(depth, DEPTH_JUMP * size), width // 600)
     crease = thicken(creases(face, normals, CREASE_COSINE), width // 1300)
     line = np.maximum(CREASE_STRENGTH * crease, outline)
-    if rendering.find_cuboid(mesh) is not None:
+    if find_cuboid(mesh) is not None:
         # Two triangles in a row make a cell.
         cell = thicken(label_edges(np.where(covered, face // 2, -1)), width // 1300)
         line = np.maximum(line, CELL_STRENGTH * cell)

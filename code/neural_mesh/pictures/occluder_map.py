@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_mesh.compare import rendering
-from neural_mesh.compare.rendering import Scene
+from neural_mesh.compare.rasteriser import rasterise_poses
+from neural_mesh.compare.scene import Scene
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.pictures.edges import label_edges
 from neural_mesh.pictures.mesh_overlay import camera_of_pose
@@ -31,7 +31,7 @@ def occluder_map(scene: Scene, scores: NDArray, clutter: NDArray, pose: Pose) ->
     mesh it is BACKGROUND.
     """
     centre, object_from_cv_cam = camera_of_pose(pose)
-    face, _, bary = rendering.rasterise_poses(scene, centre[None], object_from_cv_cam[None])
+    face, _, bary = rasterise_poses(scene, centre[None], object_from_cv_cam[None])
     face = face.ravel()
     corner_scores = np.take_along_axis(np.asarray(scores), scene.faces[face], axis=1)
     object_score = (corner_scores * bary.reshape(-1, 3)).sum(-1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from neural_mesh.compare.with_numba import NumbaRenderer
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.pose_error import pose_errors
@@ -29,7 +30,7 @@ from neural_mesh.pictures.occluder_map import colour_occluder_map
 from neural_mesh.pictures.resizing import enlarge, shrink
 from neural_mesh.pictures.solved import SolvedSet
 from neural_mesh.settings import SolveConfig
-from neural_mesh.solve.pose import solve
+from neural_mesh.solve.solver import make_setup, solve
 
 # Pixels that smaller crops are enlarged towards, so that overlays have fine lines.
 PICTURE_WIDTH = 1344
@@ -131,10 +132,7 @@ def solve_again(solved: SolvedSet, i: int, match: Match) -> list[Stop]:
         match.features,
         match.bank,
         match.clutter,
-        SolveConfig(**settings),
-        camera,
-        config["start_distance"],
-        "numba",
+        make_setup(SolveConfig(**settings), camera, config["start_distance"], NumbaRenderer()),
         trace=True,
     )
     path = found.path[0]
@@ -143,9 +141,8 @@ def solve_again(solved: SolvedSet, i: int, match: Match) -> list[Stop]:
         label = f"step {k} of {len(path) - 1}"
         loss = float(found.path_losses[0, k])
         way.append(Stop(label, pose_of_iterate(path[k]), found.path_principal_xy[0, k], loss))
-    numbers = (found.azimuth, found.elevation, found.theta, found.distance)
-    result = Pose(*(float(values[0]) for values in numbers))
-    way.append(Stop("result", result, found.principal_xy[0], float(found.loss[0])))
+    result = found.pose[0]
+    way.append(Stop("result", result, result.principal_xy, float(found.loss[0])))
     return way
 
 

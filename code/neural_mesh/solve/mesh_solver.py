@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from neural_mesh.compare.scene import Renderer
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.settings import SolveConfig
 from neural_mesh.solve.batches import ANY_MESH
 from neural_mesh.solve.halving import in_halves
 from neural_mesh.solve.model import Model
-from neural_mesh.solve.pose import Poses, Starts, choose_camera, solve, starts_of
+from neural_mesh.solve.plan import choose_camera
+from neural_mesh.solve.solver import SolvedPoses, make_setup, solve
+from neural_mesh.solve.starts import Starts
 
 
 class SolvedImage(NamedTuple):
@@ -52,30 +56,30 @@ class MeshSolver:
     GPU's memory is too small for a batch, see `in_halves`.
     """
 
-    def __init__(self, model: Model, config: SolveConfig, renderer: str):
+    def __init__(self, model: Model, config: SolveConfig, renderer: Renderer):
         trained = model.checkpoint.config
         self.model = model
         self.config = config
-        self.renderer = renderer
-        self.camera, self.start_distance = choose_camera(
+        camera, start_distance = choose_camera(
             config, trained.category, model.map_hw, trained.image_scale
         )
+        self.setup = make_setup(config, camera, start_distance, renderer)
         self.ready: dict[int, ReadyMesh] = {}  # by the mesh's number
 
-    def solve(self, number: int, features: Tensor) -> Poses:
+    def solve(self, number: int, features: Tensor) -> SolvedPoses:
         """Poses of mesh `number` in feature maps [B, C, H, W]."""
-        setup = self.config, self.camera, self.start_distance, self.renderer
+        # Every batch of a mesh begins with the same starts.
         if number not in self.ready:
             mesh = self.model.mesh(number)
-            starts = starts_of(mesh, *setup, features.device)
+            starts = self.setup.starts(mesh)
             self.ready[number] = ReadyMesh(mesh, *self.model.banks(number), starts)
         mesh, bank, clutter, starts = self.ready[number]
         parts = in_halves(
-            lambda part: solve(mesh, features[part], bank, clutter, *setup, starts),
+            lambda part: solve(mesh, features[part], bank, clutter, self.setup, starts),
             len(features),
             "score volumes",
         )
-        return Poses.joined(parts)
+        return SolvedPoses.joined(parts)
 
     def solve_images(self, mesh: int, features: Tensor) -> list[SolvedImage]:
         """What is found in each of the feature maps [B, C, H, W].
@@ -84,6 +88,7 @@ class MeshSolver:
         """
         if mesh != ANY_MESH:
             return self._with_mesh(mesh, features)
+        # Of equal losses the first mesh's wins.
         numbers = range(1, len(self.model.checkpoint.memory) + 1)
         by_mesh = [self._with_mesh(number, features) for number in numbers]
         return [
@@ -93,8 +98,8 @@ class MeshSolver:
 
     def _with_mesh(self, number: int, features: Tensor) -> list[SolvedImage]:
         solved = self.solve(number, features)
-        principal_xy = solved.principal_xy if self.config.six_d else None
-        pose = Pose(solved.azimuth, solved.elevation, solved.theta, solved.distance, principal_xy)
+        # Where the place was not searched, the run's settings say it.
+        pose = solved.pose if self.config.six_d else replace(solved.pose, principal_xy=None)
         images = []
         for i in range(len(features)):
             images.append(SolvedImage(pose[i : i + 1], solved.loss[i], solved.start[i], number))

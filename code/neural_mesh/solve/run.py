@@ -22,9 +22,9 @@ from neural_mesh.solve.batches import (
     split_into_batches,
     stored_features,
 )
+from neural_mesh.solve.choose_renderer import choose_renderer
 from neural_mesh.solve.mesh_solver import MeshSolver, SolvedImage
 from neural_mesh.solve.model import Model
-from neural_mesh.solve.pose import resolve_renderer
 from neural_mesh.solve.shards import WHOLE, Shard, ShardPoses, run_config
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.results import FeatureSet, PoseSet
@@ -80,6 +80,7 @@ class Run:
         self.subset = model.checkpoint.config.category + images.level
         self.failures: list[str] = []
         self.solver: MeshSolver | None = None  # when there is something to solve
+        # Where poses are kept, and what they depend on.
         data = images.prepared.fingerprint(self.subset)
         self.poses = ShardPoses(
             target,
@@ -106,17 +107,20 @@ class Run:
         advance: called with the number of images that are done, batch after batch.
         """
         saved_at = monotonic()
+        # What is there already?
         batches = self.batches()
         todo = [batch for batch in batches if not self.poses.has_all(batch.names)]
         advance(_images_in(batches) - _images_in(todo))
+        # A run that has nothing to solve does not try the renderer.
         if todo:
-            renderer = resolve_renderer(self.config.renderer, self.model.device)
+            renderer = choose_renderer(self.config.renderer, self.model.device)
             self.solver = MeshSolver(self.model, self.config, renderer)
         for images in self._solve_batches(todo):
             advance(images)
             if monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
                 self.poses.save_partial()
                 saved_at = monotonic()
+        # A shard leaves its part; the last run, which is the whole, merges them.
         if not self.options.shard.is_whole:
             self.poses.save_partial()
             return None
@@ -129,6 +133,7 @@ class Run:
                 self._keep(names, self._solve(mesh, names, features))
                 yield len(names)
             return
+        # The network fills the queue in this thread, the solver empties it in the other.
         waiting: deque[tuple[list[str], Future]] = deque()
         with ThreadPoolExecutor(max_workers=1) as solver:
             for mesh, names, features in self._feature_batches(todo):
@@ -182,9 +187,11 @@ class Run:
         """
         if features is None or not names:
             return []
+        # One feature map that is not finite would fail all of its batch.
         finite = torch.isfinite(features).flatten(1).all(1).tolist()
         if not all(finite):
             return self._solve_finite(mesh, names, features, finite)
+        # Of a batch that fails, those images are kept that can be solved.
         try:
             solved = self.solver.solve_images(mesh, features)
         except (RuntimeError, ValueError, ArithmeticError) as error:

@@ -14,7 +14,7 @@ from neural_mesh.geometry.cameras import Pose
 from neural_mesh.settings import SolveConfig
 from neural_mesh.solve.mesh_solver import SolvedImage
 from neural_mesh.solve.model import Model
-from neural_mesh.solve.pose import choose_camera, make_plan
+from neural_mesh.solve.plan import choose_camera, make_plan
 from neural_mesh.storage.results import PoseSet, load_poses, save_poses
 
 
@@ -53,6 +53,7 @@ def run_config(model: Model, config: SolveConfig, level: str, data: str) -> dict
     camera, start_distance = choose_camera(
         config, trained.category, model.map_hw, trained.image_scale
     )
+    # Files hold JSON, which has no tuples.
     solver_settings = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(config).items()
@@ -124,6 +125,7 @@ class ShardPoses:
         nothing but the precision, which PRECISION=auto chooses by the machine: the shares would be
         solved again instead of merged.
         """
+        # The finished file may be of fewer images, as when the lists have grown.
         files = sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz"))
         if self.target.is_file():
             files.insert(0, self.target)
@@ -153,6 +155,7 @@ class ShardPoses:
         solver_settings = config.get("solve", {})
         precision = solver_settings.get("precision")
         here = self.settings.get("solve", {}).get("precision")
+        # Would it be the same but for the precision?
         with_precision_of_here = config | {"solve": solver_settings | {"precision": here}}
         if with_precision_of_here == self.settings and path != self.partial_file:
             raise ValueError(
@@ -193,6 +196,7 @@ class ShardPoses:
         """
         if not self.images:
             raise ValueError(f"no test image of {self.category}{self.level} could be solved")
+        # The whole is written before its parts go.
         poses = self.pose_set()
         save_poses(self.target, poses)
         for path in {*self.merged_files, self.partial_file}:

@@ -11,14 +11,13 @@ from typing import NamedTuple
 
 import torch
 
-from neural_mesh.compare.rendering import check_renderer
 from neural_mesh.digests import short_digest
 from neural_mesh.machine import console
 from neural_mesh.machine.devices import decoding_workers, gpus_of, images_at_a_time
 from neural_mesh.settings import SolveConfig
 from neural_mesh.solve.batches import names_by_mesh
+from neural_mesh.solve.choose_renderer import check_renderer, choose_renderer
 from neural_mesh.solve.model import Model, resolve_precision
-from neural_mesh.solve.pose import resolve_renderer
 from neural_mesh.solve.run import PreparedSubset, Run, RunOptions
 from neural_mesh.solve.shards import Shard, ShardPoses
 from neural_mesh.stages.networks import TrainedNetworks
@@ -55,9 +54,11 @@ def solve_poses(networks: TrainedNetworks, config: SolveConfig, options: SolveOp
 
     config: the solver's settings; auto stands for the precision that fits the device.
     """
+    # Where, and which part of the work?
     shard = shard_here(options.shard, os.environ)
     device = device_here(gpus_of(options.gpus), os.environ)
     batch_size = images_at_a_time(options.batch_size, device)
+    # What a user asked for must be possible before any network is loaded.
     if config.renderer != "auto":
         check_renderer(config.renderer, device)
     precision = "float32"  # of feature maps that were saved
@@ -67,6 +68,7 @@ def solve_poses(networks: TrainedNetworks, config: SolveConfig, options: SolveOp
     division = RunOptions(
         batch_size, decoding_workers(options.workers, device), shard, device.type == "cuda"
     )
+    # Category after category.
     counts = []
     for category in networks.categories:
         category_run = CategoryRun(
@@ -131,8 +133,10 @@ class CategoryRun:
 
     def load(self) -> Run:
         """Everything that the poses need, checked."""
+        # The network.
         networks = self.networks
         model = networks.load(self.category, self.device, self.config.precision)
+        # The images, or feature maps in place of them.
         remedy = "run PrepareData.sh first"
         if networks.level:
             remedy += " with ENABLE_OCCLUDED=true"
@@ -161,6 +165,7 @@ class CategoryRun:
 
     def _remove_half_written(self, poses: ShardPoses) -> None:
         """Remove what killed runs left of the files that this one writes."""
+        # Other shards may be writing theirs, and only the whole writes the final files.
         names = [poses.partial_file.name]
         if self.options.shard.is_whole:
             names += [self.target.name, self.target.with_suffix(".csv").name]
@@ -175,6 +180,7 @@ class CategoryRun:
         path = self.networks.experiment.timing("solve_poses", self.target.stem)
         digest = short_digest(console.as_json(settings).encode())
         number, of = self.options.shard
+        # A whole run replaces the times of the shares whose poses it did not use.
         if self.options.shard.is_whole:
             forget_times(path, digest, shares_too=not count.before)
         else:
@@ -220,7 +226,7 @@ def _print_counts(
     failed = sum(count.failed for count in counts)
     renderer = ""
     if solved > before:
-        renderer = f" by {resolve_renderer(config.renderer, device)} on {device}"
+        renderer = f" by {choose_renderer(config.renderer, device).name} on {device}"
     folder = f"{networks.exp}/Poses_{networks.mesh_d}{networks.azimuths.result_suffix}"
     print(
         f"{networks.level or 'clean'}: poses of {console.count(solved, 'image')} "

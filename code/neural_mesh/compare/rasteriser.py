@@ -1,0 +1,66 @@
+"""Poses of a mesh drawn on the CPU: which face each pixel sees, and tables of such pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neural_mesh.compare import kernels_numba
+from neural_mesh.compare.scene import PictureTable, Scene, Views, widened
+
+
+def run_kernel(kernel: Callable, *arguments: object) -> None:
+    """Call a parallel CPU kernel on no more threads than PyTorch uses, and leave their number be.
+
+    numba's OpenMP layer sets the number of threads of the whole process when it starts, against
+    OMP_NUM_THREADS.
+    """
+    threads = torch.get_num_threads()
+    kernels_numba.launch(kernel, threads, *arguments)
+    torch.set_num_threads(threads)
+
+
+def rasterise_poses(
+    scene: Scene, centre: NDArray, rotation: NDArray
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Face [N, H, W] (-1: none), depth [N, H, W] (inf: none) and barycentrics [N, H, W, 3].
+
+    Of N poses: centre [N, 3], rotation [N, 3, 3] object_from_cv_cam.
+    """
+    principal_xy = np.tile(np.array(scene.camera.principal_xy, np.float64), (len(centre), 1))
+    views = Views(
+        np.ascontiguousarray(centre, np.float64),
+        np.ascontiguousarray(rotation, np.float64),
+        principal_xy,
+    )
+    fragments = kernels_numba.empty_fragments((len(centre), *scene.camera.map_hw))
+    run_kernel(
+        kernels_numba.rasterise_views,
+        scene.vertices,
+        scene.faces,
+        float(scene.camera.focal),
+        views,
+        fragments,
+    )
+    return fragments.face, fragments.z, fragments.bary
+
+
+def rasterised_table(
+    scene: Scene, centre: Tensor, rotation: Tensor, margin_rc: tuple[int, int], dtype: torch.dtype
+) -> PictureTable:
+    """`Renderer.table` on the CPU; the table lies on the poses' device. dtype: of its corners."""
+    widened_scene = widened(scene, margin_rc)
+    face, _, bary = rasterise_poses(widened_scene, centre.cpu().numpy(), rotation.cpu().numpy())
+    seen = np.where(face[..., None] >= 0, scene.faces[face], 0)
+    corners = torch.as_tensor(seen).flatten(1, 2).transpose(0, 1).contiguous()
+    weights = torch.as_tensor(bary).flatten(1, 2).transpose(0, 1).contiguous()
+    return PictureTable(
+        corners.to(centre.device, dtype),
+        weights.to(centre.device, torch.float32),
+        scene.camera.map_hw,
+        margin_rc,
+    )

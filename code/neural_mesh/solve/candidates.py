@@ -1,0 +1,56 @@
+"""The candidates of a solver on their way, from one stage to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neural_mesh.compare.scene import Candidates
+
+
+@dataclass(frozen=True)
+class Track:
+    """K candidates of each of B images, and where they come from.
+
+    start [B, K]: index into the start grid. path [B, K, steps so far, 7]: poses and losses, empty
+    unless traced.
+    """
+
+    candidates: Candidates
+    start: Tensor
+    path: Tensor
+
+    @classmethod
+    def begin(cls, poses: Tensor, start: Tensor) -> Track:
+        """Candidates at poses [B, K, 6], of which nothing is known yet."""
+        poses = poses.double()
+        candidates = Candidates(
+            poses=poses,
+            first=torch.zeros_like(poses),
+            second=torch.zeros_like(poses),
+            loss=torch.full_like(poses[..., 0], torch.inf),
+            best_loss=torch.full_like(poses[..., 0], torch.inf),
+            best_poses=poses.clone(),
+            average=torch.zeros_like(poses),
+            since_best=torch.zeros_like(start),
+            evaluations=torch.zeros_like(start),
+        )
+        return cls(candidates, start, poses.new_zeros(*start.shape, 0, 7))
+
+    def best(self, count: int) -> Track:
+        """The `count` candidates of every image with the lowest losses so far, best first."""
+        order = self.candidates.best_loss.argsort(dim=1, stable=True)[:, :count]
+        candidates = Candidates(*(take(values, order) for values in self.candidates))
+        return Track(candidates, take(self.start, order), take(self.path, order))
+
+    def extended(self, path: Tensor) -> Track:
+        """With the path [B, K, steps, 7] of another stage."""
+        return Track(self.candidates, self.start, torch.cat([self.path, path], 2))
+
+
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """values [B, K, ...] at index [B, k] -> [B, k, ...]."""
+    images = torch.arange(len(index), device=index.device)[:, None]
+    return values[images, index].contiguous()
