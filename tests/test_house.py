@@ -32,7 +32,8 @@ from helpers.house import (
 ORDER = """
 -            published digests settings categories
 geometry     cameras meshes boxes visibility pose_error
-storage      files npz_files mesh_files pictures records results timings layout checkpoints
+storage      files npz_files mesh_files pictures records results timings layout
+storage      checkpoint_checks checkpoints
 machine      devices distributed resources console workers arguments
 network      backbone bank losses
 data         kitti augmentation crops dataset decoded_crops downloads mat_files pascal3d splits
