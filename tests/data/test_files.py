@@ -1,4 +1,7 @@
-"""Records, splits and downloads: what is written is read back, and what is broken or hostile is refused by name."""
+"""Records, splits and downloads.
+
+What is written is read back; what is broken or hostile is refused by name.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,12 @@ from neural_mesh.geometry.cameras import Pose
 from neural_mesh.storage.files import atomic_path
 from neural_mesh.storage.layout import RawPascal3D, numbered_meshes
 from neural_mesh.storage.npz_files import load_npz, save_npz
+from neural_mesh.storage.records import (
+    Annotation,
+    VertexAnnotation,
+    load_annotation,
+    save_annotation,
+)
 from neural_mesh.storage.results import PoseSet, load_poses, save_poses
 
 
@@ -30,7 +39,8 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     with pytest.raises(RuntimeError), atomic_path(path) as temporary:
         temporary.write_text("half of the ne")
         raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_npz_files_are_equal_byte_for_byte_and_hold_no_pickles(tmp_path):
@@ -48,32 +58,60 @@ def test_npz_files_are_equal_byte_for_byte_and_hold_no_pickles(tmp_path):
 
 def test_poses_survive_a_round_trip_and_their_csv_is_in_degrees(tmp_path):
     column = np.array([0.5, 1.0])
-    poses = PoseSet(
-        "car",
-        "",
-        np.array(["a", "b"]),
-        Pose(column, column, column, column),
-        column,
-        np.array([1, 2]),
-        np.array([1, 1]),
-        {"k": [1]},
-    )
+    pose = Pose(column, column, column, column)
+    names, starts, meshes = np.array(["a", "b"]), np.array([1, 2]), np.array([1, 1])
+    poses = PoseSet("car", "", names, pose, column, starts, meshes, {"k": [1]})
     save_poses(tmp_path / "car.npz", poses)
     again = load_poses(tmp_path / "car.npz")
-    assert (
-        again.config == {"k": [1]}
-        and again.names.tolist() == ["a", "b"]
-        and np.array_equal(again.pose.azimuth, column)
-    )
-    assert (tmp_path / "car.csv").read_text().splitlines()[1].startswith("a,28.6479,")
+    assert again.config == {"k": [1]}
+    assert again.names.tolist() == ["a", "b"]
+    assert np.array_equal(again.pose.azimuth, column)
     assert again.pose.principal_xy is None
-    placed = replace(poses.pose, principal_xy=np.array([[40.5, 16.0], [42.0, 12.25]]))
-    save_poses(tmp_path / "car.npz", replace(poses, pose=placed))
-    assert load_poses(tmp_path / "car.npz").pose.principal_xy.tolist() == [[40.5, 16.0], [42.0, 12.25]]
-    assert (
-        (tmp_path / "car.csv").read_text().splitlines()[0].endswith(",mesh,principal_x,principal_y")
+    assert (tmp_path / "car.csv").read_text().splitlines()[1].startswith("a,28.6479,")
+
+    principal_xy = np.array([[40.5, 16.0], [42.0, 12.25]])
+    save_poses(tmp_path / "car.npz", replace(poses, pose=replace(pose, principal_xy=principal_xy)))
+    again = load_poses(tmp_path / "car.npz")
+    assert np.array_equal(again.pose.principal_xy, principal_xy)
+    header, _, second = (tmp_path / "car.csv").read_text().splitlines()
+    assert header.endswith(",mesh,principal_x,principal_y")
+    assert second.endswith(",42.0,12.25")
+
+
+def test_an_annotation_survives_a_round_trip_under_the_keys_of_the_reference(tmp_path):
+    pose = Pose(0.5, 0.25, 0.125, 6.0, np.array([40.0, 30.0]))
+    six, two = np.arange(6.0), np.arange(2.0)
+    annotation = Annotation(
+        name="a",
+        box=six,
+        box_ori=six,
+        box_obj=six,
+        cropped_kp_list=np.ones((5, 2)),
+        visible=np.ones(5),
+        pose=pose,
+        focal=1.0,
+        viewport=3000.0,
+        height=48,
+        width=64,
+        cad_index=1,
+        bbox=np.arange(4.0),
+        geometry="exact",
+        crop_scale=1.2,
+        crop_offset=two,
     )
-    assert (tmp_path / "car.csv").read_text().splitlines()[2].endswith(",42.0,12.25")
+    save_annotation(tmp_path / "a.npz", annotation)
+    stored = load_npz(tmp_path / "a.npz", [])
+    keys = "name box box_ori box_obj cropped_kp_list visible azimuth elevation theta distance focal"
+    keys += " viewport principal height width cad_index bbox geometry crop_scale crop_offset"
+    assert list(stored) == keys.split()
+    assert stored["principal"].tolist() == [40.0, 30.0]
+    again = load_annotation(tmp_path / "a.npz")
+    assert again.pose.angles.tolist() == pose.angles.tolist()
+    assert again.pose.distance == 6.0
+    assert again.pose.principal_xy.tolist() == [40.0, 30.0]
+    assert again.focal_px == 3000.0
+    with pytest.raises(ValueError, match=r"a\.npz: lacks kp_weights"):
+        load_annotation(tmp_path / "a.npz", VertexAnnotation)
 
 
 def test_subset_pickles_hold_lists_of_names_and_nothing_else(tmp_path):
@@ -96,7 +134,8 @@ def test_without_a_pickle_the_official_image_set_is_used(tmp_path):
     (tmp_path / "Image_sets").mkdir()
     (tmp_path / "Image_sets" / "car_imagenet_val.txt").write_text("a\nb\n")
     split = read_split(RawPascal3D(tmp_path), "car", "val")
-    assert split.names == ["a", "b"] and split.source == "Image_sets/car_imagenet_val.txt"
+    assert split.names == ["a", "b"]
+    assert split.source == "Image_sets/car_imagenet_val.txt"
     with pytest.raises(FileNotFoundError, match="no split for boat"):
         read_split(RawPascal3D(tmp_path), "boat", "val")
 

@@ -18,18 +18,19 @@ from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.geometry.visibility import _segments_blocked, visible_vertices
 from neural_mesh.storage.mesh_files import read_off, write_off
 
-UNIT_CUBE = (
-    np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T.repeat(50, 0).astype(float)
-)
+CORNERS = np.array(np.meshgrid([0.0, 1.0], [0.0, 1.0], [0.0, 1.0])).reshape(3, -1).T
+UNIT_CUBE = CORNERS.repeat(50, 0)
+POSE_KEYS = ("azimuth", "elevation", "theta", "distance")
+
+
+# ---- cuboids ----
 
 
 def test_unit_cube_has_the_counts_of_the_reference():
     mesh = cuboid_mesh(cuboid_grid(UNIT_CUBE))
-    assert (len(mesh.vertices), len(np.unique(mesh.vertices, axis=0)), len(mesh.faces)) == (
-        1014,
-        866,
-        1728,
-    )
+    assert len(mesh.vertices) == 1014
+    assert len(np.unique(mesh.vertices, axis=0)) == 866
+    assert len(mesh.faces) == 1728
 
 
 def test_cuboids_of_made_up_points_equal_the_reference(golden):
@@ -38,12 +39,11 @@ def test_cuboids_of_made_up_points_equal_the_reference(golden):
     assert len(keys) == 22
     for key in keys:
         number, kind, name, *cad = key.split("/")
-        sources = (
-            sorted(k for k in d.files if k.startswith(f"cad/{name}/"))
-            if kind == "single"
-            else [f"cad/{name}/{cad[0]}/vertices"]
-        )
-        mesh = cuboid_mesh(cuboid_grid(np.concatenate([d[k] for k in sources]), int(number[1:])))
+        sources = sorted(k for k in d.files if k.startswith(f"cad/{name}/"))
+        if kind != "single":
+            sources = [f"cad/{name}/{cad[0]}/vertices"]
+        points = np.concatenate([d[k] for k in sources])
+        mesh = cuboid_mesh(cuboid_grid(points, int(number[1:])))
         np.testing.assert_allclose(mesh.vertices, d[key], atol=1e-7)
         np.testing.assert_array_equal(mesh.faces, d[key.replace("vertices", "faces")])
 
@@ -57,6 +57,9 @@ def test_minimum_thickness_mends_a_flat_axis():
 def test_points_in_one_place_are_refused():
     with pytest.raises(ValueError, match="no cuboid"):
         cuboid_grid(np.zeros((100, 3)))
+
+
+# ---- their files ----
 
 
 def test_off_files_survive_a_round_trip(tmp_path):
@@ -92,6 +95,9 @@ def test_off_polygons_comments_and_merged_header(tmp_path):
     assert read_off(path).faces.tolist() == [[0, 1, 2], [0, 2, 3]]
 
 
+# ---- crops ----
+
+
 def check_crop(d, name, image, crop_hw):
     def value(key):
         return d[f"{name}/{key}"]
@@ -121,7 +127,8 @@ def check_crop(d, name, image, crop_hw):
 def test_paper_crops_of_procedural_images_equal_the_reference(golden):
     d = golden("crops_synth.npz")
     for case in json.loads(golden_path("crops_synth.json").read_text()):
-        check_crop(d, case["name"], d[f"{case['name']}/image"], category_settings(case["category"]).crop_hw)
+        crop_hw = category_settings(case["category"]).crop_hw
+        check_crop(d, case["name"], d[f"{case['name']}/image"], crop_hw)
 
 
 def test_paper_crops_of_photographs_equal_the_reference(golden):
@@ -146,37 +153,45 @@ def test_exact_crops_put_a_painted_point_where_the_map_says(distance):
     np.testing.assert_allclose(found, geometry.map_points([120.5, 210.5]), atol=0.05)
 
 
+# ---- visibility ----
+
+
+def visibility_items(d) -> list[str]:
+    return [f"{kind}/{name}" for kind in ("real", "synth") for name in d[f"{kind}_names"]]
+
+
+def cuboid_of(d, cuboids, item: str, mesh_d: str) -> Mesh:
+    """The car's cuboid that an item of the golden file was computed with."""
+    key = "single/car"
+    if mesh_d == "multi":
+        key = f"multi/car/{int(d[f'{item}/multi/cad']):02d}"
+    vertices = np.float32(cuboids[f"{key}/vertices"]).astype(float)
+    return Mesh(vertices, cuboids[f"{key}/faces"].astype(np.int32))
+
+
+def pose_of(d, item: str) -> cameras.Pose:
+    angles_and_distance = [float(d[f"{item}/{key}"]) for key in POSE_KEYS]
+    return cameras.Pose(*angles_and_distance, d[f"{item}/principal"])
+
+
 def test_visibility_equals_the_analytic_truth_and_projection_the_reference(golden):
     d, cuboids = golden("visibility.npz"), golden("cuboids.npz")
     vertices_checked = 0
-    for kind in ("real", "synth"):
-        for name in d[f"{kind}_names"]:
-            for mesh_d in ("single", "multi"):
-                item, cell = f"{kind}/{name}", f"{kind}/{name}/{mesh_d}"
-                if f"{cell}/exact_visible" not in d:
-                    continue
-                key = (
-                    "single/car" if mesh_d == "single" else f"multi/car/{int(d[f'{cell}/cad']):02d}"
-                )
-                mesh = Mesh(
-                    np.float32(cuboids[f"{key}/vertices"]).astype(float),
-                    cuboids[f"{key}/faces"].astype(np.int32),
-                )
-                pose = [
-                    float(d[f"{item}/{k}"]) for k in ("azimuth", "elevation", "theta", "distance")
-                ]
-                visible = visible_vertices(mesh, cameras.camera_centre(pose[0], pose[1], pose[3]))
-                np.testing.assert_array_equal(visible, d[f"{cell}/exact_visible"])
-                pixels = cameras.project(
-                    mesh.vertices,
-                    cameras.Pose(*pose, d[f"{item}/principal"]),
-                    d[f"{item}/focal"] * d[f"{item}/viewport"],
-                )
-                safe = (np.abs(pixels - np.rint(pixels)) > 1e-6).all(1)
-                np.testing.assert_array_equal(
-                    np.trunc(pixels)[safe, ::-1], d[f"{cell}/pixels_original_rc"][safe]
-                )
-                vertices_checked += len(visible)
+    for item in visibility_items(d):
+        for mesh_d in ("single", "multi"):
+            cell = f"{item}/{mesh_d}"
+            if f"{cell}/exact_visible" not in d:
+                continue
+            mesh = cuboid_of(d, cuboids, item, mesh_d)
+            pose = pose_of(d, item)
+            visible = visible_vertices(mesh, pose.centre)
+            np.testing.assert_array_equal(visible, d[f"{cell}/exact_visible"])
+            focal_px = d[f"{item}/focal"] * d[f"{item}/viewport"]
+            pixels = cameras.project(mesh.vertices, pose, focal_px)
+            safe = (np.abs(pixels - np.rint(pixels)) > 1e-6).all(1)
+            expected = d[f"{cell}/pixels_original_rc"][safe]
+            np.testing.assert_array_equal(np.trunc(pixels)[safe, ::-1], expected)
+            vertices_checked += len(visible)
     assert vertices_checked > 60_000
 
 
@@ -184,54 +199,49 @@ def test_ray_test_agrees_with_the_rule_for_cuboids():
     mesh = cuboid_mesh(cuboid_grid((UNIT_CUBE - 0.5) * [0.4, 0.9, 0.3], 300))
     for azimuth, elevation in [(0.3, 0.2), (2.0, -0.4), (4.4, 1.2)]:
         centre = cameras.camera_centre(azimuth, elevation, 4.0)
-        np.testing.assert_array_equal(
-            ~_segments_blocked(mesh, centre), visible_vertices(mesh, centre)
-        )
+        by_rays = ~_segments_blocked(mesh, centre)
+        np.testing.assert_array_equal(by_rays, visible_vertices(mesh, centre))
 
 
 def test_a_sphere_hides_its_far_side():
     """Not a cuboid: the ray test decides."""
-    u, v = np.meshgrid(
-        np.linspace(0, 2 * np.pi, 24, endpoint=False), np.linspace(0.1, np.pi - 0.1, 16)
-    )
-    vertices = np.stack([np.sin(v) * np.cos(u), np.sin(v) * np.sin(u), np.cos(v)], -1).reshape(
-        -1, 3
-    )
-    index = np.arange(vertices.shape[0]).reshape(16, 24)
-    a, b, c, e = index[:-1], np.roll(index, -1, 1)[:-1], index[1:], np.roll(index, -1, 1)[1:]
-    faces = np.concatenate(
-        [np.stack([a, b, c], -1).reshape(-1, 3), np.stack([e, b, c], -1).reshape(-1, 3)]
-    ).astype(np.int32)
-    centre = np.array([0.0, -6.0, 0.0])
-    visible = visible_vertices(Mesh(vertices, faces), centre)
+    around = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    u, v = np.meshgrid(around, np.linspace(0.1, np.pi - 0.1, 16))
+    points = np.stack([np.sin(v) * np.cos(u), np.sin(v) * np.sin(u), np.cos(v)], -1)
+    vertices = points.reshape(-1, 3)
+    index = np.arange(len(vertices)).reshape(16, 24)
+    beside = np.roll(index, -1, 1)
+    a, b, c, e = index[:-1], beside[:-1], index[1:], beside[1:]
+    triangles = [np.stack([a, b, c], -1).reshape(-1, 3), np.stack([e, b, c], -1).reshape(-1, 3)]
+    mesh = Mesh(vertices, np.concatenate(triangles).astype(np.int32))
+    visible = visible_vertices(mesh, np.array([0.0, -6.0, 0.0]))
     height = vertices @ [0, -1, 0]  # towards the camera; the horizon is at 1/6
-    assert visible[height > 0.3].all() and not visible[height < 0.0].any()
+    assert visible[height > 0.3].all()
+    assert not visible[height < 0.0].any()
 
 
 def test_vertex_annotations_equal_the_reference_where_its_visibility_is_right(golden):
-    """Positions, and which vertices are seen inside the annotated box; for GEOMETRY=exact the true affine map."""
-    d, cuboids, compared = golden("visibility.npz"), golden("cuboids.npz"), 0
-    for item in [f"{kind}/{name}" for kind in ("real", "synth") for name in d[f"{kind}_names"]]:
-        size, low_high = (int(d[f"{item}/height"]), int(d[f"{item}/width"])), d[f"{item}/box_ori"]
-        pose = [float(d[f"{item}/{k}"]) for k in ("azimuth", "elevation", "theta", "distance")]
+    """Positions, and which vertices are seen inside the annotated box; and the exact map."""
+    d, cuboids = golden("visibility.npz"), golden("cuboids.npz")
+    compared = 0
+    for item in visibility_items(d):
+        size_hw = (int(d[f"{item}/height"]), int(d[f"{item}/width"]))
+        box_ori = d[f"{item}/box_ori"]
+        pose = pose_of(d, item)
+        bbox_xyxy = box_ori[[2, 0, 3, 1]]
         true = boxes.crop_geometry(
-            "paper", size, (256, 672), low_high[[2, 0, 3, 1]], d[f"{item}/principal"], pose[3]
+            "paper", size_hw, (256, 672), bbox_xyxy, pose.principal_xy, pose.distance
         )
+        # The stored boxes come from an unclipped box.
+        stored = replace(true, box_ori=box_ori, box_obj=d[f"{item}/box_obj"])
         for mesh_d in ("single", "multi"):
             cell = f"{item}/{mesh_d}"
-            key = "single/car" if mesh_d == "single" else f"multi/car/{int(d[f'{cell}/cad']):02d}"
-            mesh = Mesh(
-                np.float32(cuboids[f"{key}/vertices"]).astype(float),
-                cuboids[f"{key}/faces"].astype(np.int32),
-            )
-            stored = replace(
-                true, box_ori=low_high, box_obj=d[f"{item}/box_obj"]
-            )  # its boxes come from an unclipped box
+            mesh = cuboid_of(d, cuboids, item, mesh_d)
             pixels = d[f"{cell}/pixels_original_rc"]
             crop = np.clip(stored.map_points(pixels), 0, [255, 671])
             np.testing.assert_allclose(crop, d[f"{cell}/crop_rc"], atol=1e-9)
-            inside = ((pixels >= low_high[[0, 2]]) & (pixels < low_high[[1, 3]])).all(1)
-            seen = visible_vertices(mesh, cameras.camera_centre(pose[0], pose[1], pose[3])) & inside
+            inside = ((pixels >= box_ori[[0, 2]]) & (pixels < box_ori[[1, 3]])).all(1)
+            seen = visible_vertices(mesh, pose.centre) & inside
             right = d[f"{cell}/zbuffer_visible"] == d[f"{cell}/exact_visible"]
             np.testing.assert_array_equal(seen[right], d[f"{cell}/visible"][right])
             exact = true.map_points_exactly(d[f"{cell}/exact_original_uv"][:, ::-1])
