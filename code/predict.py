@@ -1,9 +1,9 @@
 """A checkpoint and anybody's photographs -> poses, a confidence for each,
 and pictures of the mesh over the photograph.
 
-python code/predict.py --checkpoint saved_model_car_last.pth photo.jpg --box 40 60 580 330
-python code/predict.py --checkpoint saved_model_car_last.pth folder --boxes boxes.csv --film
-python code/predict.py --checkpoint saved_model_car_last.pth --calibrate data/PASCAL3D_train_NeMo
+    python code/predict.py --checkpoint saved_model_car_last.pth photo.jpg --box 40 60 580 330
+    python code/predict.py --checkpoint saved_model_car_last.pth folder --boxes boxes.csv --film
+    python code/predict.py --checkpoint saved_model_car_last.pth --calibrate data/PASCAL3D_train_NeMo
 """
 
 from __future__ import annotations

@@ -95,6 +95,7 @@ def test_a_folder_gives_poses_pictures_and_a_count_and_goes_on_after_a_kill(run,
         "3 poses of 2 photographs (0 of them from earlier runs, "
         "1 could not be used, see failures.txt)" in printed
     )
+    assert "by numba on cpu, in" in printed
     assert "confidence is not given" in printed
     assert "broken.jpg" in messages
     assert "broken.jpg" in (out / "failures.txt").read_text()

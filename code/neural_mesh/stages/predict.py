@@ -159,7 +159,7 @@ def _report(records: Sequence[PoseRecord], earlier: int, predictor: Predictor) -
     print(
         f"{count(len(records), 'pose')} of {photographs} ({earlier:,} of them from earlier runs, "
         f"{len(predictor.failures)} could not be used{see}) "
-        f"by {finder.renderer} on {finder.model.device}, in {predictor.results.folder}"
+        f"by {finder.renderer.name} on {finder.model.device}, in {predictor.results.folder}"
     )
 
 
