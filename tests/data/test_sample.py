@@ -1,4 +1,4 @@
-"""SamplePASCAL3D+: its files read as PASCAL3D+'s do, its pictures show what their annotations say."""
+"""SamplePASCAL3D+: its files read as those of PASCAL3D+, its pictures show what is annotated."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from scipy.io import loadmat
 from scipy.ndimage import binary_dilation
 from scipy.spatial import cKDTree
 
-import make_sample_data as stage
 from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.occlusion import covered_ratios, level_bounds, occlude
 from neural_mesh.data.pascal3d import read_record
 from neural_mesh.geometry import cameras
 from neural_mesh.geometry.meshes import cuboid_grid
-from neural_mesh.sample import drawing as sample
-from neural_mesh.sample import models as sample_models
+from neural_mesh.sample.drawing import VISIBLE, draw_sample, find_keypoints
+from neural_mesh.sample.looks import random_looks
+from neural_mesh.sample.models import models
+from neural_mesh.sample.shading import draw_object
+from neural_mesh.sample.viewpoints import Viewpoint, project
 from neural_mesh.settings import ALL_OCC_LEVELS, OCC_LEVELS
+from neural_mesh.stages.make_sample_data import MANIFEST, SampleOptions, make_sample_data
 from neural_mesh.storage.mesh_files import read_off
 
-OPTIONS = stage.Options(
+OPTIONS = SampleOptions(
     categories=("car", "chair"), train_images=4, val_images=3, seed=7, image_width=160
 )
 
@@ -31,7 +34,7 @@ OPTIONS = stage.Options(
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("sample")
-    line = stage.make_sample_data(out, OPTIONS, workers=1)
+    line = make_sample_data(out, OPTIONS, workers=1)
     assert line == f"14 images, 18 occluded images, 6 CAD models -> {out}"
     return out
 
@@ -40,10 +43,6 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
     }
-
-
-def angles(view: sample.Viewpoint) -> tuple:
-    return (*np.radians([view.azimuth_deg, view.elevation_deg, view.theta_deg]), view.distance)
 
 
 @pytest.mark.parametrize("category", OPTIONS.categories)
@@ -131,39 +130,39 @@ def test_cad_models_are_plain_symmetric_and_as_large_as_real_ones(
 
 
 def test_the_same_bytes_from_two_processes(made: Path, tmp_path: Path) -> None:
-    stage.make_sample_data(tmp_path, OPTIONS, workers=2)
+    make_sample_data(tmp_path, OPTIONS, workers=2)
     assert tree(tmp_path) == tree(made)
 
 
 def test_a_rerun_writes_nothing_and_mends_what_is_missing(made: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in made.rglob("*") if p.is_file()}
-    assert stage.make_sample_data(made, OPTIONS).endswith("(14 were there already)")
+    assert make_sample_data(made, OPTIONS).endswith("(14 were there already)")
     assert before == {p: p.stat().st_mtime_ns for p in made.rglob("*") if p.is_file()}
     victim = next((made / "OccludedPASCAL3D").rglob("*.npz"))
     content = victim.read_bytes()
     victim.unlink()
     unfinished = victim.with_name(f".{victim.name}.1.part")
     unfinished.write_bytes(content[:100])
-    assert stage.make_sample_data(made, OPTIONS).endswith("(13 were there already)")
+    assert make_sample_data(made, OPTIONS).endswith("(13 were there already)")
     assert victim.read_bytes() == content
     unfinished.unlink()
 
 
 def test_another_set_in_the_folder_is_refused_and_replaced_only_on_demand(tmp_path: Path) -> None:
-    small = stage.Options(("chair",), 1, 1, 0, 96)
-    stage.make_sample_data(tmp_path, small)
+    small = SampleOptions(("chair",), 1, 1, 0, 96)
+    make_sample_data(tmp_path, small)
     first = tree(tmp_path)
-    other = stage.Options(("chair",), 1, 1, 1, 96)
+    other = SampleOptions(("chair",), 1, 1, 1, 96)
     with pytest.raises(ValueError, match="made with seed 0 instead of 1"):
-        stage.make_sample_data(tmp_path, other)
+        make_sample_data(tmp_path, other)
     assert tree(tmp_path) == first
-    stage.make_sample_data(tmp_path, other, overwrite=True)
+    make_sample_data(tmp_path, other, overwrite=True)
     assert set(tree(tmp_path)) == set(first) and tree(tmp_path) != first
-    (tmp_path / stage.MANIFEST).unlink()
+    (tmp_path / MANIFEST).unlink()
     with pytest.raises(ValueError, match="not made by make_sample_data"):
-        stage.make_sample_data(tmp_path, other, overwrite=True)
+        make_sample_data(tmp_path, other, overwrite=True)
     with pytest.raises(ValueError, match="no sample models of 'dragon'"):
-        stage.make_sample_data(tmp_path / "new", stage.Options(("dragon",), 1, 1, 0, 96))
+        make_sample_data(tmp_path / "new", SampleOptions(("dragon",), 1, 1, 0, 96))
 
 
 @pytest.mark.parametrize("level", OCC_LEVELS)
@@ -214,20 +213,20 @@ def test_projection_is_the_one_of_cameras() -> None:
     generator = np.random.default_rng(0)
     points = generator.uniform(-0.5, 0.5, (50, 3))
     for _ in range(20):
-        view = sample.Viewpoint(
+        view = Viewpoint(
             *generator.uniform([0, -90, -180, 1.5, 0, 0], [360, 90, 180, 15, 500, 400])
         )
-        expected = cameras.project(points, cameras.Pose(*angles(view), [view.px, view.py]))
-        assert np.allclose(sample.project(points, view)[0], expected, atol=1e-8)
+        expected = cameras.project(points, view.pose)
+        assert np.allclose(project(points, view)[0], expected, atol=1e-8)
 
 
 @pytest.mark.parametrize("category", OPTIONS.categories)
 def test_silhouettes_agree_with_the_vertices_that_cameras_projects(category: str) -> None:
     for index in range(4):
-        drawn = sample.draw_sample(category, 1 + index % 3, 240, np.random.default_rng([3, index]))
+        drawn = draw_sample(category, 1 + index % 3, 240, np.random.default_rng([3, index]))
         mask, view = drawn.mask > 10, drawn.viewpoint
-        vertices = sample_models.models(category)[drawn.cad_index - 1].vertices
-        pixels = cameras.project(vertices, cameras.Pose(*angles(view), [view.px, view.py]))
+        vertices = models(category)[drawn.cad_index - 1].vertices
+        pixels = cameras.project(vertices, view.pose)
         inside = ((pixels >= 0) & (pixels < mask.shape[::-1])).all(1)
         at = np.floor(pixels[inside]).astype(int)
         assert binary_dilation(mask, iterations=1)[at[:, 1], at[:, 0]].mean() > 0.995
@@ -238,33 +237,35 @@ def test_silhouettes_agree_with_the_vertices_that_cameras_projects(category: str
 
 
 def seen(category: str, azimuth_deg: float) -> set[str]:
-    view = sample.Viewpoint(azimuth_deg, 8.0, 0.0, 8.0, 200.0, 150.0)
-    model = sample_models.models(category)[0]
-    looks = sample.random_looks(np.random.default_rng(0), view)
-    _, _, depths = sample.draw_object(model, view, looks, (300, 400))
-    found = sample._keypoints(model, view, depths, (300, 400))
-    return {name for name, (status, _) in found.items() if status == sample.VISIBLE}
+    view = Viewpoint(azimuth_deg, 8.0, 0.0, 8.0, 200.0, 150.0)
+    model = models(category)[0]
+    looks = random_looks(np.random.default_rng(0), view)
+    _, _, depths = draw_object(model, view, looks, (300, 400))
+    found = find_keypoints(model, view, depths, (300, 400))
+    return {name for name, (status, _) in found.items() if status == VISIBLE}
 
 
 def test_azimuths_show_the_sides_that_pascal3d_says() -> None:
-    """0: the front (-y); 90: the side at +x, whose key points PASCAL3D+ calls right; 180: the back; 270: the left."""
+    """0: the front (-y); 90: the side at +x, whose key points PASCAL3D+ calls right; 180: the back;
+    270: the left.
+    """
     assert {"left_front_light", "right_front_light"} <= seen("car", 0)
     assert {"right_front_wheel", "right_back_wheel"} <= seen("car", 90)
     assert not {"left_front_wheel", "left_back_wheel"} & seen("car", 90)
     assert {"left_back_trunk", "right_back_trunk"} <= seen("car", 180)
     assert not {"left_front_light", "right_front_light"} & seen("car", 180)
     assert {"left_front_wheel", "left_back_wheel"} <= seen("car", 270)
-    for model in sample_models.models("car"):
+    for model in models("car"):
         assert model.keypoints["right_front_wheel"][0] > 0 > model.keypoints["right_front_wheel"][1]
 
 
 @pytest.mark.parametrize("category", OPTIONS.categories)
 def test_front_back_and_sides_look_different(category: str) -> None:
-    model, pictures = sample_models.models(category)[0], []
-    looks = sample.random_looks(np.random.default_rng(1), sample.Viewpoint(0, 10, 0, 8, 0, 0))
+    model, pictures = models(category)[0], []
+    looks = random_looks(np.random.default_rng(1), Viewpoint(0, 10, 0, 8, 0, 0))
     for azimuth in (0, 90, 180, 270):
-        rgb, coverage, _ = sample.draw_object(
-            model, sample.Viewpoint(azimuth, 10, 0, 8.0, 150, 150), looks, (300, 300)
+        rgb, coverage, _ = draw_object(
+            model, Viewpoint(azimuth, 10, 0, 8.0, 150, 150), looks, (300, 300)
         )
         assert 0.02 < coverage.mean() < 0.6
         pictures.append(rgb)

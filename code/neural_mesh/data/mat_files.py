@@ -6,18 +6,21 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from numpy.typing import NDArray
-from scipy.io import loadmat
+from scipy.io import loadmat, savemat
+
+from neural_mesh.storage.files import write_bytes
 
 MAX_MAT_BYTES = 64 * 2**20  # of an annotation, on disk and decompressed; real ones have some 10 kB
 MAX_MAT_DEPTH = 16  # of records in records; the reader in SciPy would overflow the stack
 MAX_BLANKS = 4096  # of a text without content
 
 HEADER_BYTES = 128
+DESCRIPTION_BYTES = 116  # of the header, a text
 
 # Kinds of elements. SciPy has nothing for other kinds of data, and crashes.
 INT8 = 1
@@ -54,6 +57,18 @@ def read_mat(path: Path) -> dict[str, NDArray]:
         content = path.read_bytes()
     check_mat(content)
     return loadmat(io.BytesIO(content))
+
+
+def write_mat(path: Path, variables: Mapping[str, object], description: bytes) -> None:
+    """Write variables as a MATLAB 5 file; the same ones give the same bytes.
+
+    description: stands at its beginning, at most 116 bytes, in place of SciPy's, which has the date
+    in it.
+    """
+    buffer = io.BytesIO()
+    savemat(buffer, variables, oned_as="row")
+    content = buffer.getvalue()[DESCRIPTION_BYTES:]
+    write_bytes(path, description.ljust(DESCRIPTION_BYTES) + content)
 
 
 def check_mat(content: bytes) -> None:

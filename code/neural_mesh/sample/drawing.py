@@ -12,8 +12,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from neural_mesh.sample.backgrounds import background
-from neural_mesh.sample.catalogue import models
 from neural_mesh.sample.looks import random_looks
+from neural_mesh.sample.models import models
 from neural_mesh.sample.parts import Model
 from neural_mesh.sample.shading import SUPERSAMPLING, draw_object, ground_shadow
 from neural_mesh.sample.viewpoints import Viewpoint, habit_of, project, random_viewpoint
