@@ -59,6 +59,17 @@ def sample_raw(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def noise_pictures(tmp_path_factory) -> Path:
+    """A prepared set of 12 noise pictures of two meshes, 4 batches an epoch."""
+    # Not every test waits for what a training imports.
+    from helpers.small_training import write_prepared
+
+    root = tmp_path_factory.mktemp("noise")
+    write_prepared(root)
+    return root
+
+
 @pytest.fixture
 def one_thread():
     """For tiny problems, on which PyTorch's threads would only wait for each other."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from neural_mesh.categories import CATEGORIES
@@ -15,7 +16,9 @@ from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
 from neural_mesh.machine.devices import Placement
 from neural_mesh.machine.distributed import Group
+from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.settings import TrainConfig
+from neural_mesh.storage.checkpoints import Checkpoint
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.records import VertexAnnotation, save_annotation
 from neural_mesh.training.setup import Hardware, TrainingData
@@ -38,11 +41,24 @@ CONFIG = TrainConfig(
 )
 
 
+def box_corners() -> NDArray[np.float64]:
+    """The corners of a box like a car, each many times [N, 3]."""
+    axes = np.meshgrid([-0.2, 0.2], [-0.45, 0.45], [-0.13, 0.13])
+    return np.array(axes).reshape(3, -1).T.repeat(50, 0)
+
+
 def meshes() -> list[Mesh]:
     """Two cuboids of about 60 vertices."""
-    axes = np.meshgrid([-0.2, 0.2], [-0.45, 0.45], [-0.13, 0.13])
-    corners = np.array(axes).reshape(3, -1).T.repeat(50, 0)
+    corners = box_corners()
     return [cuboid_mesh(cuboid_grid(corners * scale, 60)) for scale in (1.0, [1, 0.8, 1.2])]
+
+
+def tiny_checkpoint() -> Checkpoint:
+    """An untrained network with a bank of three vertices and five rows of clutter."""
+    mesh = Mesh(np.eye(3), np.array([[0, 1, 2]], np.int32))
+    config = TrainConfig(backbone="resnet18fpn", num_clutter_group=1, augment=("flip",))
+    memory = torch.nn.functional.normalize(torch.randn(3 + 5, 128), dim=1)
+    return Checkpoint(FeatureNet("resnet18fpn").state_dict(), [memory], [mesh], config, 7)
 
 
 def names_of(mesh: int) -> list[str]:
@@ -84,11 +100,13 @@ def write_prepared(root: Path, crop_hw: tuple[int, int] = CATEGORIES["car"].crop
             save_annotation(prepared.vertex_annotation("multi", "car", name), annotation)
 
 
-def small_data(root: Path, config: TrainConfig, cache: str = "memory") -> TrainingData:
-    """The pictures of `write_prepared`, ready to be trained on."""
+def small_data(
+    root: Path, config: TrainConfig, cache: str = "memory", images: tuple[int, int] = IMAGES
+) -> TrainingData:
+    """The pictures of `write_prepared`, ready to be trained on. images: how many of each mesh."""
     prepared = PreparedSet(root)
     datasets = [
-        TrainingImages(prepared, names_of(i), mesh, config, cache=cache)
+        TrainingImages(prepared, names_of(i)[: images[i]], mesh, config, cache=cache)
         for i, mesh in enumerate(meshes())
     ]
     return TrainingData(meshes(), datasets)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from neural_mesh.compare.scene import Renderer
-from neural_mesh.compare.with_numba import NumbaRenderer
 from neural_mesh.geometry.pose_error import Accuracy, accuracy, pose_errors
 from neural_mesh.machine import console
 from neural_mesh.machine.distributed import Group, share
@@ -55,7 +54,7 @@ class Validation:
 
     prepared: PreparedSet
     names: list[list[str]]
-    renderer: Renderer = field(default_factory=NumbaRenderer)
+    renderer: Renderer
 
     @property
     def sizes(self) -> list[int]:
