@@ -72,17 +72,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Draw the chosen images and the contact sheet, or one of the other drawings."""
     args = parse()
-    networks = TrainedNetworks(
-        raw=args.raw,
-        tested=args.prepared,
-        exp=args.exp,
-        categories=args.categories,
-        save_dir=args.save_dir,
-        file_name=args.load_file_name,
-        mesh_d=args.mesh_d,
-        level=args.level,
-        azimuths=args.azimuths,
-    )
+    networks = arguments.into_dataclass(TrainedNetworks, args)
     choice = Choice(
         images=args.images,
         select=args.select,

@@ -21,17 +21,7 @@ def main() -> None:
     parser.add_argument("--workers", default="auto", help="decoding processes")
     arguments.add_network(parser)
     args = parser.parse_args()
-    networks = TrainedNetworks(
-        raw=args.raw,
-        tested=args.prepared,
-        exp=args.exp,
-        categories=args.categories,
-        save_dir=args.save_dir,
-        file_name=args.load_file_name,
-        mesh_d=args.mesh_d,
-        level=args.level,
-        azimuths=args.azimuths,
-    )
+    networks = arguments.into_dataclass(TrainedNetworks, args)
     extract_features(networks, args.gpus, args.batch_size, args.workers)
 
 

@@ -80,17 +80,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Find poses category after category."""
     args = parse()
-    networks = TrainedNetworks(
-        raw=args.raw,
-        tested=args.prepared,
-        exp=args.exp,
-        categories=args.categories,
-        save_dir=args.save_dir,
-        file_name=args.load_file_name,
-        mesh_d=args.mesh_d,
-        level=args.level,
-        azimuths=args.azimuths,
-    )
+    networks = arguments.into_dataclass(TrainedNetworks, args)
     config = SolveConfig(
         solver=args.solver,
         precision=args.precision,
@@ -101,13 +91,7 @@ def main() -> None:
         six_d=args.six_d,
         seed=args.seed,
     )
-    options = SolveOptions(
-        gpus=args.gpus,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        shard=args.shard,
-        from_features=args.from_features,
-    )
+    options = arguments.into_dataclass(SolveOptions, args)
     solve_poses(networks, config, options)
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
 from neural_mesh.categories import CATEGORIES
 from neural_mesh.settings import ALL_AZIMUTHS, MESH_DIMENSIONS, Azimuths
 from neural_mesh.storage.files import plain_name
+
+T = TypeVar("T")
 
 # ---- types ---------------------------------------------------------------------------------------
 
@@ -165,3 +169,8 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     )
     add_azimuths(parser)
     add_categories(parser)
+
+
+def into_dataclass(kind: type[T], args: argparse.Namespace) -> T:
+    """The dataclass `kind`, filled with the arguments of the same names as its fields."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})

@@ -65,7 +65,7 @@ def draw_results(
     clean: the test set without occluders, whose annotations are the truth. gpus: the first of them
     computes the feature maps, see `machine.devices`.
     """
-    for folder, what in ((networks.tested, "test set"), (clean, "clean test set")):
+    for folder, what in ((networks.prepared, "test set"), (clean, "clean test set")):
         console.require_folder(folder, what, "run PrepareData.sh first")
     results = SavedResults(networks, PreparedSet(clean), choice.overlay, gpus)
     if other.poses is not None:

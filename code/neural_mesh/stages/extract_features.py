@@ -65,8 +65,8 @@ def extract_category(
     started = monotonic()
     model = networks.load(category, device)
     subset = category + networks.level
-    names = names_by_mesh(networks.prepared, networks.mesh_d, subset, len(model.checkpoint.memory))
-    images = PreparedSubset(networks.prepared, networks.level, names)
+    names = names_by_mesh(networks.test_set, networks.mesh_d, subset, len(model.checkpoint.memory))
+    images = PreparedSubset(networks.test_set, networks.level, names)
     target = networks.experiment.features(category, networks.level)
     if target.is_file() and load_config(target) == feature_config(model, images):
         return ExtractedCount(0, 0)

@@ -16,17 +16,18 @@ from neural_mesh.storage.layout import Experiment, PreparedSet, RawPascal3D, che
 class TrainedNetworks:
     """The networks of some categories, one occlusion level of their test images, and an experiment.
 
-    raw: PASCAL3D+_release1.1, whose cuboids checkpoints of the reference need. tested: the prepared
-    test set. save_dir: folder of the checkpoints, None for the experiment's own. file_name: of a
-    checkpoint, with %s for the category. level: empty for images without occluders.
+    Fields are named as the options of entry points. raw: PASCAL3D+_release1.1, whose cuboids
+    checkpoints of the reference need. prepared: the test set. exp: the experiment. save_dir: folder
+    of the checkpoints, None for the experiment's own. load_file_name: of a checkpoint, with %s for
+    the category. level: empty for images without occluders.
     """
 
     raw: Path
-    tested: Path
+    prepared: Path
     exp: Path
     categories: tuple[str, ...]
     save_dir: Path | None = None
-    file_name: str = "saved_model_%s_last.pth"
+    load_file_name: str = "saved_model_%s_last.pth"
     mesh_d: str = "single"
     level: str = ""
     azimuths: Azimuths = ALL_AZIMUTHS
@@ -37,14 +38,14 @@ class TrainedNetworks:
         return Experiment(self.exp, self.mesh_d, self.azimuths)
 
     @property
-    def prepared(self) -> PreparedSet:
+    def test_set(self) -> PreparedSet:
         """The test set, with the azimuths that are tested on."""
-        return PreparedSet(self.tested, self.azimuths.test_pattern)
+        return PreparedSet(self.prepared, self.azimuths.test_pattern)
 
     def checkpoint(self, category: str) -> Path:
         """The checkpoint of a category."""
         folder = self.save_dir or self.experiment.network_folder
-        return checkpoint_path(folder, self.file_name, category)
+        return checkpoint_path(folder, self.load_file_name, category)
 
     def load(self, category: str, device: torch.device, precision: str = "float32") -> Model:
         """The network of a category. Raises as `load_model`."""

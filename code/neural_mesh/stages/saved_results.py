@@ -87,7 +87,7 @@ class SavedResults:
             raise ValueError(f"{path} holds no poses; run InferenceNeMo.sh again")
         return SolvedSet(
             poses=poses,
-            prepared=PreparedSet(self.networks.tested),
+            prepared=PreparedSet(self.networks.prepared),
             meshes=OverlayMeshes(RawPascal3D(self.networks.raw), self.networks.mesh_d),
             annotations=[],
             errors=np.full(len(poses), np.nan),

@@ -140,15 +140,15 @@ class CategoryRun:
         remedy = "run PrepareData.sh first"
         if networks.level:
             remedy += " with ENABLE_OCCLUDED=true"
-        console.require_folder(networks.tested, "test set", remedy)
+        console.require_folder(networks.prepared, "test set", remedy)
         names = names_by_mesh(
-            networks.prepared,
+            networks.test_set,
             networks.mesh_d,
             self.category + networks.level,
             len(model.checkpoint.memory),
             self.config.subtype,
         )
-        images = PreparedSubset(networks.prepared, networks.level, names)
+        images = PreparedSubset(networks.test_set, networks.level, names)
         features = self._saved_features(model) if self.from_features else None
         return Run(model, images, self.config, self.target, self.options, features)
 
