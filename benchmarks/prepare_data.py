@@ -354,7 +354,8 @@ def print_whole(root: Path, count: int, what: str, out: Path) -> None:
     one_core = PAPER_IMAGES * total_ms / 60e3
     eight_cores = one_core / 8
     print(
-        f"\n~ {PAPER_IMAGES:,} images: {one_core:.1f} minutes on one core, {eight_cores:.1f} on eight"
+        f"\n~ {PAPER_IMAGES:,} images: "
+        f"{one_core:.1f} minutes on one core, {eight_cores:.1f} on eight"
     )
 
 
