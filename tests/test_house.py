@@ -36,23 +36,28 @@ storage      files npz_files mesh_files pictures records results timings layout
 storage      checkpoint_checks checkpoints
 machine      devices distributed resources console workers arguments
 network      backbone bank losses
-data         kitti augmentation crops dataset decoded_crops downloads mat_files pascal3d splits
-data         textures occlusion occluded_pascal3d
-compare      scene kernels_numba rasteriser steps specification with_numba with_pytorch3d
+data         kitti archives augmentation crops decoded_crops dataset downloads loading mat_files
+data         pascal3d splits textures occlusion occluded_pascal3d
+compare      scene kernels_numba steps specification with_pytorch3d rasteriser with_numba
 compare      triton_numbers triton_rays triton_loss triton_kernels kernels_triton with_triton
 solve        plan starts candidates solver choose_renderer halving model batches mesh_solver
 solve        shards run
-training     journal schedule setup step trainer validation log state
-pictures     canvas captions colours drawing edges manifest mesh_overlay landscape loss_curves
-pictures     occluder_map figures contact_sheet film plots resizing selection solved match
-pictures     pose_files comparison result_pictures viewpoints
-report       page tables
-sample       models drawing
-photographs  calibration framing jobs poses evidence results overlay finder calibration_images
-photographs  predictor
-stages       networks extract_features predict saved_results other_drawings draw_results
-stages       solve_poses
+training     journal schedule setup step memory validation log state trainer
+pictures     canvas captions colours edges manifest mesh_overlay landscape loss_curves
+pictures     occluder_map figures contact_sheet film resizing selection solved match pose_files
+pictures     comparison result_pictures viewpoints
+report       timings cards page_assets scores gallery svg tables level_report charts page
+sample       backgrounds car_shapes car_lines shapes parts car_paint cars chairs models
+sample       viewpoints looks shading drawing annotations planned_pictures
+photographs  calibration framing jobs poses evidence results overlay crop_solver finder
+photographs  calibration_images predictor
+stages       annotate_vertices download_data export_checkpoint list_gpus make_cuboids
+stages       make_sample_data networks extract_features occluded_levels make_occluded predict
+stages       prepare_images prepare_kitti3d report_accuracy saved_results other_drawings
+stages       draw_results select_azimuths solve_poses train write_report
 """
+
+TRITON_KERNELS = {f"compare.triton_{name}" for name in ("kernels", "loss", "numbers", "rays")}
 
 # Packages of others that are heavy or may be missing, and the modules that import them.
 DOORS = {
@@ -61,7 +66,7 @@ DOORS = {
     "scipy": {"data.mat_files"},
     "torchvision": {"network.backbone", "data.augmentation"},
     "numba": {"compare.kernels_numba"},
-    "triton": {"compare.kernels_triton"},
+    "triton": {"compare.kernels_triton", *TRITON_KERNELS},
     "safetensors": {"storage.checkpoints"},
     "tensorboard": {"training.journal"},
 }
@@ -130,6 +135,15 @@ def test_nothing_imports_an_entry_point():
     no(complaints)
 
 
+def test_nothing_imports_a_file_of_tests():
+    """What several of them need is in tests/helpers."""
+    complaints = []
+    for path in PYTHON_FILES:
+        wrong = [name for name in imports_of(path) if name.startswith(("test_", "conftest"))]
+        complaints += [f"{name_of(path)} imports {name}" for name in sorted(wrong)]
+    no(complaints)
+
+
 def test_a_heavy_dependency_comes_in_by_its_door():
     complaints = []
     for path in LIBRARY:
@@ -146,7 +160,8 @@ def test_a_stage_without_network_does_not_import_torch():
 
 
 def test_the_command_line_ends_in_the_entry_points():
-    allowed = ("machine.arguments", "machine.console")
+    # the reference's checkpoints hold a Namespace
+    allowed = ("machine.arguments", "machine.console", "storage.checkpoints")
     knowing = [path for path in MODULES if "argparse" in imports_of(path)]
     no([f"{name_of(path)} imports argparse" for path in knowing if module_of(path) not in allowed])
     no([f"{name_of(p)} reads sys.argv" for p in MODULES if "sys.argv" in p.read_text()])
