@@ -15,16 +15,29 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from test_pose import BEST, PAPER, SMALL_HW, golden_problem, planted_problem, rotation_error_deg
 
+from helpers.planted import (
+    BEST,
+    PAPER,
+    SMALL_HW,
+    golden_problem,
+    planted_problem,
+    rotation_error_deg,
+)
 from helpers.pretend_gpus import PretendGPUs, pretend_gpus
 from helpers.project import cannot_run
 from helpers.ptx import Program, UnknownInstruction
 from helpers.small_training import CONFIG, outcome, small_data, write_prepared
-from neural_mesh.compare import rendering
+from neural_mesh.compare import with_triton
+from neural_mesh.compare.scene import Renderer, look_at, make_scene
+from neural_mesh.compare.with_numba import NumbaRenderer
+from neural_mesh.compare.with_triton import TritonRenderer
 from neural_mesh.geometry.cameras import camera_centre, paper_camera
 from neural_mesh.machine.devices import place
-from neural_mesh.solve import pose
+from neural_mesh.settings import SolveConfig
+from neural_mesh.solve.choose_renderer import choose_renderer, triton_agrees
+from neural_mesh.solve.plan import choose_camera
+from neural_mesh.solve.solver import Setup, make_setup, solve
 from neural_mesh.training.setup import Hardware
 from neural_mesh.training.step import Learner
 from neural_mesh.training.trainer import Trainer
@@ -42,6 +55,11 @@ in_interpreter = pytest.mark.skipif(
     not os.environ.get("TRITON_INTERPRET"),
     reason="for Triton's interpreter, which another test starts",
 )
+
+
+def setup_of(config: SolveConfig, renderer: Renderer) -> Setup:
+    """As a category's maps are solved."""
+    return make_setup(config, *choose_camera(config, "car", SMALL_HW), renderer)
 
 
 @pytest.fixture
@@ -92,9 +110,11 @@ def test_the_pretence_keeps_the_rules(gpus: PretendGPUs):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_gpus_features_give_the_poses_of_the_cpus(gpus, solver, renderer):
     problem, _ = planted_problem(2, 0.1)
-    arguments = SOLVERS[solver], *pose.choose_camera(SOLVERS[solver], "car", SMALL_HW), renderer
-    expected = pose.solve(*problem, *arguments)
-    found = pose.solve(problem[0], *(x.to(GPU) for x in problem[1:]), *arguments)
+    config = SOLVERS[solver]
+    on_cpu = setup_of(config, choose_renderer(renderer, torch.device("cpu")))
+    on_gpu = setup_of(config, choose_renderer(renderer, GPU))
+    expected = solve(*problem, on_cpu)
+    found = solve(*problem.to(GPU), on_gpu)
     for key in ("start_losses", "centre", "loss", "evaluations"):
         np.testing.assert_array_equal(getattr(found, key), getattr(expected, key))
 
@@ -103,30 +123,28 @@ def test_a_gpus_features_give_the_poses_of_the_cpus(gpus, solver, renderer):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_triton_never_waits_between_the_first_launch_and_the_last(gpus, solver):
     """Of batches after the first nothing waits, from the features' scores to the end of the last stage."""
-    (mesh, *tensors), _ = planted_problem(2, 0.1)
-    config = SOLVERS[solver]
-    arguments = config, *pose.choose_camera(config, "car", SMALL_HW), "triton"
-    tensors = [x.to(GPU) for x in tensors]
-    starts = pose.starts_of(mesh, *arguments, GPU)
+    problem = planted_problem(2, 0.1)[0].to(GPU)
+    setup = setup_of(SOLVERS[solver], TritonRenderer(GPU))
+    starts = setup.starts(problem.mesh)
     found = []
     for _ in range(2):
         gpus.log.clear()
-        found.append(pose.solve(mesh, *tensors, *arguments, starts).centre)
-    launches = len(pose.make_plan(config).stages)
+        found.append(solve(*problem, setup, starts).centre)
+    launches = len(setup.plan.stages)
     assert gpus.log[:launches] == ["launch"] * launches and set(gpus.log[launches:]) == {"wait cpu"}
     np.testing.assert_array_equal(*found)
 
 
 def test_auto_leaves_triton_where_it_does_not_agree_and_says_why(gpus, monkeypatch, capsys):
     pytest.importorskip("triton")
-    kernels, notes = rendering.triton_kernels(), []
+    kernels, notes = with_triton.kernels(), []
 
     def resolved() -> str:
-        pose.triton_agrees.cache_clear()
-        return pose.resolve_renderer("auto", GPU)
+        triton_agrees.cache_clear()
+        return choose_renderer("auto", GPU).name
 
-    def undefined(*arguments: object) -> None:
-        for tensor in arguments[5]:
+    def undefined(mesh, focal, scores, candidates, *_: object) -> None:
+        for tensor in candidates:
             tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
 
     def fail(*_: object) -> None:
@@ -199,7 +217,7 @@ CAPABILITIES = [80, *(pytest.param(other, marks=pytest.mark.slow) for other in (
 @pytest.mark.parametrize("compiled_gpus", CAPABILITIES, indirect=True)
 def test_auto_takes_compiled_triton(compiled_gpus, capsys):
     """With the trial that decides it, of both solvers, on a cuboid and on a mesh that is none, in the code for a GPU."""
-    assert pose.resolve_renderer("auto", GPU) == "triton" and capsys.readouterr().err == ""
+    assert choose_renderer("auto", GPU).name == "triton" and capsys.readouterr().err == ""
     assert len(compiled_gpus) >= 4 and all(
         program.executed > 10_000 for program in compiled_gpus.values()
     )
@@ -208,25 +226,20 @@ def test_auto_takes_compiled_triton(compiled_gpus, capsys):
 @pytest.mark.parametrize("compiled_gpus", CAPABILITIES, indirect=True)
 def test_compiled_triton_follows_numba(compiled_gpus):
     """In loss and gradients; and step for step, also where Triton compiles a single step into the kernel."""
-    (mesh, *tensors), true = planted_problem(2, 0.1)
-    scene, there = (
-        rendering.make_scene(mesh, paper_camera(SMALL_HW)),
-        [x.to(GPU) for x in tensors],
-    )
-    centre = torch.as_tensor(camera_centre(true[0] + 0.1, true[1], 4.5), dtype=torch.float32)
-    rotation = rendering.look_at(centre, torch.as_tensor(true[2], dtype=torch.float32))
-    expected = rendering.compare(scene, rendering.make_target(*tensors), centre, rotation, "numba")
-    found = rendering.compare(
-        scene, rendering.make_target(*there), centre.to(GPU), rotation.to(GPU), "triton"
-    )
+    problem, true = planted_problem(2, 0.1)
+    there = problem.to(GPU)
+    scene = make_scene(problem.mesh, paper_camera(SMALL_HW))
+    numba, triton = NumbaRenderer(), TritonRenderer(GPU)
+    near = camera_centre(true.azimuth + 0.1, true.elevation, 4.5)
+    centre = torch.as_tensor(near, dtype=torch.float32)
+    rotation = look_at(centre, torch.as_tensor(true.theta, dtype=torch.float32))
+    expected = numba.compare(scene, numba.target(*problem[1:]), centre, rotation)
+    found = triton.compare(scene, triton.target(*there[1:]), centre.to(GPU), rotation.to(GPU))
     for x, y in zip(found, expected, strict=True):
         torch.testing.assert_close(x.cpu(), y, atol=2e-6, rtol=1e-5)
     for config in (replace(PAPER, total_epochs=8), replace(PAPER, total_epochs=1), BEST):
-        arguments = config, *pose.choose_camera(config, "car", SMALL_HW)
-        expected, found = (
-            pose.solve(mesh, *x, *arguments, name, trace=True)
-            for x, name in ((tensors, "numba"), (there, "triton"))
-        )
+        expected = solve(*problem, setup_of(config, numba), trace=True)
+        found = solve(*there, setup_of(config, triton), trace=True)
         np.testing.assert_allclose(found.path_losses, expected.path_losses, atol=1e-5)
         np.testing.assert_allclose(found.path, expected.path, atol=1e-3)
 
@@ -236,13 +249,12 @@ def test_compiled_triton_follows_numba(compiled_gpus):
 def test_compiled_triton_reproduces_the_reference(compiled_gpus, golden):
     """All of golden/solve: 301 evaluations of 12 maps in the code for a GPU."""
     data = golden("solve.npz")
-    mesh, *tensors = golden_problem(data)
     camera = paper_camera(data["features"].shape[2:])
-    poses = pose.solve(mesh, *(x.to(GPU) for x in tensors), PAPER, camera, 5.0, "triton")
+    setup = make_setup(PAPER, camera, 5.0, TritonRenderer(GPU))
+    poses = solve(*golden_problem(data).to(GPU), setup)
     np.testing.assert_array_equal(poses.start, data["start_index"])
-    assert rotation_error_deg(poses, data["rot_pred"]).max() < 0.2
+    assert rotation_error_deg(poses.pose, data["rot_pred"]).max() < 0.2
     np.testing.assert_allclose(poses.loss, data["final_loss"], atol=1e-3)
-
 
 
 def trained(root: Path, name: str, gpus: list[int], separate_bank: bool) -> Trainer:

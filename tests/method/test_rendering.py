@@ -47,7 +47,7 @@ from neural_mesh.solve.choose_renderer import check_renderer
 CAMERA = MapCamera(21.0, (9.3, 5.1), (11, 17))
 # Tests that ask for triton, which run in its interpreter, too.
 FILES_WITH_TRITON = (
-    *("method/test_rendering.py", "method/test_rasteriser.py", "method/test_pose.py"),
+    *("method/test_rendering.py", "method/test_rasteriser.py", "method/test_solver.py"),
     "emulation/test_gpus.py",
 )
 
