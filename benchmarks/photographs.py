@@ -96,7 +96,8 @@ def solve_route(
         for record in records:
             scale = object_scale(record.pose.distance, record.bbox_xyxy)
             framings.append(Framing(scale, tuple(record.pose.principal_xy)))
-        rows[:, :3] = finder.solve(photographs, framings, finder.solve_config).pose.angles
+        features = finder.crops.features(photographs, framings)
+        rows[:, :3] = finder.crops.solve(features, finder.solve_config).pose.angles
         return rows
     if route == "unlabelled":
         poses = finder.find_as_reference(photographs)
@@ -166,7 +167,7 @@ def table_row(level: str, route: str, measured: dict[str, NDArray]) -> list[str]
         "" if np.isnan(shared) else f"{shared:.2f}",
         f"{1e3 * float(measured['seconds']) / len(errors):.0f}",
     ]
-    # how well the confidences are calibrated
+    # Columns of confidence stay empty without a calibration.
     confidence = measured["confidence"]
     if np.isnan(confidence).any():
         return [*row, "", "", ""]

@@ -1,9 +1,9 @@
 """A checkpoint and anybody's photographs -> poses, a confidence for each,
 and pictures of the mesh over the photograph.
 
-    python code/predict.py --checkpoint saved_model_car_last.pth photo.jpg --box 40 60 580 330
-    python code/predict.py --checkpoint saved_model_car_last.pth folder --boxes boxes.csv --film
-    python code/predict.py --checkpoint saved_model_car_last.pth --calibrate data/PASCAL3D_train_NeMo
+  python code/predict.py --checkpoint saved_model_car_last.pth photo.jpg --box 40 60 580 330
+  python code/predict.py --checkpoint saved_model_car_last.pth folder --boxes boxes.csv --film
+  python code/predict.py --checkpoint saved_model_car_last.pth --calibrate data/PASCAL3D_train_NeMo
 """
 
 from __future__ import annotations
@@ -173,6 +173,7 @@ def parse() -> argparse.Namespace:
     add_calibration(parser)
     add_unlabelled(parser)
     args = parser.parse_args()
+    # What argparse cannot say: a calibration needs no photographs, all else does.
     if not args.calibrate and not args.photos:
         raise ValueError("name photographs, or a folder of them")
     if args.box is not None and args.boxes:
@@ -182,6 +183,7 @@ def parse() -> argparse.Namespace:
 
 def network_of(args: argparse.Namespace) -> FinderOptions:
     """Which network finds poses, and how."""
+    # The reference's route is the paper's in all, unless the user wants another solver.
     solver = "paper" if args.unlabelled else DEFAULT.solver
     config = replace(
         DEFAULT,

@@ -71,6 +71,7 @@ def fit_weights(standard: NDArray, right: NDArray) -> NDArray[np.float64]:
     x = np.column_stack([standard, np.ones(len(standard))])
     penalty = np.diag([PENALTY] * (x.shape[1] - 1) + [CONSTANT_PENALTY])
     weights = np.zeros(x.shape[1])
+    # The penalised likelihood has one maximum, which Newton's steps approach from anywhere.
     for _ in range(STEPS):
         share = _sigmoid(x @ weights)
         gradient = x.T @ (share - right) + penalty @ weights
@@ -100,10 +101,11 @@ def calibrate(
     evidence = np.asarray(evidence, np.float64)
     right = np.asarray(right, bool)
     _check_poses(right)
+    # Standardised, all evidence is penalised alike.
     mean = evidence.mean(0)
     deviation = np.maximum(evidence.std(0), 1e-9)
     standard = (evidence - mean) / deviation
-    # every pose gets a confidence from the other folds
+    # Every pose gets a confidence from the other folds.
     fold = np.random.default_rng(seed).permutation(len(right)) % folds
     held_out = np.empty(len(right))
     for k in range(folds):
@@ -204,6 +206,7 @@ def _calibration_of(content: dict) -> Calibration:
     for name in ("mean", "deviation", "weights"):
         values[name] = tuple(float(number) for number in values[name])
     values["names"] = tuple(values["names"])
+    # A weight for each number of the evidence, and one for the constant.
     evidence = len(values["names"])
     lengths = (len(values["mean"]), len(values["deviation"]), len(values["weights"]) - 1)
     if lengths != (evidence, evidence, evidence):

@@ -28,7 +28,7 @@ BOX_ERROR = 0.06  # of a side, at most, by which a box is off
 WINDOW_MARGIN = (0.02, 0.4)  # of a side, around the object of a whole picture
 COVERED_SHARES = ((0.0, 0.0), FOREGROUND_RATIO[1], FOREGROUND_RATIO[2])  # in turn
 PATCH_CENTRES = 64  # places within the box that patches are drawn from
-# what the images are to the network
+# What the images are to the network.
 HELD_OUT = "held out from training"
 OTHERS = "of a set not trained on"
 TRAINED = "trained on"
@@ -71,12 +71,14 @@ def calibrate_finder(
     names = _prepared_names(prepared, checkpoint)
     data = prepared.fingerprint(category)
     names, origin = calibration_names(names, checkpoint, data)
+    # A part of them, drawn by the seed.
     order = np.random.default_rng(options.seed).permutation(len(names))[: options.images]
     disturb = options.patches == "true"
     if options.patches == "auto":
         disturb = origin in (TRAINED, UNKNOWN)
     drawn = [names[i] for i in order]
     images = calibration_images(prepared, category, drawn, disturb, options.seed)
+    # Search them as photographs, and see which poses are right.
     evidence = []
     errors = []
     with progress_bar("calibration", len(drawn)) as bar:
@@ -137,6 +139,7 @@ def calibration_images(
     """
     paths = [prepared.image(category, name) for name in names]
     for i, (name, path) in enumerate(zip(names, paths, strict=True)):
+        # Each image has random numbers of its own, whatever was done to the others.
         random = np.random.default_rng([seed, i])
         annotation = load_annotation(prepared.annotation(category, name))
         row0, row1, col0, col1 = annotation.box_obj[:4]
@@ -147,6 +150,7 @@ def calibration_images(
             donor = read_crop(paths[int(random.integers(len(paths)))], 1)
             pixels = disturbed(pixels, donor, box, share, random)
         truth = annotation.pose.angles
+        # Boxes of users and of detectors are never exact, and whole pictures show more or less.
         sides = np.tile(box[2:] - box[:2], 2)
         if i % 2:
             given = box + random.uniform(-BOX_ERROR, BOX_ERROR, 4) * sides
@@ -187,6 +191,7 @@ def disturbed(
     rows = random.uniform(y0, y1, PATCH_CENTRES)
     columns = random.uniform(x0, x1, PATCH_CENTRES)
     inside_rc = np.stack([rows, columns], 1)
+    # Patch after patch, until enough of the box is hidden.
     hidden = torch.zeros(pixels.shape[:2], dtype=torch.bool)
     while float(hidden[y0:y1, x0:x1].float().mean()) < covered:
         image, pasted = paste_patches(image, patches, inside_rc, random)

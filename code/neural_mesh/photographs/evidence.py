@@ -42,11 +42,13 @@ class Election:
 
 def elect(candidates: Candidates) -> Election:
     """The mean rotation of the candidates near the one with most votes."""
+    # Answers near each other support each other, those that fit well the more.
     rotation = candidates.pose.pascal_cam_from_object
     weight = np.exp(SCORE_WEIGHT * (1 - candidates.loss))
     apart = geodesic_distance(rotation[:, None], rotation[None])
     votes = np.maximum(1 - apart / VOTES_WITHIN, 0) @ weight
     agreeing = apart[int(votes.argmax())] <= AGREES_WITHIN
+    # The one with most support is not the best: neighbours average their errors out.
     mean = mean_rotation(rotation[agreeing], weight[agreeing])
     disagreement = np.minimum(geodesic_distance(rotation, mean), OPPOSED) / OPPOSED
     agreement = 1 - float(weight @ disagreement / weight.sum())
@@ -76,6 +78,7 @@ def mesh_coverage(mesh: Mesh, camera: MapCamera, pose: Pose) -> float:
 
     camera: of the feature map; the principal point is that of the pose, in cells.
     """
+    # The object lies where the optical axis of its own camera falls.
     x, y = pose.principal_xy
     scene = make_scene(mesh, replace(camera, principal_xy=(float(x), float(y))))
     centre, rotation = camera_of_pose(pose)

@@ -14,46 +14,36 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from neural_mesh.categories import category_settings
 from neural_mesh.geometry import cameras
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.photographs import framing
 from neural_mesh.photographs.calibration import Calibration, calibration_path, load_calibration
+from neural_mesh.photographs.crop_solver import CropSolver
 from neural_mesh.photographs.evidence import EVIDENCE, elect, margin, mesh_coverage, similarity
 from neural_mesh.photographs.framing import Framing, frame_box
 from neural_mesh.photographs.overlay import overlay
 from neural_mesh.photographs.poses import Candidates, PhotographPose
 from neural_mesh.pictures.film import film_steps, pose_of_iterate
-from neural_mesh.settings import (
-    FEATURE_STRIDE,
-    FOCAL_PX,
-    NORMALISED_DISTANCE,
-    PhotographConfig,
-    SolveConfig,
-)
+from neural_mesh.settings import FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig, SolveConfig
 from neural_mesh.solve.choose_renderer import choose_renderer
-from neural_mesh.solve.mesh_solver import MeshSolver
 from neural_mesh.solve.model import Model, load_model
 from neural_mesh.solve.plan import make_plan
-from neural_mesh.solve.solver import solve
-from neural_mesh.solve.starts import start_poses
 from neural_mesh.storage.pictures import Photograph, photograph_of
 
-# starts of the reference's route: no theta, and distances 4.4, 5 and 5.7 of 5
+# Starts of the reference's route: no theta, and distances 4.4, 5 and 5.7 of 5.
 REFERENCE_THETAS = (0.0, 0.0, 1)
 REFERENCE_FACTORS = (0.88, 1.14, 3)
 REFERENCE_SHIFTS = (0.0, 0.0, 1)
-# settings that poses do not depend on
+# Settings that poses do not depend on.
 UNUSED_BY_POSES = ("overlay_side", "wanted_side")
 
 
 class PoseFinder:
     """A trained category that finds its objects in photographs.
 
-    model: see `inference.load_model`. config: how. calibration: what turns evidence into
+    model: see `load_model`. config: how. calibration: what turns evidence into
     confidence, see `use_calibration`. solve_config: in place of the solver's defaults; its place in
     a crop is always searched too. renderer: see `choose_renderer`.
     """
@@ -68,11 +58,7 @@ class PoseFinder:
         self.model = model
         self.config = config or PhotographConfig()
         self.calibration: Calibration | None = None
-        self.renderer = choose_renderer(renderer, model.device)
-        trained = model.checkpoint.config
-        self.crop_hw = category_settings(trained.category).crop_hw
-        self.cell = FEATURE_STRIDE / trained.image_scale  # crop pixels
-        # one search in crops where the object is in the middle, one where it may be elsewhere
+        # One search for where the object is in the middle, one for where it may be elsewhere.
         solve_config = solve_config or SolveConfig(solver=self.config.solver)
         self.solve_config = replace(solve_config, six_d=False)
         self.place_config = replace(
@@ -81,8 +67,11 @@ class PoseFinder:
             distance_factors=self.config.picture_distances,
             shifts=self.config.picture_places,
         )
-        self.solvers: dict[SolveConfig, MeshSolver] = {}
-        self.camera = self._solver(self.solve_config).setup.camera
+        # What both searches share: how large a crop is, its camera, and how large meshes look.
+        self.renderer = choose_renderer(renderer, model.device)
+        self.crops = CropSolver(model, self.renderer)
+        self.camera = self.crops.solver(self.solve_config).setup.camera
+        self.focal_px = self.camera.focal * self.crops.cell  # in crop pixels
         self.outlines = framing.usual_outlines(model.mesh(1))
 
     # ---- finding ----
@@ -118,25 +107,26 @@ class PoseFinder:
     ) -> list[PhotographPose]:
         """`find_all` where all items have a box, or none has."""
         zooms = self.config.box_zooms if boxed else self.config.picture_zooms
-        # the first round: every object in crops of several sizes
         photographs = []
         boxes = []
         framings = []
+        # The first round: every object in crops of several sizes.
         for photograph, box in items:
             unzoomed = self._first_framing(photograph, box)
             for zoom in zooms:
                 photographs.append(photograph)
                 boxes.append(box)
                 framings.append(unzoomed.zoomed(zoom))
-        features = self._features(photographs, framings)
-        first = self._solve(features, self.solve_config)
-        # the second: crops around what the first has found
-        located = first if boxed else self._solve(features, self.place_config)
+        features = self.crops.features(photographs, framings)
+        first = self.crops.solve(features, self.solve_config)
+        # The second round: crops around what each of the first shows.
+        located = first if boxed else self.crops.solve(features, self.place_config)
         followed = []
         for k, (framed, box) in enumerate(zip(framings, boxes, strict=True)):
             followed.append(self._follow(located.pose[k], int(located.mesh[k]), framed, box))
-        second = self.solve(photographs, followed, self.solve_config)
-        # the vote, object by object
+        features = self.crops.features(photographs, followed)
+        second = self.crops.solve(features, self.solve_config)
+        # The vote, object by object: the crops of an object stand side by side.
         rounds = np.repeat([0, 1], len(zooms))
         poses = []
         for start in range(0, len(photographs), len(zooms)):
@@ -161,9 +151,10 @@ class PoseFinder:
             views = (pose.azimuth, pose.elevation, pose.theta)
             outline = framing.outlines_of(self.model.mesh(mesh), *views)
             return frame_box(outline, box, self.config.box_fill, self.config.box_drop)
+        # Crop pixels per CAD unit, at the distance that networks are trained on and at this one.
         trained_size = FOCAL_PX / NORMALISED_DISTANCE
-        size = self.camera.focal * self.cell / pose.distance
-        x, y = framed.to_photograph(pose.principal_xy, self.crop_hw).tolist()
+        size = self.focal_px / pose.distance
+        x, y = framed.to_photograph(pose.principal_xy, self.crops.crop_hw).tolist()
         return Framing(framed.scale * (trained_size / size), (x, y))
 
     def find_as_reference(self, photographs: Sequence[Photograph]) -> list[PhotographPose]:
@@ -180,7 +171,8 @@ class PoseFinder:
             shifts=REFERENCE_SHIFTS,
         )
         framings = [self.reference_framing(photograph) for photograph in photographs]
-        candidates = self.solve(photographs, framings, config)
+        candidates = self.crops.solve(self.crops.features(photographs, framings), config)
+        # There is one answer for each photograph, and so no vote.
         poses = []
         for k, framed in enumerate(framings):
             poses.append(self._agree(candidates[k : k + 1], [framed], np.zeros(1, int)))
@@ -190,40 +182,6 @@ class PoseFinder:
         """The crop of `find_as_reference`."""
         width = self.config.reference_width
         return framing.reference_framing(photograph.size_hw, width, self.config.reference_shift)
-
-    # ---- solving ----
-
-    def solve(
-        self, photographs: Sequence[Photograph], framings: Sequence[Framing], config: SolveConfig
-    ) -> Candidates:
-        """Solve crops of photographs, each with the mesh of the category that explains it best."""
-        return self._solve(self._features(photographs, framings), config)
-
-    def _solve(self, features: Tensor, config: SolveConfig) -> Candidates:
-        views = _view_rotations(config)
-        solver = self._solver(config)
-        every_mesh = []
-        for number in range(1, len(self.model.checkpoint.memory) + 1):
-            solved = solver.solve(number, features)
-            # of the distances and places that a view is started at, the best one
-            view_losses = solved.start_losses.reshape(len(features), -1, len(views)).min(1)
-            pose = replace(solved.pose, principal_xy=solved.pose.principal_xy * self.cell)
-            mesh = np.full(len(features), number)
-            every_mesh.append(Candidates(pose, solved.loss, mesh, view_losses, views))
-        return Candidates.best_of(every_mesh)
-
-    def _solver(self, config: SolveConfig) -> MeshSolver:
-        if config not in self.solvers:
-            self.solvers[config] = MeshSolver(self.model, config, self.renderer)
-        return self.solvers[config]
-
-    def _features(self, photographs: Sequence[Photograph], framings: Sequence[Framing]) -> Tensor:
-        """Feature maps of one crop of each photograph."""
-        scale = self.model.checkpoint.config.image_scale
-        crops = []
-        for photograph, framed in zip(photographs, framings, strict=True):
-            crops.append(framing.cut_crop(photograph, framed, self.crop_hw, scale))
-        return self.model.features(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
 
     # ---- the vote ----
 
@@ -239,16 +197,17 @@ class PoseFinder:
         best = min(
             np.flatnonzero(election.agreeing), key=lambda k: (-rounds[k], candidates.loss[k])
         )
+        # The rotation is the mean of those that agree, all else is the best one's.
         answer = candidates.pose[best]
         azimuth, elevation, theta = map(float, cameras.angles_of_rotation(election.rotation))
-        x, y = framings[best].to_photograph(answer.principal_xy, self.crop_hw).tolist()
+        x, y = framings[best].to_photograph(answer.principal_xy, self.crops.crop_hw).tolist()
         evidence = (*self._evidence(candidates, best), election.agreement)
         confidence = None
         if self.calibration is not None:
             confidence = float(self.calibration.confidence(evidence))
         return PhotographPose(
             Pose(azimuth, elevation, theta, answer.distance, (x, y)),
-            self.camera.focal * self.cell / framings[best].scale,
+            self.focal_px / framings[best].scale,
             1 - float(candidates.loss[best]),
             int(candidates.mesh[best]),
             evidence,
@@ -258,7 +217,7 @@ class PoseFinder:
     def _evidence(self, candidates: Candidates, k: int) -> tuple[float, float]:
         """Similarity and margin of candidate k, see `EVIDENCE`."""
         pose = candidates.pose[k]
-        in_cells = replace(pose, principal_xy=pose.principal_xy / self.cell)
+        in_cells = replace(pose, principal_xy=pose.principal_xy / self.crops.cell)
         mesh = self.model.mesh(int(candidates.mesh[k]))
         coverage = mesh_coverage(mesh, self.camera, in_cells)
         rotation = candidates.pose.pascal_cam_from_object[k]
@@ -316,26 +275,17 @@ class PoseFinder:
         Start and end are among them, no side is longer than `side`. The search is run again in the
         crop around the pose. mesh: in place of the cuboid.
         """
-        scale = self.camera.focal * self.cell / pose.focal_px
-        features = self._features([photograph], [Framing(scale, pose.pose.principal_xy)])
-        cuboid = self.model.mesh(pose.mesh)
-        bank, clutter = self.model.banks(pose.mesh)
-        setup = self._solver(self.solve_config).setup
-        solved = solve(cuboid, features, bank, clutter, setup, trace=True)
-        path = solved.path[0]
+        place_xy = pose.pose.principal_xy
+        framed = Framing(self.focal_px / pose.focal_px, place_xy)
+        features = self.crops.features([photograph], [framed])
+        path = self.crops.path(features, pose.mesh, self.solve_config)
         poses = []
         for step in film_steps(path):
-            iterate = replace(pose_of_iterate(path[step]), principal_xy=pose.pose.principal_xy)
+            # The search turns the camera; the object stays where it was found.
+            iterate = replace(pose_of_iterate(path[step]), principal_xy=place_xy)
             poses.append(replace(pose, pose=iterate))
-        drawn = mesh or cuboid
+        drawn = mesh or self.model.mesh(pose.mesh)
         return [overlay(photograph, [(drawn, each)], side) for each in [*poses, pose]]
-
-
-def _view_rotations(config: SolveConfig) -> NDArray[np.float64]:
-    """Rotations pascal_cam_from_object [N, 3, 3] of the start grid's views."""
-    views = start_poses(config, 1.0)
-    azimuth, elevation, _ = cameras.spherical_from_centre(views[:, :3])
-    return cameras.pascal_cam_from_object(azimuth, elevation, views[:, 3])
 
 
 def open_finder(

@@ -22,7 +22,7 @@ SMALLEST_BOX = 2  # pixels
 LARGEST_BOX = 4  # sides of the picture; the pose of an object far larger than it cannot be told
 ASPECT_TOLERANCE = 0.25  # log of width / height by which an outline may differ from the box
 MOST_TOLERANCES = 8.0  # beyond, all outlines count alike
-# from all sides, level or a little from above, as photographs mostly show objects
+# From all sides, level or a little from above, as photographs mostly show objects.
 USUAL_AZIMUTHS = np.arange(24) * (np.pi / 12)
 USUAL_ELEVATIONS = np.radians([0.0, 10.0, 20.0])
 
@@ -35,6 +35,7 @@ def check_box(box_xyxy: ArrayLike, size_hw: tuple[int, int]) -> NDArray[np.float
         raise ValueError(f"a box is four numbers x0 y0 x1 y1, found {given}")
     text = " ".join(f"{value:g}" for value in box)
     picture = f"the picture of {size_hw[1]} x {size_hw[0]} pixels"
+    # From what is no box at all to what shows too little of an object.
     sides = box[2:] - box[:2]
     if (sides <= 0).any():
         raise ValueError(
@@ -127,14 +128,15 @@ def frame_box(outlines: Outlines, box_xyxy: ArrayLike, fill: float, drop: float 
     """
     box = np.asarray(box_xyxy, np.float64)
     side = box[2:] - box[:2]
-    # outlines of other proportions than the box's come from other views
+    # Outlines of other proportions than the box's come from other views.
     mismatch = np.log(outlines.sizes[:, 0] / outlines.sizes[:, 1]) - math.log(side[0] / side[1])
     tolerances = np.minimum(np.abs(mismatch) / ASPECT_TOLERANCE, MOST_TOLERANCES)
     weight = np.exp(-0.5 * tolerances**2)
     weight /= weight.sum()
-    # geometric mean of how much larger outlines are than the box, over width and height
+    # Geometric mean of how much larger outlines are than the box, over width and height.
     log_ratio = np.log(outlines.sizes).sum(1) - np.log(side).sum()
     scale = fill * math.exp(weight @ log_ratio / 2)
+    # The box's middle falls on the outline's, lowered by the drop.
     middle = outlines.middles + outlines.sizes * [0.0, drop]
     centre = (box[:2] + box[2:]) / 2 - weight @ middle / scale
     return Framing(scale, (float(centre[0]), float(centre[1])))

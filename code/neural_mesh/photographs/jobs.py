@@ -33,6 +33,7 @@ class PhotographJob:
     @property
     def source(self) -> dict:
         """What a result depends on beside the settings; a photograph that changed is redone."""
+        # Reading all of the file to know it again would take as long as decoding it.
         status = self.path.stat()
         return {
             "bytes": status.st_size,
@@ -59,6 +60,7 @@ def collect_jobs(
     files: dict[str, Path] = {}
     for path in paths:
         pictures = _pictures_at(path, out)
+        # Names tell photographs apart in the results, so each stands for one file.
         for name in sorted(pictures):
             if files.get(name, pictures[name]) != pictures[name]:
                 raise ValueError(
@@ -70,6 +72,7 @@ def collect_jobs(
         folders = ", ".join(map(str, paths))
         suffixes = " ".join(PHOTOGRAPH_SUFFIXES)
         raise ValueError(f"no picture in {folders} (files ending in {suffixes})")
+    # Boxes may be of more photographs than this run's, but a misspelt name looks like that, too.
     unknown = sorted(set(boxes) - set(files))
     if unknown:
         print(
@@ -146,18 +149,20 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
 def _json_rows(path: Path) -> list[tuple[str, object]]:
     rows = []
     for name, value in read_json(path).items():
+        # A file has one box or a list of boxes.
         several = isinstance(value, list) and value and isinstance(value[0], list)
         rows += [(name, box) for box in (value if several else [value])]
     return rows
 
 
 def _csv_rows(path: Path) -> list[tuple[str, object]]:
+    # Spreadsheets write a byte order mark.
     text = io.StringIO(read_text(path).removeprefix("\ufeff"))
     try:
-        lines = [row for row in csv.reader(text) if any(cell.strip() for cell in row)]
+        lines = [row for row in csv.reader(text) if "".join(row).strip()]
     except csv.Error as error:
         raise ValueError(f"{path}: not a table ({error})") from None
-    # a heading ends in no number
+    # A heading does not end in a number.
     if lines and not _is_number(lines[0][-1]):
         lines = lines[1:]
     return [(row[0].strip(), row[1:]) for row in lines]

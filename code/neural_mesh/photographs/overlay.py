@@ -23,7 +23,9 @@ def overlay(
     Returns RGB [h, w, 3] with no side longer than longest_side, in pixels.
     """
     picture = _shrunk(photograph.pixels, longest_side)
+    # Poses count pixels of the photograph as it was before anything was reduced.
     scale = picture.shape[1] / photograph.size_hw[1]
+    # What is near hides what is far, whatever their own focal lengths are.
     for mesh, pose in sorted(drawn, key=lambda each: -each[1].pascal3d_distance):
         x, y = pose.pose.principal_xy
         camera = MapCamera(pose.focal_px * scale, (x * scale, y * scale), picture.shape[:2])

@@ -44,6 +44,7 @@ class PhotographPose:
     @property
     def camera_matrix(self) -> NDArray[np.float64]:
         """P [3, 4]: P @ (x, y, z, 1) of a CAD point is (u w, v w, w), (u, v) its pixel."""
+        # Pixels from rays, rays from points: K R [I | -C].
         x, y = self.pose.principal_xy
         intrinsic = np.array([[self.focal_px, 0, x], [0, self.focal_px, y], [0, 0, 1]])
         relative = np.column_stack([np.eye(3), -self.pose.centre])
@@ -91,6 +92,7 @@ class Candidates:
 
         meshes: candidates in the same crops.
         """
+        # Joined, the candidates of a mesh follow those of the one before.
         crops = len(meshes[0].loss)
         best = np.argmin([candidates.loss for candidates in meshes], 0)
         return cls.joined(meshes)[best * crops + np.arange(crops)]

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 from tqdm import tqdm
 
@@ -41,10 +42,12 @@ def read_ahead(
                 check_box(box, photograph.size_hw)
         except (ValueError, FileNotFoundError, PermissionError) as error:
             message = str(error)
+            # Complaints about a box do not say in which photograph it is.
             return message if str(job.path) in message else f"{job.path}: {message}"
         return photograph
 
     with ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1)) as pool:
+        # Decoded photographs are large, so only so many are kept waiting.
         waiting: deque[tuple[PhotographJob, Future]] = deque()
         for job in jobs:
             waiting.append((job, pool.submit(read, job)))
@@ -98,6 +101,7 @@ class Predictor:
                     self._predict(batch)
                     bar.update(len(batch))
                     batch = []
+            # The last batch may be smaller.
             if batch:
                 self._predict(batch)
                 bar.update(len(batch))
@@ -120,6 +124,7 @@ class Predictor:
                 reason = (str(error).splitlines() or ["not enough memory"])[0]
                 self._fail(f"{job.path}: no pose could be found ({reason})")
                 return
+            # One photograph must not cost the others of its batch their poses.
             for single in batch:
                 self._predict([single])
             return
@@ -135,6 +140,7 @@ class Predictor:
             for number, pose in enumerate(poses):
                 records.append(record_of(job, number, photograph, pose, pictures[number]))
             if self.as_reference:
+                # What the reference's translation is measured from.
                 middle_xy = self.finder.reference_framing(photograph).centre_xy
                 records[0]["crop_middle_xy"] = list(middle_xy)
             every_record.append(records)
@@ -149,7 +155,8 @@ class Predictor:
             return [[pose] for pose in poses]
         items = [(photograph, region) for job, photograph in batch for region in job.regions]
         poses = iter(self.finder.find_all(items))
-        return [[next(poses) for _ in job.regions] for job, _ in batch]
+        # Poses come in the order of the items: dealt out again, photograph by photograph.
+        return [list(islice(poses, len(job.regions))) for job, _ in batch]
 
     def _draw(
         self, job: PhotographJob, photograph: Photograph, poses: Sequence[PhotographPose]
@@ -157,6 +164,7 @@ class Predictor:
         """Write the pictures of a photograph; returns, for each object, the files that show it."""
         files: list[list[str]] = [[] for _ in poses]
         folder = self.results.folder
+        # One overlay shows all objects of a photograph; a film shows the search for one.
         if self.drawing.overlays:
             name = f"overlays/{job.name}.jpg"
             drawn = []

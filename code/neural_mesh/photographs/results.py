@@ -38,7 +38,7 @@ COLUMNS = (
     "score",
     "confidence",
 )
-# of a record, beside those in lists
+# Of a record, beside those in lists.
 NUMBERS = (
     "object",
     "width",
@@ -116,6 +116,7 @@ def is_record(line: object) -> bool:
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         return False
+    # JSON has NaN and infinities here, which no pose has.
     are_numbers = all(isinstance(n, int | float) and np.isfinite(n) for n in numbers)
     return is_whole and are_numbers and all(isinstance(text, str) for text in texts)
 
@@ -142,6 +143,7 @@ def reference_row(record: PoseRecord) -> NDArray[np.float64]:
     """
     x, y = record["principal_xy"]
     middle_x, middle_y = record["crop_middle_xy"]
+    # CAD units per pixel, at the distance of the object.
     unit = record["distance"] / record["focal_px"]
     pose = [record[key] for key in ("distance", "theta", "elevation", "azimuth")]
     return np.array([*pose, (middle_x - x) * unit, (middle_y - y) * unit])
@@ -167,9 +169,11 @@ class Results:
         self.folder = folder
         self.path = folder / POSES
         folder.mkdir(parents=True, exist_ok=True)
+        # Pictures of an earlier run stay until they are drawn again.
         if overwrite:
             for name in (POSES, SETTINGS):
                 (folder / name).unlink(missing_ok=True)
+        # As they will be read again, with lists in place of tuples.
         settings = json.loads(json.dumps(settings))
         if differing := self._differing(settings):
             raise ValueError(
@@ -199,7 +203,8 @@ class Results:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError):
-                continue  # torn by a kill; its photograph is looked at again
+                # Torn by a kill; its photograph is looked at again.
+                continue
             if is_record(record):
                 yield record
 
@@ -208,6 +213,7 @@ class Results:
 
         All of its objects and their pictures are there.
         """
+        # A kill may have come between the objects of a photograph.
         stored = self.records.get(job.name, ())
         if len(stored) != len(job.regions):
             return False
@@ -234,6 +240,7 @@ class Results:
         Returns all records, those of other runs' photographs, too.
         """
         records = self._in_order()
+        # Evidence is stored, so a new calibration also serves poses that were found before it.
         for record in records:
             record["confidence"] = None
             if calibration is not None:

@@ -95,15 +95,18 @@ def predict(
     """
     out = out.resolve()
     finder = network.open()
+    # The reference's route finds poses in another way than those that confidences are fitted to.
     if not options.unlabelled:
         _use_calibration(finder, network.calibration_file)
     with lock(out, "predict", "poses"):
         jobs = _jobs(photographs, out, options)
         results = Results(out, _settings(network, finder, options), options.overwrite)
+        # What is not done yet is looked at, batch by batch.
         mesh = read_off(options.draw_mesh) if options.draw_mesh else None
         drawing = DrawOptions(options.overlays, options.film, mesh)
         predictor = Predictor(finder, results, drawing, options.unlabelled)
         earlier = predictor.run(jobs, options.batch_size)
+        # The folder may hold poses of other photographs, too; this run tells of its own.
         names = {job.name for job in jobs}
         every_record = results.finish(finder.calibration, predictor.failures)
         records = [record for record in every_record if record["photo"] in names]
