@@ -30,6 +30,17 @@ OPTIONS = SampleOptions(
     categories=("car", "chair"), train_images=4, val_images=3, seed=7, image_width=160
 )
 
+VIEWPOINT_NUMBERS = (
+    "azimuth",
+    "elevation",
+    "theta",
+    "distance",
+    "px",
+    "py",
+    "azimuth_coarse",
+    "elevation_coarse",
+)
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -52,55 +63,43 @@ def test_raw_layout_and_every_field_of_the_records(made: Path, category: str) ->
     assert len(subtypes) == 3
     for split, number in (("train", 4), ("val", 3)):
         lists = pickle.loads((root / f"Image_subsets/{category}_imagenet_{split}.pkl").read_bytes())
-        assert (
-            type(lists) is list
-            and len(lists) == len(subtypes)
-            and all(type(names) is list for names in lists)
-        )
+        assert type(lists) is list and len(lists) == len(subtypes)
+        assert all(type(names) is list for names in lists)
         names = (root / f"Image_sets/{category}_imagenet_{split}.txt").read_text().split()
         assert len(names) == number and sorted(sum(lists, [])) == sorted(names)
         for subtype_number, subset in enumerate(lists, start=1):
             for name in subset:
-                image = Image.open(root / f"Images/{category}_imagenet/{name}.JPEG")
-                rec = loadmat(root / f"Annotations/{category}_imagenet/{name}.mat")["record"]
-                ob = rec["objects"][0, 0]
-                vp = ob["viewpoint"][0, 0]
-                size = rec["imgsize"][0, 0][0]
-                assert (size[0], size[1]) == image.size and max(image.size) == 160
-                assert (
-                    rec["filename"][0, 0][0] == f"{name}.JPEG" and ob["class"][0, 0][0] == category
-                )
-                x0, y0, x1, y1 = ob["bbox"][0, 0][0]
-                assert 0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]
-                assert ob["cad_index"][0, 0][0, 0] == subtype_number
-                for key in (
-                    "azimuth",
-                    "elevation",
-                    "theta",
-                    "distance",
-                    "px",
-                    "py",
-                    "azimuth_coarse",
-                    "elevation_coarse",
-                ):
-                    assert np.isfinite(vp[key][0, 0][0, 0])
-                assert (
-                    vp["distance"][0, 0][0, 0] > 1
-                    and vp["focal"][0, 0][0, 0] == 1
-                    and vp["viewport"][0, 0][0, 0] == 3000
-                )
-                seen = 0
-                for keypoint in CATEGORIES[category].keypoints:
-                    anchor = ob["anchors"][0, 0][keypoint][0, 0]
-                    if anchor["status"][0, 0][0, 0] == 1:
-                        x, y = anchor["location"][0, 0][0]
-                        assert 0 <= x < size[0] and 0 <= y < size[1]
-                        seen += 1
-                    else:
-                        assert anchor["location"][0, 0].size == 0
-                assert seen >= 1
-                record = read_record(root / f"Annotations/{category}_imagenet/{name}.mat", category)
-                assert record.pose.distance == vp["distance"][0, 0][0, 0]
+                check_record(root, category, name, subtype_number)
+
+
+def check_record(root: Path, category: str, name: str, subtype_number: int) -> None:
+    """Check every field of an annotation against its picture."""
+    image = Image.open(root / f"Images/{category}_imagenet/{name}.JPEG")
+    path = root / f"Annotations/{category}_imagenet/{name}.mat"
+    rec = loadmat(path)["record"]
+    ob = rec["objects"][0, 0]
+    vp = ob["viewpoint"][0, 0]
+    size = rec["imgsize"][0, 0][0]
+    assert (size[0], size[1]) == image.size and max(image.size) == 160
+    assert rec["filename"][0, 0][0] == f"{name}.JPEG" and ob["class"][0, 0][0] == category
+    x0, y0, x1, y1 = ob["bbox"][0, 0][0]
+    assert 0 <= x0 < x1 <= size[0] and 0 <= y0 < y1 <= size[1]
+    assert ob["cad_index"][0, 0][0, 0] == subtype_number
+    for key in VIEWPOINT_NUMBERS:
+        assert np.isfinite(vp[key][0, 0][0, 0])
+    assert vp["distance"][0, 0][0, 0] > 1
+    assert vp["focal"][0, 0][0, 0] == 1 and vp["viewport"][0, 0][0, 0] == 3000
+    visible = 0
+    for keypoint in CATEGORIES[category].keypoints:
+        anchor = ob["anchors"][0, 0][keypoint][0, 0]
+        if anchor["status"][0, 0][0, 0] == 1:
+            x, y = anchor["location"][0, 0][0]
+            assert 0 <= x < size[0] and 0 <= y < size[1]
+            visible += 1
+        else:
+            assert anchor["location"][0, 0].size == 0
+    assert visible >= 1
+    assert read_record(path, category).pose.distance == vp["distance"][0, 0][0, 0]
 
 
 @pytest.mark.parametrize("category", OPTIONS.categories)
@@ -168,7 +167,8 @@ def test_another_set_in_the_folder_is_refused_and_replaced_only_on_demand(tmp_pa
 @pytest.mark.parametrize("level", OCC_LEVELS)
 @pytest.mark.parametrize("category", OPTIONS.categories)
 def test_occluded_twins_cover_what_their_level_says(made: Path, category: str, level: str) -> None:
-    root, raw = made / "OccludedPASCAL3D", made / "PASCAL3D+_release1.1"
+    root = made / "OccludedPASCAL3D"
+    raw = made / "PASCAL3D+_release1.1"
     names = (root / f"lists/{category}{level}.txt").read_text().split()
     assert len(names) == 3
     for name in names:
@@ -186,7 +186,8 @@ def test_occluded_twins_cover_what_their_level_says(made: Path, category: str, l
             "category",
             "occluder_level",
         }
-        mask, occluder = data["mask"], data["occluder_mask"]
+        mask = data["mask"]
+        occluder = data["occluder_mask"]
         assert mask.dtype == np.uint8 and occluder.dtype == bool and mask.shape == occluder.shape
         for ratio, (low, high) in zip(covered_ratios(occluder, mask > 10), level_bounds(level)):
             assert low <= ratio < high
@@ -224,7 +225,8 @@ def test_projection_is_the_one_of_cameras() -> None:
 def test_silhouettes_agree_with_the_vertices_that_cameras_projects(category: str) -> None:
     for index in range(4):
         drawn = draw_sample(category, 1 + index % 3, 240, np.random.default_rng([3, index]))
-        mask, view = drawn.mask > 10, drawn.viewpoint
+        mask = drawn.mask > 10
+        view = drawn.viewpoint
         vertices = models(category)[drawn.cad_index - 1].vertices
         pixels = cameras.project(vertices, view.pose)
         inside = ((pixels >= 0) & (pixels < mask.shape[::-1])).all(1)
@@ -261,7 +263,8 @@ def test_azimuths_show_the_sides_that_pascal3d_says() -> None:
 
 @pytest.mark.parametrize("category", OPTIONS.categories)
 def test_front_back_and_sides_look_different(category: str) -> None:
-    model, pictures = models(category)[0], []
+    model = models(category)[0]
+    pictures = []
     looks = random_looks(np.random.default_rng(1), Viewpoint(0, 10, 0, 8, 0, 0))
     for azimuth in (0, 90, 180, 270):
         rgb, coverage, _ = draw_object(
@@ -293,7 +296,8 @@ def test_occlude_reaches_all_nine_levels_and_repeats_itself() -> None:
 
 
 def test_occlude_says_what_is_wrong() -> None:
-    image, generator = np.zeros((40, 50, 3), np.uint8), np.random.default_rng(0)
+    image = np.zeros((40, 50, 3), np.uint8)
+    generator = np.random.default_rng(0)
     with pytest.raises(ValueError, match="empty"):
         occlude(image, np.zeros((40, 50), bool), "FGL1_BGL1", generator)
     with pytest.raises(ValueError, match="differ"):

@@ -50,21 +50,21 @@ def test_the_overlay_covers_the_projected_object_and_nothing_else():
         rows, cols = np.nonzero(drawn)
         box = [cols.min(), rows.min(), cols.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(box, [*xy.min(0), *xy.max(0)], atol=1.0)
-        inward = (xy + 0.04 * (xy.mean(0) - xy)).astype(
-            int
-        )  # pixels just inside of the projected vertices
+        # Pixels just inside of the projected vertices.
+        inward = (xy + 0.04 * (xy.mean(0) - xy)).astype(int)
         assert drawn[inward[:, 1], inward[:, 0]].all()
 
 
 def test_the_front_is_orange_and_the_back_is_not():
-    camera, image = scale_camera(CAMERA, 16), np.zeros((192, 320, 3), np.uint8)
-    front, back = (
-        draw_mesh(image, CUBOID, Pose(azimuth, 0.0, 0.0, 5.0), camera, opacity=1.0)[80, 160].astype(
-            int
-        )
-        for azimuth in (0.0, np.pi)
-    )
-    assert front[0] > front[2] + 50 and back[2] > back[0] + 50  # red over blue, and the reverse
+    camera = scale_camera(CAMERA, 16)
+    image = np.zeros((192, 320, 3), np.uint8)
+    red, blue = 0, 2
+    overlay = draw_mesh(image, CUBOID, Pose(0.0, 0.0, 0.0, 5.0), camera, opacity=1.0)
+    front = overlay[80, 160].astype(int)
+    assert front[red] > front[blue] + 50
+    overlay = draw_mesh(image, CUBOID, Pose(np.pi, 0.0, 0.0, 5.0), camera, opacity=1.0)
+    back = overlay[80, 160].astype(int)
+    assert back[blue] > back[red] + 50
 
 
 def test_an_overlay_of_another_size_is_refused():
@@ -82,18 +82,15 @@ def planted() -> tuple[Scene, np.ndarray, np.ndarray, np.ndarray]:
     """A scene, scores [P, V], clutter [P] and the labels that they must give: every third row of
     the map is occluded.
     """
-    scene, pose = make_scene(CUBOID, CAMERA), POSES[0]
+    scene = make_scene(CUBOID, CAMERA)
+    pose = POSES[0]
     centre, rotation = camera_of_pose(pose)
     on_mesh = rasterise_poses(scene, centre[None], rotation[None])[0][0] >= 0
     occluded = np.broadcast_to(np.arange(12)[:, None] % 3 == 0, (12, 20))
     scores = np.full((240, len(CUBOID.vertices)), 0.5)
     clutter = np.where(occluded, 0.6, 0.4).ravel()
-    return (
-        scene,
-        scores,
-        clutter,
-        np.where(on_mesh, np.where(occluded, OCCLUDED, OBJECT), BACKGROUND),
-    )
+    labels = np.where(on_mesh, np.where(occluded, OCCLUDED, OBJECT), BACKGROUND)
+    return scene, scores, clutter, labels
 
 
 def test_an_occluder_map_is_as_planted():
@@ -115,17 +112,15 @@ def test_occluder_scores_are_interpolated_between_the_vertices_of_a_triangle():
     scores = np.broadcast_to(mesh.vertices[:, 0], (240, 3))
     labels = occluder_map(scene, scores, np.full(240, 0.1), Pose(0.0, 0.0, 0.0, 5.0))
     at_x = (np.arange(20) + 0.5 - 10) / 20 * 5.0  # the plane lies at depth 5
-    np.testing.assert_array_equal(
-        labels, np.broadcast_to(np.where(at_x > 0.1, OBJECT, OCCLUDED), (12, 20))
-    )
+    row = np.where(at_x > 0.1, OBJECT, OCCLUDED)
+    np.testing.assert_array_equal(labels, np.broadcast_to(row, (12, 20)))
 
 
 def test_colours_of_an_occluder_map_follow_its_labels():
     labels = planted()[3]
     picture = colour_occluder_map(np.full((192, 320, 3), 128, np.uint8), labels).astype(int)
-    centre = picture.reshape(12, 16, 20, 16, 3)[:, 8:10, :, 4:6].mean(
-        (1, 3)
-    )  # inside of the cells, off the hatching
+    # Inside of the cells, off the hatching.
+    centre = picture.reshape(12, 16, 20, 16, 3)[:, 8:10, :, 4:6].mean((1, 3))
     red, green, blue = np.moveaxis(centre, -1, 0)
     assert (green[labels == OBJECT] > red[labels == OBJECT] + 30).all()
     assert (red[labels == OCCLUDED] > green[labels == OCCLUDED] + 30).all()
@@ -136,7 +131,8 @@ def test_colours_of_an_occluder_map_follow_its_labels():
 
 def test_scans_have_their_minimum_at_a_planted_pose_and_their_value_is_the_loss():
     """A target that only the cells of the planted picture score in: any other pose covers others."""
-    scene, pose = make_scene(CUBOID, CAMERA), POSES[0]
+    scene = make_scene(CUBOID, CAMERA)
+    pose = POSES[0]
     centre, rotation = camera_of_pose(pose)
     face, _, bary = rasterise_poses(scene, centre[None], rotation[None])
     scores = np.full((240, len(CUBOID.vertices)), -0.5)
@@ -244,7 +240,8 @@ def test_a_film_takes_more_pictures_where_the_camera_moves_more():
 def test_a_film_keeps_its_pictures_in_order_and_stays_on_the_last(tmp_path):
     frames = [np.full((20, 30, 3), shade, np.uint8) for shade in (10, 120, 240)]
     save_film(tmp_path / "film.gif", frames, seconds=3.0)
-    shades, durations = [], []
+    shades = []
+    durations = []
     with Image.open(tmp_path / "film.gif") as film:
         assert film.info["loop"] == 0
         for k in range(film.n_frames):
@@ -268,11 +265,9 @@ def test_scans_around_a_pose_pass_through_it_and_stop_at_the_poles():
         reach, points = SET_SCANS[name]
         assert offsets[0] == -reach and offsets[-1] == reach and len(losses) == points
         assert losses[points // 2] == pytest.approx(loss, abs=1e-6), name
-        gone = (
-            abs(POSES[0].elevation + offsets) > np.pi / 2
-            if name == "elevation"
-            else np.zeros(points, bool)
-        )
+        gone = np.zeros(points, bool)
+        if name == "elevation":
+            gone = abs(POSES[0].elevation + offsets) > np.pi / 2
         np.testing.assert_array_equal(np.isnan(losses), gone)
     near = scans_around(scene, target, replace(POSES[0], distance=1.0))["distance"]
     assert np.isnan(near[1][near[0] <= -1]).all() and np.isfinite(near[1][near[0] > -0.9]).all()

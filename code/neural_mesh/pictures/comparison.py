@@ -35,8 +35,10 @@ def comparison_figure(
     heading = dict(fontsize=11.5, fontweight="bold", va="top", wrap=True)
     sheet.figure.text(0.02, 0.98, title, **heading)
     axes = sheet.figure.add_axes((0.125, 0.11, 0.85, 0.78))
+    # Errors below half a degree stand on the edge: a logarithm has no zero.
     y = np.clip(np.rad2deg(errors), 0.5, 180)
     x = np.clip(np.rad2deg(others), 0.5, 180)
+    # A colour and a marker for either side of the diagonal.
     first_better = y < x
     sides = ((first_better, BLUE, names[0], "o"), (~first_better, VERMILLION, names[1], "^"))
     for chosen, colour, name, marker in sides:
@@ -109,6 +111,7 @@ class ComparedRuns:
         """Which of the images, up to half of `number` in either direction, changed most, the most
         improved first.
         """
+        # Negative for the better.
         change = self.errors - self.other_errors
         finite = np.isin(self.first, self.run.finite) & np.isin(self.second, self.other.finite)
         order = [k for k in np.argsort(change, kind="stable").tolist() if finite[k]]
@@ -148,6 +151,7 @@ def comparison_lines(pairs: Sequence[ComparedRuns]) -> list[list[object]]:
         errors_deg = zip(np.rad2deg(pair.errors), np.rad2deg(pair.other_errors), strict=True)
         for name, (now, before) in zip(pair.names, errors_deg, strict=True):
             changes.append((now - before, category, name, now, before))
+    # The improvements come first, since they are the lowest changes.
     lines: list[list[object]] = [["category", "name", "error_deg", "other_error_deg", "change_deg"]]
     for change, category, name, now, before in sorted(changes):
         lines.append([category, name, f"{now:.3f}", f"{before:.3f}", f"{change:.3f}"])

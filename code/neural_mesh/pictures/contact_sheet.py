@@ -28,7 +28,8 @@ CAPTION_BASE = 0.22  # from the top of a strip down to the base line of its capt
 PANEL_TOP = 0.27  # from the top of a strip down to its panels
 GAP = 0.06  # between panels
 # Most images of a sheet that has one block, and of one that has two.
-MOST_IN_ONE_BLOCK, MOST_IN_TWO_BLOCKS = 6, 24
+MOST_IN_ONE_BLOCK = 6
+MOST_IN_TWO_BLOCKS = 24
 
 
 class Strip(NamedTuple):
@@ -65,13 +66,16 @@ def contact_sheet(strips: Sequence[Strip], title: str, slot: float = 2.9) -> Fig
 
     The titles of the first image's panels head the columns. slot: width of a panel in inches.
     """
+    # The first strip stands for all: which legends there are, and how wide a block is.
     first = strips[0]
     with_labels = any(panel.title == OCCLUDER_TITLE for panel in first.panels)
     legend = 0.4 if with_labels or first.scans else 0.1  # inches below the strips
     blocks = _in_blocks(strips, slot)
     block_width = first.slots * slot + 0.3
-    tallest = max(sum(strip.height(slot) for strip in block) for block in blocks)
-    sheet = canvas.new_sheet(len(blocks) * block_width + 0.2, tallest + 0.7 + legend)
+    heights = [_height_of(block, slot) for block in blocks]
+    sheet = canvas.new_sheet(len(blocks) * block_width + 0.2, max(heights) + 0.7 + legend)
+
+    # Title and legends.
     sheet.heading(title, 0.25, 0.16, fontsize=13, fontweight="bold")
     style = dict(fontsize=9.5, borderpad=0)
     if with_labels:
@@ -79,6 +83,8 @@ def contact_sheet(strips: Sequence[Strip], title: str, slot: float = 2.9) -> Fig
     if first.scans:
         keys = [*curve_keys(), prediction_key(), annotation_key()]
         sheet.right_legend(keys, 0.25, 0.12, **style, columnspacing=1.3)
+
+    # The blocks, each from the top down.
     for number, block in enumerate(blocks):
         left = 0.25 + number * block_width
         top = sheet.height - 0.72
@@ -90,6 +96,11 @@ def contact_sheet(strips: Sequence[Strip], title: str, slot: float = 2.9) -> Fig
     return sheet.figure
 
 
+def _height_of(strips: Sequence[Strip], slot: float) -> float:
+    """Height in inches of strips below each other."""
+    return sum(strip.height(slot) for strip in strips)
+
+
 def _in_blocks(strips: Sequence[Strip], slot: float) -> list[list[Strip]]:
     """The strips in order, divided into blocks of about the same height."""
     number = 3
@@ -97,10 +108,14 @@ def _in_blocks(strips: Sequence[Strip], slot: float) -> list[list[Strip]]:
         number = 1
     elif len(strips) <= MOST_IN_TWO_BLOCKS:
         number = 2
+    # A strip goes where its middle falls.
     heights = np.array([strip.height(slot) for strip in strips])
     middles = np.cumsum(heights) - heights / 2
     block_of = (middles / heights.sum() * number).astype(int)
-    return [[strips[k] for k in np.flatnonzero(block_of == b)] for b in sorted(set(block_of))]
+    blocks = []
+    for block in sorted(set(block_of)):
+        blocks.append([strips[k] for k in np.flatnonzero(block_of == block)])
+    return blocks
 
 
 def _show_strip(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot: float) -> None:

@@ -68,29 +68,31 @@ def result_figure(
     loss_at_truth: loss in the annotated angles at the predicted distance, drawn as a level in every
     scan.
     """
+    # All sizes are in inches.
     image_height, image_width = panels[0].image.shape[:2]
-    height = min(4.6 * image_height / image_width, 4.2)  # of a panel, in inches
+    height = min(4.6 * image_height / image_width, 4.2)  # of a panel
     slot = max(height * image_width / image_height, 3.4)
     sheet = canvas.new_sheet(3 * slot + 1.1, height + 3.6)
-    width, total = sheet.width, sheet.height
     sheet.heading(texts.heading, 0.3, 0.16, fontsize=14, fontweight="bold")
     sheet.heading(texts.details, 0.3, 0.46, fontsize=10.5, color="0.25")
     remark_style = dict(fontsize=9.5, va="top", ha="right", color="0.45")
-    sheet.figure.text(1 - 0.25 / width, 1 - 0.46 / total, texts.remark, **remark_style)
+    right = 1 - 0.25 / sheet.width
+    sheet.figure.text(right, 1 - 0.46 / sheet.height, texts.remark, **remark_style)
 
-    columns = dict(left=0.75 / width, right=1 - 0.25 / width, wspace=0.06)
-    upper = dict(top=1 - 1.1 / total, bottom=1 - (1.1 + height) / total)
+    # The panels above.
+    columns = dict(left=0.75 / sheet.width, right=right, wspace=0.06)
+    upper = dict(top=1 - 1.1 / sheet.height, bottom=1 - (1.1 + height) / sheet.height)
     grid = sheet.figure.add_gridspec(1, 3, **columns, **upper)
     for i, panel in enumerate(panels):
         show_panel(sheet.figure.add_subplot(grid[i]), panel)
 
-    lower = dict(top=1.85 / total, bottom=0.62 / total)
+    # The scans below, with the legends above them.
+    lower = dict(top=1.85 / sheet.height, bottom=0.62 / sheet.height)
     grid = sheet.figure.add_gridspec(1, 3, **columns, **lower)
     axes = None
     for i, scan in enumerate(scans):
         axes = sheet.figure.add_subplot(grid[i], sharey=axes)
         _plot_scan(axes, scan, loss_at_truth, leftmost=i == 0)
-
     style = dict(fontsize=9.5, columnspacing=1.4)
     keys, _ = axes.get_legend_handles_labels()
     sheet.left_legend(keys, 0.45, 2.0, **style)
@@ -102,6 +104,7 @@ def _plot_scan(axes: Axes, scan: Scan, loss_at_truth: float, leftmost: bool) -> 
     """A curve with the prediction and the annotation marked; azimuth ticks are written modulo 360
     degrees.
     """
+    # The curve, the prediction in blue and the annotation in green.
     blue = fractions(BLUE)
     green = fractions(GREEN)
     at = np.rad2deg(scan.at)
@@ -111,6 +114,7 @@ def _plot_scan(axes: Axes, scan: Scan, loss_at_truth: float, leftmost: bool) -> 
     axes.axvline(np.rad2deg(scan.truth), color=green, lw=1.6, ls="--", label="annotation")
     axes.axhline(loss_at_truth, color=green, lw=1.1, ls=":", label="loss in the annotated rotation")
 
+    # The axes; losses are written on the left of the first scan alone.
     axes.set_xlabel(f"{scan.name} (deg)", fontsize=10)
     axes.set_xlim(*np.rad2deg(scan.angles[[0, -1]]))
     canvas.ticks_every(axes.xaxis, 60 if np.ptp(scan.angles) > math.pi else 20)

@@ -45,12 +45,14 @@ def film_steps(path: NDArray, frames: int = FRAMES) -> list[int]:
     along the turning of the camera, so that the fast beginning gets as many pictures as the slow
     end. First and last are among them.
     """
+    # How far the camera turns from one iterate to the next.
     azimuth, elevation, _ = spherical_from_centre(path[:, :3])
     rotation = pascal_cam_from_object(azimuth, elevation, path[:, 3])
     turned = geodesic_distance(rotation[1:], rotation[:-1])
-    # Standing still takes a little of the film, too.
+    # How far it has come; standing still takes a little of the film, too.
     progress = turned + 0.2 * turned.sum() / len(path) + 1e-9
     travelled = np.concatenate([[0.0], np.cumsum(progress)])
+    # The iterates nearest to marks at equal distances.
     marks = np.linspace(0.0, travelled[-1], min(frames, len(path)))
     nearest = {int(abs(travelled - mark).argmin()) for mark in marks}
     return sorted(nearest | {0, len(path) - 1})
@@ -71,12 +73,14 @@ def save_film(path: Path, frames: Sequence[NDArray[np.uint8]], seconds: float = 
     """
     if not len(frames):
         raise ValueError("a film needs at least one picture")
+    # A palette for all, so that colours do not flicker.
     montage = Image.fromarray(np.concatenate([frames[0], frames[len(frames) // 2], frames[-1]]))
     palette = montage.quantize(256, Image.Quantize.MEDIANCUT)
     pictures = []
     for frame in frames:
         picture = Image.fromarray(frame)
         pictures.append(picture.quantize(palette=palette, dither=Image.Dither.NONE))
+    # In milliseconds.
     durations = [round(1000 * seconds / len(frames))] * len(frames)
     durations[-1] = round(1000 * LAST_SECONDS)
     animation = dict(save_all=True, append_images=pictures[1:], duration=durations, loop=0)
@@ -148,6 +152,7 @@ def film_frames(
     """Pictures [h, w, 3] of the optimisation of one image: input, mesh, occluder map, and the loss
     landscape around the final pose, on which three points show where the three angles are.
     """
+    # What stands still: texts, axes, curves and legends.
     layout = _Layout.of(image)
     sheet = canvas.new_sheet(*layout.size, dpi=FRAME_DPI)
     sheet.heading(heading, 0.2, 0.12, fontsize=12, fontweight="bold")
@@ -160,6 +165,7 @@ def film_frames(
     sheet.left_legend(label_keys(), 0.2, 0.12, **style)
     keys = [*curve_keys(), annotation_key()]
     sheet.right_legend(keys, 0.1, 0.12, **style, columnspacing=1.0)
+    # What moves is changed in place, which is faster than a figure for each frame.
     for moment in moments:
         caption.set_text(moment.caption)
         overlay.set_data(moment.overlay)
@@ -193,6 +199,7 @@ def _show_landscape(
     axes = sheet.axes(left, 0.8, sheet.width - left - 0.2, layout.lower - 0.15)
     plot_landscape(axes, scans)
     axes.set_title(LANDSCAPE_TITLE, fontsize=10, pad=3)
+    # Room for the film's highest loss, which may lie above all curves.
     low, high = axes.get_ylim()
     axes.set_ylim(low, max(high, highest + 0.02))
     points = []

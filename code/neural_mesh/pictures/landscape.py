@@ -73,10 +73,12 @@ def loss_scans(
     scans = []
     for name, annotated in zip(ANGLE_NAMES, truth, strict=True):
         at = getattr(pose, name)
+        # The annotation lies in the turn around the prediction, and in the scan.
         annotated = near_turn(annotated, at)
         reach = max(SCAN_REACH[name], abs(annotated - at) + 0.1)
         # An odd number, so that the prediction is one of them.
         angles = at + np.linspace(-reach, reach, points | 1)
+        # Beyond a pole the object would be seen from the other side.
         if name == "elevation":
             angles = angles[abs(angles) <= max(math.pi / 2, abs(at))]
         losses = losses_of(scene, target, _moved(pose, name, angles))
@@ -98,6 +100,7 @@ def scans_around(
     for name, (reach, points) in SET_SCANS.items():
         offsets = np.linspace(-reach, reach, points)
         values = getattr(pose, name) + offsets
+        # Where there is a pose: in front of the object, and up to the poles.
         valid = np.ones(points, bool)
         if name == "distance":
             valid = values > 0

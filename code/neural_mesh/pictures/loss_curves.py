@@ -44,6 +44,7 @@ def plot_landscape(axes: Axes, scans: Sequence[Scan], fontsize: float = 9) -> No
         _, dashes, line_width = SCAN_STYLES[scan.name]
         offsets = scan.angles - scan.at
         axes.plot(np.rad2deg(offsets), scan.losses, color=colour, ls=dashes, lw=line_width)
+        # The annotation, as a white diamond on the curve.
         truth = scan.truth - scan.at
         loss_at_truth = np.interp(truth, offsets, scan.losses)
         diamond = dict(color="white", mec=colour, mew=1.5, ms=5, zorder=3)
@@ -85,6 +86,7 @@ def set_landscape(title: str, scans: dict[str, tuple[NDArray, NDArray]], around:
     figure.text(0.012, 0.965, title, fontsize=12.5, fontweight="bold", va="top")
     margins = dict(left=0.055, right=0.985, top=0.87, bottom=0.26, wspace=0.17)
     grid = figure.add_gridspec(1, len(scans), **margins)
+    # The panels share the scale of the loss.
     first = None
     for k, (name, (offsets, losses)) in enumerate(scans.items()):
         axes = figure.add_subplot(grid[k], sharey=first)
@@ -96,6 +98,7 @@ def set_landscape(title: str, scans: dict[str, tuple[NDArray, NDArray]], around:
         axes.set_xlabel(f"{name}, {unit} from the {around}", fontsize=9.5)
         axes.tick_params(labelsize=9, labelleft=k == 0)
     first.set_ylabel("loss", fontsize=10)
+    # The legend is grey, since each panel has its own colour.
     keys = [
         canvas.line_key("mean over the images", color="0.25", lw=2),
         canvas.line_key("median", color="0.25", ls=":", lw=1.2),
@@ -108,6 +111,7 @@ def set_landscape(title: str, scans: dict[str, tuple[NDArray, NDArray]], around:
 
 def _plot_spread(axes: Axes, x: NDArray, losses: NDArray, colour: NDArray) -> None:
     """Mean, median and percentiles of losses [B, N] at x [N]."""
+    # Only where at least one image has a loss.
     finite = np.isfinite(losses).any(0)
     x_finite = x[finite]
     low, middle, high = np.nanpercentile(losses[:, finite], PERCENTILES, axis=0)

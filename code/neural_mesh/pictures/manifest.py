@@ -39,6 +39,7 @@ def digest_of(choices: Iterable[object], poses: Sequence[Path]) -> str:
 
 def read_manifest(folder: Path) -> Manifest:
     """What an earlier run drew into a folder; nothing where its note is missing or broken."""
+    # A broken note counts as none: everything is drawn again.
     path = folder / MANIFEST
     try:
         content = read_json(path) if path.is_file() else {}

@@ -58,10 +58,12 @@ def match_image(solved: SolvedSet, i: int) -> Match:
     """The neural mesh of image i and the image's scores, computed again from its crop."""
     config = solved.poses.config
     number = int(solved.poses.mesh[i])
+    # Features as the solver had them: of the crop at the network's scale.
     crop = read_crop(solved.crop_file(i), config["image_scale"])
     images = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None]
     features = solved.model.features(images).cpu()
     bank, clutter = (tensor.cpu() for tensor in solved.model.banks(number))
+    # Occluder maps need the clutter, even where the solver ignored it.
     target = score_target(features, bank, clutter)
     compared = target if config["solve"]["clutter"] else replace(target, clutter=None)
     scene = make_scene(solved.model.mesh(number), solved.camera(i))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from neural_mesh.compare.kernels_numba import rasterise
 from neural_mesh.geometry.cameras import MapCamera, Pose
-from neural_mesh.geometry.meshes import Mesh
+from neural_mesh.geometry.meshes import Mesh, find_cuboid
 from neural_mesh.pictures.colours import ORANGE, SKY
 from neural_mesh.pictures.edges import creases, depth_edges, label_edges, thicken
 
@@ -23,7 +23,8 @@ OPACITY = 0.62  # of a mesh over an image
 LINE_OPACITY = 0.95  # of its lines
 # Towards the light in the frame `cv_cam`: from above, from the left, from behind the camera.
 LIGHT = np.array([-0.35, -0.75, -0.56])
-AMBIENT, DIFFUSE = 0.42, 0.58  # brightness that every face has, and that a lit one gains
+AMBIENT = 0.42  # brightness of faces in the shade
+DIFFUSE = 0.58  # what light adds to it
 FRONT_SHARE = 0.22  # share of the object's length over which the colour of its front fades
 # Neighbouring pixels whose normals differ by more are divided by a line.
 CREASE_COSINE = math.cos(math.radians(30.0))
@@ -77,10 +78,12 @@ def draw_mesh(
         raise ValueError(
             f"the camera is for pictures of {camera.map_hw} pixels, the image has {size_hw}"
         )
+    # Lines are white, and hide more of the image than faces.
     layer = _draw_layer(mesh, pose, scale_camera(camera, supersample))
     line = layer.line[..., None]
     colour = layer.colour + (255.0 - layer.colour) * line
     alpha = np.where(layer.covered[..., None], opacity + (LINE_OPACITY - opacity) * line, 0.0)
+    # Samples become pixels.
     colour = _block_means(colour * alpha, supersample)
     alpha = _block_means(alpha, supersample)
     return np.clip(colour + (1.0 - alpha) * image + 0.5, 0, 255).astype(np.uint8)
@@ -98,8 +101,7 @@ class _Layer(NamedTuple):
 
 def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
     """The mesh as the camera sees it."""
-    from neural_mesh.compare.scene import find_cuboid
-
+    # What each sample sees.
     centre, object_from_cv_cam = camera_of_pose(pose)
     points_cam = (mesh.vertices - centre) @ object_from_cv_cam
     depth = points_cam[:, 2]
@@ -108,6 +110,7 @@ def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
     face, z, bary = rasterise(points_xy, depth, mesh.faces, *camera.map_hw)
     covered = face >= 0
 
+    # Blue, orange in front, darker where it faces away from the light.
     normals = _normals_to_camera(points_cam[mesh.faces])
     towards_light = LIGHT / np.linalg.norm(LIGHT)
     shade = AMBIENT + DIFFUSE * np.clip(normals @ towards_light, 0.0, 1.0)
@@ -115,7 +118,7 @@ def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
     colour = np.array(SKY) + front[..., None] * np.subtract(ORANGE, SKY)
     colour *= shade[face][..., None]
 
-    # Lines grow with the picture, so that they survive its reduction.
+    # Outlines and creases. Lines grow with the picture, so that they survive its reduction.
     width = camera.map_hw[1]
     size = np.ptp(mesh.vertices, axis=0).max()
     depth = np.where(covered, z, 1e3 * size)

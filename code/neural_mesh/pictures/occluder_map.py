@@ -13,7 +13,10 @@ from neural_mesh.geometry.cameras import Pose
 from neural_mesh.pictures.edges import label_edges
 from neural_mesh.pictures.mesh_overlay import camera_of_pose
 
-BACKGROUND, OBJECT, OCCLUDED = 0, 1, 2  # labels
+# Labels of cells, which index what follows.
+BACKGROUND = 0
+OBJECT = 1
+OCCLUDED = 2
 LABEL_NAMES = ("background", "object", "occluded")
 # The paper's yellow, green and red, each less than half as light as the one before: told apart in
 # grey and by the colour-blind.
@@ -32,6 +35,7 @@ def occluder_map(scene: Scene, scores: NDArray, clutter: NDArray, pose: Pose) ->
     """
     centre, object_from_cv_cam = camera_of_pose(pose)
     face, _, bary = rasterise_poses(scene, centre[None], object_from_cv_cam[None])
+    # The scores of the three corners that each cell sees, by their weights.
     face = face.ravel()
     corner_scores = np.take_along_axis(np.asarray(scores), scene.faces[face], axis=1)
     object_score = (corner_scores * bary.reshape(-1, 3)).sum(-1)
@@ -52,10 +56,12 @@ def colour_occluder_map(image: NDArray[np.uint8], labels: NDArray) -> NDArray[np
         raise ValueError(
             f"an image of {size_hw} pixels does not divide into {labels.shape} square cells"
         )
+    # Colours over a pale grey image.
     label = labels.repeat(cell, 0).repeat(cell, 1)
     grey = (image @ LUMINANCE)[..., None]
     opacity = LABEL_OPACITY[label][..., None]
     picture = (1.0 - opacity) * (100.0 + 0.6 * grey) + opacity * LABEL_COLOURS[label]
+    # Light diagonals over what is occluded, dark lines between labels.
     row, col = np.indices(label.shape)
     hatch = (label == OCCLUDED) & ((row + col) % cell < max(1, cell // 8))
     picture[hatch] += 0.4 * (255.0 - picture[hatch])

@@ -34,7 +34,7 @@ def read_any_poses(path: Path, category: str, level: str) -> PoseSet:
         return load_poses(path)
     rows = _read_table(path)
     try:
-        angles_deg = [[float(row[key]) for key in POSE_COLUMNS[1:]] for row in rows]
+        angles_deg = [_angles_deg(row) for row in rows]
         distance = np.array([float(row.get("distance") or NORMALISED_DISTANCE) for row in rows])
         mesh = np.array([int(row.get("mesh") or 1) for row in rows])
     except (ValueError, OverflowError) as error:
@@ -50,6 +50,11 @@ def read_any_poses(path: Path, category: str, level: str) -> PoseSet:
         mesh=mesh,
         config={},
     )
+
+
+def _angles_deg(row: dict[str, str]) -> list[float]:
+    """Azimuth, elevation and theta of a line."""
+    return [float(row[column]) for column in POSE_COLUMNS[1:]]
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:
@@ -79,6 +84,7 @@ def pose_over_image(solved: SolvedSet, i: int) -> tuple[NDArray[np.uint8], NDArr
         raise FileNotFoundError(
             f"image not found: {path}; name the set that the poses belong to with --prepared"
         )
+    # A file of somebody else does not tell how its poses were found.
     if solved.poses.config:
         crop = solved.crop(i)
         camera = solved.camera(i)

@@ -45,7 +45,7 @@ def draw_image(solved: SolvedSet, i: int, folder: Path) -> Strip:
     match = match_image(solved, i)
     warn_if_changed(name, float(solved.poses.loss[i]), match.loss(pose))
 
-    # ---- pictures
+    # Pictures.
     factor = max(1, round(PICTURE_WIDTH / crop.shape[1]))
     picture = enlarge(crop, factor)
     mesh, mesh_title = solved.mesh(i)
@@ -62,11 +62,11 @@ def draw_image(solved: SolvedSet, i: int, folder: Path) -> Strip:
         Panel(OCCLUDER_TITLE, shrink(occluders, factor)),
     ]
 
-    # ---- losses
+    # Losses.
     scans = loss_scans(match.scene, match.compared, pose, truth)
     loss_at_truth = match.loss(Pose(*truth, pose.distance))
 
-    # ---- texts and files
+    # Texts and files.
     heading = f"{solved.subset}  {name}    error {solved.error_deg(i):.1f}°"
     details = f"predicted   {long_angles(pose.angles)}\nannotated  {long_angles(truth)}"
     texts = ResultTexts(heading, details, remark_on(solved, i))
@@ -95,10 +95,12 @@ def draw_film(solved: SolvedSet, i: int, folder: Path) -> str:
     name = solved.name(i)
     # About what a film shows of it; crops are multiples of 32 pixels.
     crop = shrink(solved.crop(i), 2)
+    # The solver's way, from the start to the result.
     match = match_image(solved, i)
     way = solve_again(solved, i, match)
     final = way[-1].pose
     warn_if_changed(name, float(solved.poses.loss[i]), way[-1].loss)
+    # Its pictures.
     mesh, _ = solved.mesh(i)
     filmed = _Filmed(match, crop, mesh, final, solved.truth(i))
     moments = [filmed.moment(stop) for stop in way]
@@ -122,12 +124,13 @@ class Stop:
 def solve_again(solved: SolvedSet, i: int, match: Match) -> list[Stop]:
     """The way of the same solver, on the CPU, from the start to the result, its last stop."""
     config = solved.poses.config
+    # The solver's settings, in which JSON has turned tuples into lists.
     settings = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config["solve"].items()
     }
     camera = replace(match.scene.camera, principal_xy=tuple(config["principal_xy_cells"]))
-    found = solve(
+    solution = solve(
         solved.model.mesh(int(solved.poses.mesh[i])),
         match.features,
         match.bank,
@@ -135,14 +138,15 @@ def solve_again(solved: SolvedSet, i: int, match: Match) -> list[Stop]:
         make_setup(SolveConfig(**settings), camera, config["start_distance"], NumbaRenderer()),
         trace=True,
     )
-    path = found.path[0]
+    # The iterates that the film shows, and the result.
+    path = solution.path[0]
     way = []
     for k in film_steps(path):
         label = f"step {k} of {len(path) - 1}"
-        loss = float(found.path_losses[0, k])
-        way.append(Stop(label, pose_of_iterate(path[k]), found.path_principal_xy[0, k], loss))
-    result = found.pose[0]
-    way.append(Stop("result", result, result.principal_xy, float(found.loss[0])))
+        loss = float(solution.path_losses[0, k])
+        way.append(Stop(label, pose_of_iterate(path[k]), solution.path_principal_xy[0, k], loss))
+    result = solution.pose[0]
+    way.append(Stop("result", result, result.principal_xy, float(solution.loss[0])))
     return way
 
 
@@ -165,6 +169,7 @@ class _Filmed:
         camera = fit_camera(match.scene.camera, self.crop)
         overlay = draw_mesh(self.crop, self.mesh, stop.pose, camera)
         occluders = colour_occluder_map(self.crop, match.occluder_map(stop.pose))
+        # How far each angle is from the final one, for the points on the curves.
         final = self.final.angles
         offsets = [near_turn(now, then) - then for now, then in zip(angles, final, strict=True)]
         error = float(np.rad2deg(pose_errors([angles], [self.truth])[0]))

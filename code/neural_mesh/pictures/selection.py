@@ -54,6 +54,7 @@ def select_images(errors: NDArray, number: int, how: str, seed: int) -> list[int
     how: best, median, worst (see `ranks_at`); spread: evenly over the ranks of the errors, the best
     and the worst included; random: drawn by the seed, without looking at the errors.
     """
+    # Ranks of the chosen images, then the images of these ranks.
     order = np.argsort(errors, kind="stable")
     number = min(number, len(order))
     if how == "random":

@@ -94,6 +94,7 @@ class SolvedSet:
         path = self.crop_file(i)
         if not path.is_file():
             raise FileNotFoundError(f"image not found: {path}; run PrepareData.sh first")
+        # A crop of another size would have another camera.
         config = self.poses.config
         crop = read_crop(path, 1)
         pixels_per_cell = FEATURE_STRIDE / config["image_scale"]
@@ -112,6 +113,7 @@ class SolvedSet:
         path = self.meshes.cad_model(self.poses, i, annotation)
         if self.overlay == "cad" and path.is_file():
             return read_off(path), CAD_TITLE % path.stem
+        # The cuboid of the checkpoint, or of the files where no checkpoint is at hand.
         if self.model is not None:
             return self.model.mesh(int(self.poses.mesh[i])), CUBOID_TITLE
         return read_off(self.meshes.cuboid(self.poses, i)), CUBOID_TITLE

@@ -56,11 +56,13 @@ def viewpoint_figure(title: str, truth: NDArray, predicted: NDArray) -> Figure:
         _Poses("annotated", truth, fractions(GREEN), filled),
         _Poses("predicted", predicted, fractions(BLUE), outlined),
     )
+    # The azimuths on two circles of one scale.
     most = max(1, *(kind.azimuth_counts.max() for kind in kinds))
     for k, kind in enumerate(kinds):
         place = (0.035 + 0.245 * k, 0.08, 0.2, 0.66)
         axes = sheet.figure.add_axes(place, projection="polar")
         _plot_azimuths(axes, kind, math.sqrt(most))
+    # The other angles, both kinds in one histogram.
     for k, name in enumerate(("elevation", "theta")):
         axes = sheet.figure.add_axes((0.56 + 0.23 * k, 0.17, 0.19, 0.57))
         _plot_tilts(axes, kinds, name, column=1 + k)
@@ -75,6 +77,7 @@ def _plot_azimuths(axes: Axes, kind: _Poses, top: float) -> None:
     """Bars on a circle whose radius is the square root of the count, at most `top`."""
     axes.set_theta_zero_location("S")
     start = np.linspace(0, 2 * math.pi, AZIMUTH_BINS + 1)[:-1]
+    # The area of a bar grows with its count.
     radius = np.sqrt(kind.azimuth_counts)
     bars = dict(width=2 * math.pi / AZIMUTH_BINS, align="edge", edgecolor="white", lw=0.5)
     axes.bar(start, radius, color=kind.colour, alpha=0.85, **bars)
@@ -84,6 +87,7 @@ def _plot_azimuths(axes: Axes, kind: _Poses, top: float) -> None:
     ring_labels = [f"{ring:.0f}" for ring in rings]
     axes.set_yticks(np.sqrt(rings), ring_labels, fontsize=8.5, color="0.1")
     axes.set_rlabel_position(157)
+    # Eight directions around the object.
     directions = np.arange(0, 360, 45)
     axes.set_xticks(np.deg2rad(directions), [f"{angle}°" for angle in directions], fontsize=8.5)
     axes.tick_params(pad=0)
@@ -95,6 +99,7 @@ def _plot_tilts(axes: Axes, kinds: Sequence[_Poses], name: str, column: int) -> 
     """Histograms of elevation or theta over each other; what lies further out than 99 % goes into
     the last bins.
     """
+    # As far out as 99 % of the poses, in tens of degrees.
     degrees = [kind.degrees(column) for kind in kinds]
     extent = np.percentile(np.abs(np.concatenate(degrees)), 99)
     reach = np.clip(np.ceil(extent / 10) * 10, 20, 180)

@@ -37,10 +37,12 @@ def background(
     and goes.
     """
     height, width = size_hw
+    # The empty place.
     horizon = int(np.clip(horizon, 0.08 * height, 0.92 * height))
     wall = _wall(generator, (horizon, width), indoors)
     floor = _floor(generator, (height - horizon, width), indoors)
     empty = np.concatenate([wall, floor]).astype(np.float32)
+    # What stands there, a lens that is never quite sharp, and uneven light.
     picture = Image.fromarray(np.clip(empty, 0, 255).astype(np.uint8))
     _Clutter(generator, picture, horizon, indoors).draw()
     radius = float(generator.uniform(0.3, 0.4 + 0.0035 * width))
@@ -58,6 +60,7 @@ def _wall(generator: Generator, size_hw: tuple[int, int], indoors: bool) -> NDAr
         colour = 0.5 * random_colour(generator) + 90
         shade = generator.uniform(-25, 25) * fade
         return colour + shade + 10 * fractal_noise(generator, size_hw, 6, 4)[..., None]
+    # A sky that is hazier towards the horizon, behind clouds.
     zenith = np.array([60, 110, 180], np.float32)
     zenith = zenith + generator.normal(0, 14, 3).astype(np.float32)
     haze = np.array([200, 210, 220], np.float32)
@@ -71,8 +74,10 @@ def _wall(generator: Generator, size_hw: tuple[int, int], indoors: bool) -> NDAr
 def _floor(generator: Generator, size_hw: tuple[int, int], indoors: bool) -> NDArray[np.float32]:
     """Asphalt, grass, sand, boards or tiles in perspective."""
     height, width = size_hw
+    # 1 at the lower edge of the picture, smaller towards the horizon.
     row = np.arange(height, dtype=np.float32)[:, None]
     nearness = (row + 0.15 * height + 4) / (1.15 * height + 4)
+    # One colour, rough on a large and on a small scale.
     colours = FLOORS_INDOORS if indoors else FLOORS_OUTDOORS
     colour = colours[int(generator.integers(len(colours)))]
     colour = colour * np.float32(generator.uniform(0.7, 1.25))
@@ -126,6 +131,7 @@ class _Clutter:
 
     def _building(self) -> None:
         """A building or piece of furniture that stands on the horizon, with windows."""
+        # The front; indoors some things end above the floor, and most stand before the wall.
         random = self.generator
         x = random.uniform(-0.1, 1) * self.width
         width = random.uniform(0.06, 0.35) * self.width
@@ -135,6 +141,7 @@ class _Clutter:
             foot = top + 0.6 * (self.horizon - top)
         foot += 0.12 * self.height * self.indoors * random.random()
         self.canvas.rectangle((x, top, x + width, foot), fill=self._ink(), outline=self._ink())
+        # Windows in rows and columns.
         most = 3 if self.indoors else 6
         columns, rows = (int(number) for number in random.integers(1, most, 2))
         glass = self._ink()

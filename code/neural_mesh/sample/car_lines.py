@@ -32,11 +32,13 @@ def smooth_line(knots: Knots, y: NDArray) -> NDArray:
 
 def body_lines(shape: CarShape, y: NDArray) -> BodyLines:
     """The body at stations y."""
+    # The body narrows and rises towards both ends, over the last 15 cm.
     end = np.clip((np.abs(y) - (HALF_LENGTH - 0.15)) / 0.15, 0, 1)
     width = shape.half_width * (1 - 0.13 * end**2.6)
     bottom = shape.clearance + 0.022 * end**3
     belt = smooth_line(shape.belt, y)
     top = np.maximum(smooth_line(shape.top, y), belt + 0.003)
+    # The roof is narrower the higher it lies above the belt.
     inwards = shape.tumblehome * np.clip((top - belt) / 0.085, 0, 1)
     return BodyLines(width, bottom, belt, top, roof=width * (0.93 - inwards))
 

@@ -63,12 +63,14 @@ def _paint_sides(
 ) -> None:
     """Paint door gaps, handles and the windows of the sides in place."""
     _, y, z = points
+    # Gaps between the doors, and a handle behind each.
     sides = tag < ROOF_TAG
     to_gap = _nearest(y, shape.doors)
     material[sides & (tag > DOOR_TAG) & (to_gap < 0.0016)] = GAP
     to_handle = _nearest(y, [door - 0.028 for door in shape.doors[1:]])
     at_height = np.abs(z - lines.belt + 0.020) < 0.0035
     material[sides & (tag > HANDLE_TAG) & (to_handle < 0.013) & at_height] = CHROME
+    # One window from end to end, divided by pillars.
     first, last = shape.side_glass
     window = sides & (tag > WINDOW_TAG) & (y > first) & (y < last)
     window &= (z > lines.belt + 0.006) & (z < lines.top - 0.014)
@@ -83,6 +85,7 @@ def _paint_top(
     """Paint windscreen, rear window, and the load bed or the gaps of the hood in place."""
     x, y, _ = points
     above = (tag >= ROOF_TAG) & (tag < END_TAG - 0.5)
+    # Panes in black frames.
     for first, last in (shape.windscreen, shape.rear_window):
         edge = above & (y > first - 0.003) & (y < last + 0.003) & (x < lines.roof - 0.008)
         material[edge] = BLACK
@@ -102,6 +105,7 @@ def _paint_front(shape: CarShape, points: Coordinates, material: NDArray) -> Non
     x, y, z = points
     front = y < -HALF_LENGTH + 0.05
     share = x / shape.half_width
+    # Bars of chrome in the grille, an intake below it.
     low, high = shape.grille
     grille = front & (share < 0.46) & (z > low) & (z < high)
     material[grille] = BLACK
@@ -142,6 +146,7 @@ def _nearest(y: NDArray, places: list[float] | tuple[float, ...]) -> NDArray:
 
 def paint_wheel(shape: CarShape, points: NDArray) -> NDArray:
     """Tyre, rim with five spokes and hub of points [3, N] of a wheel."""
+    # Positions relative to the axle.
     front_axle, rear_axle, radius = shape.wheels
     at_front = points[1] < (front_axle + rear_axle) / 2
     axle = np.where(at_front, np.float32(front_axle), np.float32(rear_axle))
@@ -150,6 +155,7 @@ def paint_wheel(shape: CarShape, points: NDArray) -> NDArray:
     r = np.hypot(dy, dz) / radius
     material = np.full(len(r), TYRE)
     material[r < 0.70] = RIM
+    # Gaps between the spokes, and the hub.
     spoke = np.cos(5 * np.arctan2(dz, dy) + 0.8)
     material[(r < 0.61) & (r > 0.2) & (spoke < 0.25 - 0.4 * r)] = BLACK
     material[r < 0.09] = BLACK

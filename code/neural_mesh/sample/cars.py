@@ -35,6 +35,7 @@ ROOF_RACK = [(0.118, -0.04, 0.322), (0.118, 0.0, 0.345), (0.116, 0.30, 0.345), (
 
 def car(shape: CarShape) -> Model:
     """A car of the given shape."""
+    # Body, wheels, mirrors, and a rack on the roof of an SUV.
     build = Builder()
     for surface, tag in _body(shape):
         build.add(surface, PAINT, tag)
@@ -84,6 +85,7 @@ def _stations(shape: CarShape) -> NDArray:
     steps.
     """
     evenly = np.linspace(-HALF_LENGTH, HALF_LENGTH, 66)
+    # Ends of glass and bumpers, and the walls of a load bed.
     extra = [*shape.windscreen, *shape.rear_window, -0.446, -0.44, 0.44, 0.446]
     if shape.bed is not None:
         for end in shape.bed[:2]:
@@ -96,6 +98,7 @@ def _half_sections(shape: CarShape, y: NDArray) -> NDArray:
     """Half a cross-section at each station [S, K, 3], from the middle of the bottom to the middle
     of the roof.
     """
+    # Heights of the parts of the side, and how far the windows lean inwards.
     width, bottom, belt, top, roof = body_lines(shape, y)
     side = belt - bottom
     glass = top - belt

@@ -18,7 +18,10 @@ from neural_mesh.sample.parts import Model
 from neural_mesh.sample.shading import SUPERSAMPLING, draw_object, ground_shadow
 from neural_mesh.sample.viewpoints import Viewpoint, habit_of, project, random_viewpoint
 
-VISIBLE, SELF_OCCLUDED, TRUNCATED = 1, 2, 4  # status of a key point
+# Status of a key point (PASCAL3D+).
+VISIBLE = 1
+SELF_OCCLUDED = 2
+TRUNCATED = 4
 SHARE_TRUNCATED = 0.05  # of the pictures cut the object off
 # A key point this far behind the surface seen still counts as seen, in CAD units.
 SURFACE_TOLERANCE = 0.022

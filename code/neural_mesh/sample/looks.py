@@ -69,7 +69,7 @@ def random_looks(generator: Generator, view: Viewpoint) -> Looks:
     """Paint, wood and fabric colours, and a light that comes from above and most often from the
     camera's side.
     """
-    # ---- materials
+    # Materials.
     table = np.zeros((parts.NUM_MATERIALS, 6))
     for material, row in FIXED_LOOKS.items():
         table[material] = row
@@ -80,7 +80,7 @@ def random_looks(generator: Generator, view: Viewpoint) -> Looks:
     table[parts.FABRIC2] = (*(random_colour(generator) / 255) ** 1.3, 0.02, 0.06, 8)
     if generator.random() < 0.3:
         table[parts.METAL, :3] *= 0.12
-    # ---- light
+    # Light.
     turn = np.radians(view.azimuth_deg) + generator.normal(0, 1.0)
     height = generator.uniform(0.35, 1.25)
     level = np.cos(height)

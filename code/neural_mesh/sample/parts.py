@@ -76,6 +76,7 @@ class Builder:
         vertices, faces = triangles
         if tag is None:
             tag = np.full(len(vertices), NO_TAG)
+        # Normals are made anew for the mirror image, whose triangles turn the other way.
         for sign in (1.0, -1.0) if mirror else (1.0,):
             points = vertices * [sign, 1, 1]
             normals = vertex_normals(points, faces)

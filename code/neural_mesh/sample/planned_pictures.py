@@ -17,7 +17,8 @@ from neural_mesh.sample.models import MODELS
 from neural_mesh.settings import OCC_LEVELS
 from neural_mesh.storage.layout import RawOccluded, RawPascal3D
 
-RAW_FOLDER, OCCLUDED_FOLDER = "PASCAL3D+_release1.1", "OccludedPASCAL3D"
+RAW_FOLDER = "PASCAL3D+_release1.1"
+OCCLUDED_FOLDER = "OccludedPASCAL3D"
 CUTOUTS = 2  # objects that occlude a picture
 
 
@@ -77,6 +78,7 @@ class PlannedPicture:
     def cutouts(self) -> list[NDArray[np.uint8]]:
         """Two objects of other categories to occlude with, of the same where there is no other."""
         generator = self.generator(1)
+        # With objects of the same kind one could not tell which is meant.
         others = [category for category in sorted(MODELS) if category != self.category]
         others = others or [self.category]
         chosen = [others[int(generator.integers(len(others)))] for _ in range(CUTOUTS)]
@@ -97,6 +99,7 @@ def draw_picture(picture: PlannedPicture) -> tuple[str, list[str]]:
     category = picture.category
     name = picture.name
     sample = draw_sample(category, picture.cad_index, picture.image_width, picture.generator())
+    # The annotation comes last, since it says that all is done.
     failures = _draw_occluded(picture, sample)
     write_image(picture.raw.image(category, name), sample.image)
     write_record(picture.raw.annotation(category, name), sample, category, name)

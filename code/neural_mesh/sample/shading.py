@@ -44,19 +44,19 @@ def draw_object(
     """The model in a picture of a size."""
     n = SUPERSAMPLING
     height, width = size_hw
-    # ---- the window that it takes
+    # The window that it takes.
     pixels, depth = project(model.vertices, view)
     low = np.clip(np.floor(pixels.min(0)) - 1, 0, [width, height]).astype(int)
     high = np.clip(np.ceil(pixels.max(0)) + 1, low, [width, height]).astype(int)
     columns, rows = (int(length) for length in high - low)
-    # ---- its samples
+    # Its samples.
     face_of, z_of, bary = rasterise((pixels - low) * n, depth, model.faces, rows * n, columns * n)
     rgba = np.zeros((*face_of.shape, 4), np.float32)
     seen = face_of >= 0
     corners = model.faces[face_of[seen]]
     rgba[seen, :3] = _shade(model, view, looks, corners, bary[seen].astype(np.float32))
     rgba[seen, 3] = 1.0
-    # ---- the whole picture
+    # The whole picture.
     window = slice(low[1], high[1]), slice(low[0], high[0])
     full = np.zeros((height, width, 4), np.float32)
     full[window] = rgba.reshape(rows, n, columns, n, 4).mean((1, 3))
@@ -69,7 +69,7 @@ def _shade(
     model: Model, view: Viewpoint, looks: Looks, corners: NDArray, bary: NDArray
 ) -> NDArray[np.float32]:
     """Colour [N, 3] of the points with barycentric coordinates [N, 3] in the triangles [N, 3]."""
-    # ---- position, normal, direction towards the camera, material
+    # Position, normal, direction towards the camera, material.
     columns = [model.vertices, model.normals, model.tag[:, None]]
     table = np.concatenate(columns, 1).T.astype(np.float32)
     values = sum(np.take(table, corners[:, i], axis=1) * bary[:, i] for i in range(3))
@@ -84,7 +84,7 @@ def _shade(
     if model.paint is not None:
         material = model.paint(points, tag, material)
 
-    # ---- light of the sun, the sky and the ground
+    # Light of the sun, the sky and the ground.
     sunlit = _unshadowed(model, looks.light, points, normal)
     lit = np.clip(dot(looks.light, normal), 0, 1) * sunlit
     low = model.vertices[:, 2].min()
@@ -96,7 +96,7 @@ def _shade(
     colour = np.take(looks.albedo.T, material, axis=1) * _grain(points, material)
     colour *= ambient + _outer(looks.light_rgb, lit)
 
-    # ---- reflections
+    # Reflections.
     mirror, highlight, exponent = np.take(looks.gloss.T, material, axis=1)
     reflected = 2 * facing * normal - towards[:, None]
     away = (1 - facing) ** 2
@@ -115,6 +115,7 @@ def _outer(rgb: NDArray, weight: NDArray) -> NDArray[np.float32]:
 def _surroundings(looks: Looks, direction: NDArray) -> NDArray[np.float32]:
     """What a mirror sees in direction [3, N]: ground, a dark uneven horizon, sky [3, N]."""
     x, y, z = direction
+    # An uneven horizon; the ground begins below, the sky above it.
     skyline = 0.10 + 0.08 * np.sin(5 * x + 3 * y) + 0.05 * np.sin(17 * x)
     above = np.clip((z - skyline) / 0.12, 0, 1)
     below = np.clip(z * -4, 0, 1)
@@ -127,11 +128,13 @@ def _surroundings(looks: Looks, direction: NDArray) -> NDArray[np.float32]:
 def _grain(points: NDArray, material: NDArray) -> NDArray[np.float32]:
     """Brightness factor [N] of wood and woven fabric at points [3, N]; 1 elsewhere."""
     factor = np.ones(len(material), np.float32)
+    # Rings and fibres of wood.
     wood = material == parts.WOOD
     x, y, z = points[:, wood]
     rings = 0.07 * np.sin(150 * (x + y) + 3 * np.sin(21 * z) + 14 * z)
     fibres = 0.05 * np.sin(460 * (x - y) + 9 * z)
     factor[wood] += rings + fibres
+    # Threads of cloth.
     cloth = (material == parts.FABRIC) | (material == parts.FABRIC2)
     x, y, z = points[:, cloth]
     factor[cloth] += 0.06 * np.sin(520 * x) * np.sin(520 * (y + z))
@@ -144,7 +147,7 @@ def _unshadowed(
     """1 where the light reaches points [3, N], 0 where the object itself is in between (a shadow
     map).
     """
-    # ---- the object as the light sees it
+    # The object as the light sees it.
     helper = np.array([0.0, 0.0, 1.0]) if abs(light[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
     right = np.cross(helper, light)
     right /= np.linalg.norm(right)
@@ -154,7 +157,7 @@ def _unshadowed(
     span = np.ptp(flat[:, :2], axis=0).max() * 1.02
     cells = (flat[:, :2] - low) / span * SHADOW_CELLS
     _, z_of, _ = rasterise(cells, FAR - flat[:, 2], model.faces, SHADOW_CELLS, SHADOW_CELLS)
-    # ---- how far the points lie behind what it sees
+    # How far the points lie behind what it sees.
     column, row, height = dot(axes, points + np.float32(0.008) * normal)
     column = _shadow_cell(column, low[0], span)
     row = _shadow_cell(row, low[1], span)
@@ -189,10 +192,12 @@ def _flat_shadow(
     """
     height, width = size_hw
     floor = model.vertices[:, 2].min()
+    # Every vertex falls to the ground along the light; low light would fall too far.
     rise = (model.vertices[:, 2:] - floor) / max(float(light[2]), 0.25)
     flat = model.vertices - rise * light
     flat[:, 2] = floor
     pixels, depth = project(flat, view)
+    # At half the size, since it is blurred anyway.
     face, _, _ = rasterise(pixels / 2, depth, model.faces, (height + 1) // 2, (width + 1) // 2)
     picture = Image.fromarray(np.uint8(255) * (face >= 0))
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)

@@ -31,6 +31,7 @@ def box(centre: tuple, half: tuple, radius: float = 0.006, step: float = 0.025) 
     """A box with rounded edges, tessellated so that no edge is longer than about `step`."""
     half = np.asarray(half, float)
     radius = min(radius, *half)
+    # Six grids, two for each axis.
     vertices = []
     faces = []
     count = 0
@@ -69,20 +70,20 @@ def tube(
     """A round bar along a polyline [K, 3]; `radius` is one number or one per corner."""
     corners = np.asarray(path, float)
     radii = np.broadcast_to(np.asarray(radius, float), len(corners))
-    # ---- points along the bar, the corners among them
+    # Points along the bar, the corners among them.
     lengths = np.linalg.norm(np.diff(corners, axis=0), axis=1)
     at = np.concatenate([[0], np.cumsum(lengths)])
     evenly = np.linspace(0, at[-1], int(at[-1] / step) + 2)
     places = np.unique(np.concatenate([at, evenly]))
     points = np.stack([np.interp(places, at, corners[:, axis]) for axis in range(3)], -1)
-    # ---- two directions across it at each point
+    # Two directions across it at each point.
     along = np.gradient(points, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     helper = np.eye(3)[np.argmin(np.abs(along).max(0))]
     first = np.cross(along, helper)
     first /= np.linalg.norm(first, axis=1, keepdims=True)
     second = np.cross(along, first)
-    # ---- rings around it, and a point at either end
+    # Rings around it, and a point at either end.
     angle = np.linspace(0, 2 * np.pi, sides + 1)[None, :, None]
     ring = np.cos(angle) * first[:, None] + np.sin(angle) * second[:, None]
     vertices = points[:, None] + np.interp(places, at, radii)[:, None, None] * ring
@@ -95,6 +96,7 @@ def lathe(centre: tuple, profile: list[tuple[float, float]], sides: int = 28) ->
     """A solid of revolution about an axis parallel to x; `profile` is (x, radius) from one end to
     the other.
     """
+    # A ring for each point of the profile.
     x, radius = np.asarray(profile, float).T
     angle = np.linspace(0, 2 * np.pi, sides + 1)
     y = radius[:, None] * np.cos(angle)
@@ -107,8 +109,10 @@ def vertex_normals(vertices: NDArray, faces: NDArray) -> NDArray:
     """Area-weighted mean of the normals of the faces around a position [V, 3]; equal positions
     share it.
     """
+    # Normals of faces, as long as twice their area.
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     normal = np.cross(b - a, c - a)
+    # Their sum over all corners at the same position.
     _, same = np.unique(np.round(vertices, 7), axis=0, return_inverse=True)
     same = same.ravel()
     total = np.zeros((same.max() + 1, 3))

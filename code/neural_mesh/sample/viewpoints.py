@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from neural_mesh.geometry.cameras import Pose
 
-FOCAL, VIEWPORT = 1.0, 3000.0  # PASCAL3D+
+# PASCAL3D+'s; the focal length in pixels is their product.
+FOCAL = 1.0
+VIEWPORT = 3000.0
 THETA_DEVIATION_DEG = 5.0
 LARGEST_THETA_DEG = 15.0
 FILL = (0.45, 0.92)  # share of the picture's width or height that the object takes
@@ -121,20 +123,20 @@ def random_viewpoint(
     vertices [V, 3]: of the model. truncate: cut a part of the object off.
     """
     height, width = size_hw
-    # ---- angles
+    # Angles.
     azimuth = float(generator.uniform(0, 360))
     tilt = habit.elevation_deg
     elevation = np.clip(generator.normal(tilt.mean, tilt.deviation), tilt.least, tilt.most)
     theta = generator.normal(0, THETA_DEVIATION_DEG)
     theta = np.clip(theta, -LARGEST_THETA_DEG, LARGEST_THETA_DEG)
     angles = (azimuth, float(elevation), float(theta))
-    # ---- distance, from the size at distance 5
+    # Distance, from the size at distance 5.
     unit, _ = project(vertices, Viewpoint(*angles, 5.0))
     fill = generator.uniform(*FILL)
     too_wide = np.ptp(unit[:, 0]) / (fill * width)
     too_high = np.ptp(unit[:, 1]) / (fill * height)
     distance = float(np.clip(5.0 * max(too_wide, too_high), 1500 / width, 7500 / width))
-    # ---- place
+    # Place.
     pixels, _ = project(vertices, Viewpoint(*angles, distance))
     low = pixels.min(0)
     size = pixels.max(0) - low

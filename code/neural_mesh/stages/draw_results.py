@@ -98,6 +98,7 @@ class _Drawn:
         """Draw the chosen images of a category."""
         chosen = solved.choose(choice.pictures, choice.select, choice.seed)
         filmed = solved.choose(choice.films, "median", choice.seed)
+        # Films take long, so that all figures come first.
         for i in console.progress(chosen, f"{solved.subset} pictures"):
             self.strips.append(draw_image(solved, i, folder))
         if filmed:
@@ -113,6 +114,7 @@ class _Drawn:
 
 def draw_pictures(results: SavedResults, choice: Choice, categories: list[str]) -> None:
     """Figures, films and the contact sheet; what an earlier run drew from the same is kept."""
+    # Nothing to do where the same was drawn from the same.
     started = monotonic()
     folder = results.folder
     choices = (choice.images, choice.select, choice.overlay, choice.seed, choice.films)
@@ -123,6 +125,7 @@ def draw_pictures(results: SavedResults, choice: Choice, categories: list[str]) 
         print(f"{results.level}: {pictures} and {OVERVIEW} in {folder} kept")
         return
 
+    # Figures and films of every category, and the contact sheet of all.
     device = results.device
     drawn = _Drawn()
     for category in categories:
@@ -135,6 +138,7 @@ def draw_pictures(results: SavedResults, choice: Choice, categories: list[str]) 
     title = f"{networks.level or 'unoccluded'}, {networks.mesh_d} cuboid: {choice.words}"
     save_figure(folder / OVERVIEW, contact_sheet(drawn.strips, title))
 
+    # What an earlier run drew of other images goes.
     for name in set(before.pictures) - set(drawn.pictures):
         (folder / name).unlink(missing_ok=True)
     write_manifest(folder, Manifest(origin, drawn.pictures))

@@ -57,6 +57,7 @@ def make_occluded(options: OcclusionOptions) -> None:
         console.require_folder(options.occluders, "occluders", "set --occluders")
     if options.prepared is not None:
         console.require_folder(options.prepared, "prepared set", "run PrepareData.sh first")
+    # Category by category, since each has CAD models of its own.
     occluders = _occluder_files(options.occluders)
     counts: Counter[str] = Counter()
     with (
@@ -72,8 +73,9 @@ def make_occluded(options: OcclusionOptions) -> None:
                 level.check_source()
                 counts.update(in_pool(pool, level.draw, names, level.subset))
                 level.write_lists()
+    # What was not made, by the reason.
     done = counts.pop("new", 0) + counts.pop("kept", 0)
-    skipped = "".join(f"; {n} not made: {reason}" for reason, n in sorted(counts.items()))
+    skipped = console.reason_counts(counts, "not made")
     print(
         f"{console.count(done, 'occluded image')} "
         f"of {console.count(len(options.categories), 'category')} in {options.out}{skipped}"

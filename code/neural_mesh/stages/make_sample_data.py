@@ -71,6 +71,7 @@ def make_sample_data(
     """
     options.check()
     claim_folder(out, options, overwrite)
+    # CAD models and lists come first, the pictures after them.
     pictures = all_pictures(out, options)
     cad_models = 0
     for category in options.categories:
@@ -81,6 +82,7 @@ def make_sample_data(
     for outcome, not_made in console.progress(drawn, "sample images", len(pictures)):
         counts[outcome] += 1
         failures += not_made
+    # The lists hold what there is, so that they come last.
     occluded = 0
     for category in options.categories:
         folder = RawOccluded(out / OCCLUDED_FOLDER)
@@ -135,6 +137,7 @@ def write_category(out: Path, category: str, pictures: list[PlannedPicture]) -> 
     for split in ("train", "val"):
         of_split = [p for p in pictures if p.category == category and p.split == split]
         _write_names(raw.image_set(category, split), [picture.name for picture in of_split])
+        # The reference reads pickled lists of names, one for each CAD model.
         by_model = []
         for cad_index in range(1, len(cad_models) + 1):
             by_model.append([p.name for p in of_split if p.cad_index == cad_index])

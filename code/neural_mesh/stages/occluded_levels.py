@@ -99,6 +99,7 @@ class OccludedLevel(ABC):
 
         None where the level cannot be reached; ValueError for an occluder that is no picture.
         """
+        # The name decides what is random, whichever process draws the picture.
         picture = zlib.crc32(f"{self.subset}/{name}".encode())
         random = np.random.default_rng([self.seed, picture])
         cutouts = []
@@ -247,6 +248,7 @@ def add_occluder(annotation: Annotation, mask: NDArray[np.bool_]) -> Annotation:
     """The annotation with an occluder, which hides the key points under it. mask [H, W]: of the
     crop.
     """
+    # The cell of the crop that each key point falls into.
     last_rc = np.array(annotation.crop_hw) - 1
     cells = np.floor(annotation.cropped_kp_list).astype(int).clip(0, last_rc)
     rows, cols = cells.T
@@ -263,6 +265,7 @@ def mask_in_original(mask: NDArray[np.bool_], annotation: Annotation) -> NDArray
     """A mask of the crop [H, W] in the original image [height, width]; nothing is covered outside
     the crop.
     """
+    # The crop's row of every row of the original, and the same for columns.
     inside = []
     at = []
     for axis, length in enumerate((annotation.height, annotation.width)):

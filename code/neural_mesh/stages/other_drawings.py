@@ -49,6 +49,7 @@ def draw_landscapes(
         solved = results.load_with_network(category, device)
         chosen = solved.choose(choice.images or len(solved.finite), choice.select, choice.seed)
         scans = _set_scans(solved, chosen, around)
+        # Figure, npz and csv of the category.
         stem = results.folder / f"landscape_{category}_{around}"
         title = (
             f"{category}{results.networks.level}: loss around the {AROUND[around]}, "
@@ -76,6 +77,7 @@ def _set_scans(
     losses: dict[str, list[NDArray]] = {}
     for i in console.progress(chosen, f"{solved.subset} landscape"):
         match = match_image(solved, i)
+        # The distance stays the predicted one: annotated ones belong to uncropped images.
         pose = solved.pose(i)
         if around == "truth":
             pose = Pose(*solved.truth(i), pose.distance)
@@ -108,6 +110,7 @@ def draw_pose_file(results: SavedResults, choice: Choice, path: Path) -> None:
     networks = results.networks
     if path.suffix == ".csv" and len(networks.categories) != 1:
         raise ValueError(f"{path} does not say its category; name one with --categories")
+    # A file of this project tells its category and level itself.
     poses = read_any_poses(path, networks.categories[0], networks.level)
     results = replace(results, networks=replace(networks, level=poses.level))
     solved = results.solved_set(poses, path)
@@ -131,6 +134,7 @@ def draw_comparison(
     other: the folder of the run that is compared with.
     """
     networks = results.networks
+    # The same categories of both runs.
     other_results = replace(results, networks=replace(networks, exp=other))
     pairs = []
     for category in categories:
@@ -141,6 +145,7 @@ def draw_comparison(
             f"{other} has no Poses_{networks.mesh_d} of the images "
             f"of {', '.join(categories)}{networks.level}"
         )
+    # All errors in a figure and a table.
     names = run_names(networks.exp, other)
     errors = np.concatenate([pair.errors for pair in pairs])
     other_errors = np.concatenate([pair.other_errors for pair in pairs])
@@ -151,6 +156,7 @@ def draw_comparison(
     save_figure(results.folder / f"{stem}.png", figure)
     write_text(results.folder / f"{stem}.csv", csv_text(comparison_lines(pairs)))
 
+    # Pictures of the images that changed most.
     changed = [(pair, k) for pair in pairs for k in pair.most_changed(choice.pictures)]
     strips = []
     for pair, k in console.progress(changed, f"{stem} pictures"):

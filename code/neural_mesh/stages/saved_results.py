@@ -64,6 +64,7 @@ class SavedResults:
     def load(self, category: str) -> SolvedSet:
         """Poses and truth of a category."""
         path = self.poses_file(category)
+        # The file's name says its level.
         poses = replace(load_poses(path), level=self.networks.level)
         return self.solved_set(poses, path).with_truth(self.clean)
 
@@ -71,10 +72,10 @@ class SavedResults:
         """Poses, truth and network; ValueError when the poses are of another checkpoint."""
         solved = self.load(category)
         model = self.networks.load(category, device)
-        used = solved.poses.config["checkpoint"]
-        if used != model.checkpoint.fingerprint:
+        solved_with = solved.poses.config["checkpoint"]
+        if solved_with != model.checkpoint.fingerprint:
             raise ValueError(
-                f"{self.poses_file(category)} was solved with checkpoint {used}, "
+                f"{self.poses_file(category)} was solved with checkpoint {solved_with}, "
                 f"but {self.networks.checkpoint(category)} is {model.checkpoint.fingerprint}; "
                 "name the one that was used (--save-dir, --load-file-name) "
                 "or run InferenceNeMo.sh again"
