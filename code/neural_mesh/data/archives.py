@@ -72,6 +72,7 @@ def _extract(archive: Path, destination: Path, staging: Path) -> None:
             f"what {archive.name} unpacks to",
             "make space, or distrust the archive if that is absurd",
         )
+        # Nothing is written before every member has been looked at.
         staging.mkdir(parents=True)
         with disk_errors(archive):
             opened.extractall(staging)

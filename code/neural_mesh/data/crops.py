@@ -46,6 +46,7 @@ def read_crop(path: Path, image_scale: float) -> NDArray[np.uint8]:
     """A prepared crop as RGB [H, W, 3], at full or at half resolution (averaged)."""
     image = Image.fromarray(read_picture(path, "RGB"))
     if image_scale == 0.5:
+        # The mean of 2 x 2 pixels.
         image = image.reduce(2)
     elif image_scale != 1:
         raise ValueError(f"IMAGE_SCALE is {image_scale}, it can be 1 or 0.5")
@@ -61,6 +62,7 @@ def is_prepared(prepared: PreparedSet, subset: str, name: str) -> bool:
 
 def prepared_names(prepared: PreparedSet, subset: str) -> list[str]:
     """Names that have a crop and an annotation, sorted."""
+    # A kill between the two files leaves one without the other.
     images = {path.stem for path in prepared.image(subset, "x").parent.glob("*.JPEG")}
     annotations = prepared.annotation(subset, "x").parent.glob("*.npz")
     return sorted(path.stem for path in annotations if path.stem in images)
@@ -70,6 +72,7 @@ def write_crop(
     prepared: PreparedSet, subset: str, annotation: Annotation, crop: NDArray, quality: int
 ) -> None:
     """Write a crop and then its annotation, which says that both are there."""
+    # In this order a kill leaves no annotation of a crop that is not there.
     write_jpeg(prepared.image(subset, annotation.name), crop, quality)
     save_annotation(prepared.annotation(subset, annotation.name), annotation)
 

@@ -90,6 +90,7 @@ class TrainingImages(Dataset):
         of_vertices = [(a.cropped_kp_list, a.visible) for a in annotations]
         self.vertices = _as_tensors(of_vertices, len(mesh.vertices), config.image_scale)
         if "flip" in config.augment:
+            # A mirrored image shows the object from another side, so vertices are seen anew.
             mirrored = [mirror(a).vertices_in_crop(mesh) for a in annotations]
             self.mirrored_vertices = _as_tensors(mirrored, len(mesh.vertices), config.image_scale)
         self.crops = make_room(prepared, names, config, cache, shared)
@@ -106,6 +107,7 @@ class TrainingImages(Dataset):
         epoch, index = epoch_and_index
         random = np.random.default_rng([self.config.seed, epoch, index])
         augment = self.config.augment
+        # The order of these draws is part of what a seed means: another one is another training.
         image, positions, visible = self.original(index)
         if "flip" in augment and random.random() < 0.5:
             image = image.flip(-1)
@@ -141,6 +143,7 @@ class TrainingImages(Dataset):
         if covered is not None:
             cells = covered.float().reshape(height, FEATURE_STRIDE, width, FEATURE_STRIDE)
             free |= (cells.mean((1, 3)) == 1).flatten().numpy()
+        # An object that fills the map leaves no cell free; then any will do.
         candidates = np.flatnonzero(free) if free.any() else np.arange(len(free))
         number = self.config.num_clutter_image
         chosen = random.choice(candidates, number, replace=len(candidates) < number)
@@ -168,6 +171,7 @@ def _as_tensors(
     annotated: Sequence[tuple[NDArray, NDArray]], vertices: int, image_scale: float
 ) -> _Vertices:
     """Positions [V, 2] and visibility [V] of the `vertices` vertices of B images, B >= 0."""
+    # The last two axes are told, since there may be no image.
     positions = np.array([points for points, _ in annotated], np.float32)
     positions = positions.reshape(-1, vertices, 2) * np.float32(image_scale)
     visible = np.array([seen for _, seen in annotated], bool).reshape(-1, vertices)
@@ -190,6 +194,7 @@ class TestImages(Dataset):
         try:
             crop = read_crop(path, self.image_scale)
         except (OSError, ValueError) as error:
+            # One broken image does not end an inference.
             return str(error)
         if crop.shape[:2] != self.crop_hw:
             return f"{path}: {crop.shape[:2]}, expected {self.crop_hw}"

@@ -58,6 +58,7 @@ class DecodedCrops:
         if not self.is_decoded[index]:
             self.in_work[_worker()] = index + 1
             self.crops[index] = self._decode(self.paths[index])
+            # Only now: other processes read the same memory.
             self.is_decoded[index] = True
             self.in_work[_worker()] = 0
         return self.crops[index]
@@ -99,6 +100,7 @@ def make_room(
     else:
         crops = torch.zeros(shape, dtype=torch.uint8)
         is_decoded = torch.zeros(len(names), dtype=torch.bool)
+        # Processes that are started later see what any of them has decoded.
         if shared:
             crops.share_memory_()
             is_decoded.share_memory_()
@@ -109,6 +111,7 @@ def _map_file(path: Path, shape: tuple[int, int, int, int]) -> tuple[Tensor, Ten
     """Crops uint8 [B, 3, H, W] and which of them are there, bool [B], as they lie in a file."""
     images = shape[0]
     crops_bytes = math.prod(shape)
+    # The place is taken before it is mapped: a disk that is full later would end the process.
     reserve(path, crops_bytes + images)
     stored = torch.from_file(str(path), shared=True, size=crops_bytes + images, dtype=torch.uint8)
     return stored[:crops_bytes].view(shape), stored[crops_bytes:].view(torch.bool)

@@ -97,6 +97,7 @@ def _fetch_whole(address: str, part: Path, manual: str) -> None:
                 raise DownloadError(
                     f"{address} could not be downloaded ({error}); {kept}{manual}"
                 ) from error
+        # The connection broke, or the server's file ended too early.
         sleep(0 if is_last else SECONDS_BETWEEN_ATTEMPTS)
     kept = _what_is_kept(part, address)
     raise DownloadError(f"{address} broke off {ATTEMPTS} times; {kept}{manual}")
@@ -121,6 +122,7 @@ def _fetch(address: str, part: Path) -> bool:
     Returns whether it is whole.
     """
     origin = read_origin(part, address)
+    # Where the server cannot tell a changed file, all of it is fetched again.
     have = 0
     if part.is_file() and origin.get("validator"):
         have = part.stat().st_size

@@ -42,6 +42,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
         order = [(self.epoch, index) for index in permutation]
         for first in range(0, self.length, self.batch_size):
             batch = order[first : first + self.batch_size]
+            # An exchange waits for all processes, so none may be without a batch.
             yield share(batch, self.rank, self.size) or batch[:1]
 
 
@@ -49,6 +50,7 @@ def make_loader(dataset: TrainingImages, group: Group, workers: int, pinned: boo
     """Batches of a data set; worker processes live as long as the loader does."""
     config = dataset.config
     batches = EpochBatches(len(dataset), config.batch_size, config.seed, group.rank, group.size)
+    # Samples are named tuples, which DataLoader stacks field by field.
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -70,6 +72,7 @@ def batches(loader: DataLoader) -> Iterator[TrainingSample]:
         message = str(error).strip().splitlines()[-1]
         raise ValueError(message.removeprefix(f"{type(error).__name__}: ")) from error
     except RuntimeError as error:
+        # So PyTorch tells of a worker that was killed.
         if "DataLoader worker" not in str(error):
             raise
         paths = loader.dataset.crops.paths_in_work()

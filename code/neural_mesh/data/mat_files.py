@@ -52,6 +52,7 @@ def read_mat(path: Path) -> dict[str, NDArray]:
     what is left.
     """
     path = Path(path)
+    # A file that is too large is not read; its check says so.
     content = b""
     if path.stat().st_size <= MAX_MAT_BYTES:
         content = path.read_bytes()

@@ -56,6 +56,7 @@ def write_occluded(
         atomic_path(raw.annotation(category, level, name)) as temporary,
         temporary.open("wb") as file,
     ):
+        # A mask has a byte for each pixel of the picture, so it is compressed.
         np.savez_compressed(
             file,
             source=np.array(source),

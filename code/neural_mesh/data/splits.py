@@ -42,6 +42,7 @@ def read_split(raw: RawPascal3D, category: str, split: str) -> Split:
     PASCAL VOC part the image sets of VOC 2012. Raises ValueError when a name is not a plain file
     name.
     """
+    # The parts follow each other, and so do the files that they come from.
     subtypes: dict[str, list[str]] = {}
     sources = []
     for part in raw.parts:
@@ -79,6 +80,7 @@ def _imagenet_split(raw: RawPascal3D, category: str, split: str) -> Split:
 def _pickled_split(pickled: Path, subtype_file: Path) -> Split:
     """One list per subtype, whose names another file has."""
     groups = read_subset_pickle(pickled)
+    # Without the file that names them, subtypes are numbered.
     subtypes = [f"subtype{i}" for i in range(1, len(groups) + 1)]
     if subtype_file.is_file():
         subtypes = read_list(subtype_file)
@@ -138,7 +140,10 @@ def read_subset_pickle(path: Path) -> list[list[str]]:
         raise ValueError(f"{path}: not a list of image names but {entries:,} entries")
     if not all(isinstance(name, str) for group in groups for name in group):
         raise ValueError(f"{path}: not a list of lists of image names")
-    return [[plain_name(name, path) for name in group] for group in groups]
+    for group in groups:
+        for name in group:
+            plain_name(name, path)
+    return groups
 
 
 def _unpickle_lists(content: bytes) -> object:

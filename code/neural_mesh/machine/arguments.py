@@ -39,6 +39,7 @@ def positive(text: str) -> int:
 
 def count_or_none(text: str) -> int:
     """argparse type of an integer >= 0."""
+    # Digits alone: no sign, no fraction.
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
@@ -81,6 +82,7 @@ def words(text: str) -> tuple[str, ...]:
 def names(text: str) -> tuple[str, ...]:
     """argparse type of a list of names that become parts of paths."""
     try:
+        # No name may lead out of the folder that it becomes part of.
         return tuple(plain_name(name, "a name on the command line") for name in words(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None

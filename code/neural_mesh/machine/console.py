@@ -45,6 +45,7 @@ def progress_bar(description: str, total: int | None, **options: object) -> tqdm
     options: of tqdm.
     """
     interactive = sys.stderr.isatty()
+    # A terminal gets a bar that moves, a log file a line every half minute.
     return tqdm(
         desc=description,
         total=total,
@@ -64,8 +65,11 @@ def count(n: int, noun: str) -> str:
     return f"{n:,} {plural}"
 
 
-def reason_counts(reasons: Iterable[str], verb: str) -> str:
-    """`; 2 skipped: too small; 1 skipped: truncated`, by reason; empty where there is none."""
+def reason_counts(reasons: Iterable[str] | Counter[str], verb: str) -> str:
+    """`; 2 skipped: too small; 1 skipped: truncated`, by reason; empty where there is none.
+
+    reasons: one by one, or counted.
+    """
     counts = sorted(Counter(reasons).items())
     return "".join(f"; {number} {verb}: {reason}" for reason, number in counts)
 

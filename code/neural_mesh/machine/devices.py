@@ -63,7 +63,9 @@ def decoding_workers(text: str, device: torch.device, processes: int = 1) -> int
     """
     if text == "auto":
         if device.type == "cpu":
+            # On a busy CPU they would only take time from the network.
             return 0
+        # A GPU waits for pictures; a few processes keep it fed.
         cores = (os.cpu_count() or 1) // processes
         return max(1, min(MOST_DECODING_WORKERS, cores))
     if not text.isdigit():
@@ -126,6 +128,7 @@ def place(gpus: Sequence[int], separate_bank: bool) -> Placement:
     if len(devices) == 1:
         sentence = f"SEPARATE_BANK needs two GPUs, so network and bank share GPU {first}"
         return Placement(devices, devices[0], sentence)
+    # The last GPU is the bank's own.
     sentence = f"network on {len(devices) - 1} GPU(s), bank alone on GPU {gpus[-1]}"
     return Placement(devices[:-1], devices[-1], sentence)
 

@@ -53,6 +53,7 @@ class Group:
         """Rows [counts[rank], ...] of every process, concatenated in the order of the ranks."""
         if self.size == 1:
             return rows
+        # all_gather takes equal shapes only, so every share is padded to the largest.
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
         gathered = [torch.empty_like(padded) for _ in counts]
@@ -64,6 +65,7 @@ class Group:
         """What rank 0 passed, on every rank."""
         if self.size == 1:
             return value
+        # A list of one, which is filled in place on the other ranks.
         box = [value if self.first else None]
         dist.broadcast_object_list(box)
         return box[0]

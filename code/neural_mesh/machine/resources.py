@@ -46,6 +46,7 @@ def free_memory() -> int | None:
 
     None where it cannot be known.
     """
+    # A container may leave less than the machine has.
     rooms = [_machine_memory(), *(_group_memory(group) for group in CGROUPS)]
     return min((room for room in rooms if room is not None), default=None)
 

@@ -26,6 +26,7 @@ class WorkerPool(ProcessPoolExecutor):
     """
 
     def __init__(self, workers: int):
+        # Shared memory outlives the process that wrote into it.
         self.notes = multiprocessing.Array("q", workers, lock=False)
         entered = multiprocessing.Value("q", 0)
         super().__init__(workers, initializer=_enter_pool, initargs=(self.notes, entered))
@@ -52,12 +53,14 @@ def in_pool(
 
     Raises ValueError when a process dies, with the names that were being worked on.
     """
+    # A process notes the number of a name, since a number fits into shared memory.
     noted_work = partial(_work_noted, work)
     numbers = range(1, len(names) + 1)
     try:
         results = pool.map(noted_work, numbers, names, chunksize=4)
         return list(progress(results, description, total=len(names)))
     except BrokenProcessPool as error:
+        # One of these names is what the process died of.
         in_work = sorted(names[number - 1] for number in pool.notes if number)
         at = " or ".join(in_work) or "nothing"
         raise process_died("a process", f"while working on {at} of {description}") from error

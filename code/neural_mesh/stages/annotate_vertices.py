@@ -83,6 +83,7 @@ def annotate_vertices(options: VertexOptions) -> None:
     """
     remedy = "run prepare_images.py first"
     console.require_folder(options.prepared, "prepared set", remedy)
+    # One category after another, each with a lock of its own.
     counts = []
     with WorkerPool(worker_count(options.workers)) as pool:
         for category in options.categories:
@@ -111,6 +112,7 @@ def annotate_category(options: VertexOptions, category: str, pool: WorkerPool) -
     meshes = tuple(read_off(path) for path in paths)
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
+    # With a clean set at hand, and no link to it, its occluders are subtracted.
     subtract = options.clean is not None
     return annotate_subset(MeshedSubset(prepared, options.mesh_d, subset, meshes, subtract), pool)
 
@@ -118,6 +120,7 @@ def annotate_category(options: VertexOptions, category: str, pool: WorkerPool) -
 def annotate_subset(subset: MeshedSubset, pool: WorkerPool) -> AnnotatedCount:
     """Annotate the images of a subset, and write its lists."""
     names = prepared_names(subset.prepared, subset.name)
+    # Is there room for them?
     most_vertices = max(len(mesh.vertices) for mesh in subset.meshes)
     require_disk(
         subset.prepared.root,
@@ -137,15 +140,18 @@ def annotate_image(subset: MeshedSubset, name: str) -> bool:
     if target.is_file() and (not subset.subtract or _is_subtracted(target)):
         return False
     annotation = load_annotation(subset.prepared.annotation(subset.name, name))
+    # A single cuboid stands for all CAD models.
     index = 1 if subset.mesh_d == "single" else annotation.cad_index
     if not 1 <= index <= len(subset.meshes):
         raise ValueError(
             f"{annotation.name}: cad_index {index}, but there are {len(subset.meshes)} meshes"
         )
     mesh = subset.meshes[index - 1]
+    # Where the vertices fall, and which of them are seen.
     points, seen = annotation.vertices_in_crop(mesh)
     if subset.subtract:
         seen &= annotation.uncovered_vertices(mesh)
+    # All that is known of the image, with vertices in the place of key points.
     values = {field.name: getattr(annotation, field.name) for field in fields(annotation)}
     of_vertices = {
         "cropped_kp_list": points,
@@ -203,6 +209,7 @@ def write_vertex_lists(
     lists = prepared.listed(subset)
     if mesh_d == "single":
         every_name = {name for group in lists.values() for name in group}
+        # All images are of the one mesh.
         lists = {"mesh01.txt": sorted(every_name)}
     folder = prepared.vertex_lists(mesh_d, subset)
     for file_name, group in lists.items():

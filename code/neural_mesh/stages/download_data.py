@@ -28,6 +28,7 @@ def download_data(
     raw: PASCAL3D+_release1.1. occluded: OccludedPASCAL3D, if its levels are wanted.
     other_addresses: by a name in settings.DOWNLOADS, in the place of those there.
     """
+    # What the user gives wins over the settings.
     addresses = DOWNLOADS | dict(other_addresses or {})
     raw_set = RawPascal3D(raw)
     fetched = [fetch_pascal3d(raw_set, addresses), fetch_subsets(raw_set, addresses)]
@@ -54,6 +55,7 @@ def fetch_pascal3d(raw: RawPascal3D, addresses: Mapping[str, str]) -> bool:
     )
     archive = folder / f"{PASCAL3D_FOLDER}.zip"
     fetched = fetch(addresses[PASCAL3D_FOLDER], archive, folder, annotations.is_dir, manual)
+    # An archive of another layout leaves nothing where it is looked for.
     if not annotations.is_dir():
         raise ValueError(
             f"the archive of PASCAL3D+ was unpacked into {folder}, "

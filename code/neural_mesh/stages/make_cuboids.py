@@ -71,6 +71,7 @@ def make_category(
     cads = raw.cads(category)
     folder = raw.cuboid_folder(mesh_d, category)
     if mesh_d == "single":
+        # One cuboid around all CAD models, or one around each.
         cads_of = {folder / "01.off": cads}
     else:
         cads_of = {folder / path.name: [path] for path in cads}
@@ -82,6 +83,7 @@ def make_category(
     with lock(raw.root, f"cuboids-{mesh_d}-{category}", f"the {mesh_d} cuboids of {category}"):
         # Another run may have been here meanwhile.
         is_known = holds(record, source)
+        # What is missing or was made otherwise, and, with `overwrite`, everything.
         meshes = {
             target: _cuboid_around(sources, config)
             for target, sources in cads_of.items()
@@ -93,6 +95,7 @@ def make_category(
                 target.unlink()
             elif not same_meshes([read_off(target)], [meshes.pop(target)]):
                 _keep_if_by_hand(target, record)
+        # The record comes first: a kill on the way leaves cuboids missing, none of unknown origin.
         write_text(record, source)
         for target, mesh in meshes.items():
             write_off(target, mesh)

@@ -63,7 +63,7 @@ class PreparationOptions:
 
 
 @dataclass(frozen=True)
-class Subset:
+class CroppedSubset:
     """One category of a set at one occlusion level (empty: none), and how it is cropped.
 
     cads: how many CAD models the category has. rules: for records, see `read_record`.
@@ -122,6 +122,7 @@ def prepare_images(options: PreparationOptions) -> None:
     if not options.parts or set(options.parts) - set(PARTS):
         given = " ".join(options.parts)
         raise ValueError(f"--parts is '{given}', it can be imagenet, pascal or both")
+    # What there is to prepare from.
     root = console.require_folder(options.raw, "PASCAL3D+", "set PATH_PASCAL3DP")
     raw = RawPascal3D(root, options.parts)
     occluded = None
@@ -129,11 +130,12 @@ def prepare_images(options: PreparationOptions) -> None:
         remedy = "set PATH_OCCLUDED_PASCAL3DP"
         occluded = RawOccluded(console.require_folder(options.occluded, "OccludedPASCAL3D", remedy))
 
+    # One category after another, each with a lock of its own.
     outcomes: list[Outcome] = []
     with WorkerPool(worker_count(options.workers)) as pool:
         for category in options.categories:
             split = read_split(raw, category, options.split)
-            subset = Subset(
+            subset = CroppedSubset(
                 raw=raw,
                 prepared=PreparedSet(options.out),
                 category=category,
@@ -163,6 +165,7 @@ def closing_line(options: PreparationOptions, outcomes: Sequence[Outcome]) -> st
     several = sum(outcome.objects > 1 for outcome in usable)
     if several:
         line += f"; {several} with several objects, of which one is used"
+    # How many were left out for each reason, and where they are named.
     reasons = [outcome.what for outcome in outcomes if not outcome.is_usable]
     if reasons:
         line += console.reason_counts(reasons, "skipped")
@@ -170,7 +173,7 @@ def closing_line(options: PreparationOptions, outcomes: Sequence[Outcome]) -> st
     return line
 
 
-def prepare_subset(subset: Subset, split: Split, pool: WorkerPool) -> list[Outcome]:
+def prepare_subset(subset: CroppedSubset, split: Split, pool: WorkerPool) -> list[Outcome]:
     """Prepare one subset and its lists; returns what became of each image."""
     names = split.names
     # The occluded set has fewer images; those it has decide.
@@ -178,6 +181,7 @@ def prepare_subset(subset: Subset, split: Split, pool: WorkerPool) -> list[Outco
         present = set(subset.occluded.names(subset.category, subset.level))
         names = [name for name in names if name in present]
     _check_source(subset, split)
+    # Is there room for what is still to be made?
     missing = [
         name for name in names if not subset.prepared.annotation(subset.name, name).is_file()
     ]
@@ -187,6 +191,7 @@ def prepare_subset(subset: Subset, split: Split, pool: WorkerPool) -> list[Outco
         f"the crops of {subset.name}",
         "make space, or set DATAROOT to another disk",
     )
+    # Crops and annotations, then what tells which of them are there.
     outcomes = in_pool(pool, partial(prepare_image, subset), names, subset.name)
     cad_of_name = {outcome.name: outcome.cad_index for outcome in outcomes if outcome.is_usable}
     _write_lists(subset, split, cad_of_name)
@@ -195,7 +200,7 @@ def prepare_subset(subset: Subset, split: Split, pool: WorkerPool) -> list[Outco
     return outcomes
 
 
-def disk_for_crops(subset: Subset, images: int) -> int:
+def disk_for_crops(subset: CroppedSubset, images: int) -> int:
     """Bytes that crops, annotations and, if any, occluder masks of so many images take."""
     masks = 0 if subset.occluded is None else images * BYTES_PER_MASK
     return crops_size(images, subset.crop_hw, subset.jpeg_quality) + masks
@@ -204,7 +209,7 @@ def disk_for_crops(subset: Subset, images: int) -> int:
 # ---- one image -----------------------------------------------------------------------------------
 
 
-def prepare_image(subset: Subset, name: str) -> Outcome:
+def prepare_image(subset: CroppedSubset, name: str) -> Outcome:
     """Crop one image and write its annotation."""
     annotation_path = subset.prepared.annotation(subset.name, name)
     if is_prepared(subset.prepared, subset.name, name):
@@ -222,7 +227,7 @@ def prepare_image(subset: Subset, name: str) -> Outcome:
     return Outcome(name, "new", annotation.cad_index, annotation.objects or 1)
 
 
-def cropped(subset: Subset, name: str) -> tuple[NDArray[np.uint8], Annotation]:
+def cropped(subset: CroppedSubset, name: str) -> tuple[NDArray[np.uint8], Annotation]:
     """The crop of one image and its annotation.
 
     Raises UnusableRecord with the reason when there is none to be had.
@@ -234,6 +239,7 @@ def cropped(subset: Subset, name: str) -> tuple[NDArray[np.uint8], Annotation]:
     image = _read_image(source, record)
     mask = _read_occluder_mask(subset, name, record)
     try:
+        # At a distance near 0 nothing is left of the image, or the crop covers gigabytes of it.
         geometry = crop_geometry(
             subset.geometry,
             record.image_hw,
@@ -247,7 +253,7 @@ def cropped(subset: Subset, name: str) -> tuple[NDArray[np.uint8], Annotation]:
         raise UnusableRecord("no crop at that distance", f"{name}: {error}") from error
 
 
-def _read_usable_record(subset: Subset, name: str) -> Record:
+def _read_usable_record(subset: CroppedSubset, name: str) -> Record:
     path = subset.raw.annotation(subset.category, name)
     try:
         record = read_record(path, subset.category, subset.rules)
@@ -270,7 +276,9 @@ def _read_image(source: Path, record: Record) -> NDArray[np.uint8]:
     return image
 
 
-def _read_occluder_mask(subset: Subset, name: str, record: Record) -> NDArray[np.bool_] | None:
+def _read_occluder_mask(
+    subset: CroppedSubset, name: str, record: Record
+) -> NDArray[np.bool_] | None:
     if subset.occluded is None:
         return None
     try:
@@ -293,6 +301,7 @@ def annotation_of(
         covered = _covered(record.keypoints_xy, occ_mask)
         status[seen & covered] = 0
         seen &= ~covered
+    # Points that are not seen are 0.
     points = geometry.map_points(record.keypoints_xy[:, ::-1])
     height, width = record.image_hw
     return Annotation(
@@ -325,8 +334,9 @@ def _covered(points_xy: NDArray, occ_mask: NDArray[np.bool_]) -> NDArray[np.bool
 # ---- what lies beside the crops ------------------------------------------------------------------
 
 
-def _check_source(subset: Subset, split: Split) -> None:
+def _check_source(subset: CroppedSubset, split: Split) -> None:
     """Write where the subset comes from; refuse to mix it with one that was prepared otherwise."""
+    # The digest tells two selections of as many images apart.
     names = "\n".join(sorted(split.names))
     source = {
         "split": split.source,
@@ -346,7 +356,7 @@ def _check_source(subset: Subset, split: Split) -> None:
     write_text(path, text)
 
 
-def _source_of_occluders(subset: Subset) -> dict[str, object]:
+def _source_of_occluders(subset: CroppedSubset) -> dict[str, object]:
     """How the occluded pictures were made, where make_occluded.py made them."""
     if subset.occluded is None:
         return {}
@@ -359,9 +369,10 @@ def _source_of_occluders(subset: Subset) -> dict[str, object]:
         raise ValueError(f"{error}; it is not what make_occluded.py writes there") from None
 
 
-def _write_lists(subset: Subset, split: Split, cad_of_name: dict[str, int]) -> None:
+def _write_lists(subset: CroppedSubset, split: Split, cad_of_name: dict[str, int]) -> None:
     """Lists of the usable images, by subtype and by CAD model."""
     folder = subset.prepared.lists(subset.name)
+    # Subtypes are what the paper selects images by, CAD models what `multi` trains on.
     lists = {}
     for subtype, names in split.subtypes.items():
         lists[subtype] = [name for name in names if name in cad_of_name]

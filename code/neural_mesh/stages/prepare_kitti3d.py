@@ -119,6 +119,7 @@ def prepare_kitti3d(options: KittiOptions) -> None:
     for kind_of_file in ("label", "image"):
         folder = options.folder(kind_of_file)
         console.require_folder(folder, f"KITTI's {kind_of_file}s", "unpack them there")
+    # Crop all frames, then list what there is of each degree of occlusion.
     frames = sorted(path.stem for path in options.folder("label").glob("*.txt"))
     with lock(options.out, f"prepare-kitti-{options.category}", "KITTI's test sets"):
         outcomes = crop_frames(options, frames)
@@ -131,6 +132,7 @@ def prepare_kitti3d(options: KittiOptions) -> None:
             raise ValueError(f"no {options.kind} of {options.folder('label')} could be used")
         for occlusion, names in enumerate(names_of_sets):
             write_lists(options, occlusion, names)
+    # What there is, and why the rest was left out.
     counts = []
     for occlusion_name, names in zip(OCCLUSION_NAMES, names_of_sets, strict=True):
         counts.append(f"{len(names):,} {occlusion_name}")
@@ -146,6 +148,7 @@ def crop_frames(options: KittiOptions, frames: Sequence[str]) -> list[CropOutcom
     for prepared in options.sets:
         remove_half_written(prepared, options.category)
         remove_parts(prepared.vertex_lists("single", options.category))
+    # Is there room for what is still to be made?
     crops = 0
     for frame in frames:
         crops += sum(not options.refusal(label) for _, label in options.labels(frame))
@@ -175,6 +178,7 @@ def check_source(options: KittiOptions) -> None:
     }
     text = console.as_json(source)
     for prepared in options.sets:
+        # A run that broke off has left crops without lists; they count too.
         crops = prepared.image(options.category, "x").parent.glob("*.JPEG")
         if any(crops) and not holds(prepared.source(options.category), text):
             raise ValueError(
@@ -197,6 +201,7 @@ def crop_frame(options: KittiOptions, frame: str) -> list[CropOutcome]:
         prepared = options.sets[label.occlusion]
         if is_prepared(prepared, options.category, outcome.name):
             continue
+        # The picture is read for the first object that needs it.
         if image is None:
             image = read_picture(options.folder("image") / f"{frame}.png", "RGB")
             projection = read_projection(options.kitti / "calib" / f"{frame}.txt")
@@ -225,6 +230,7 @@ def crop_object(
     geometry = crop_geometry(
         options.geometry, image.shape[:2], options.crop_hw, label.bbox_xyxy, principal_xy, distance
     )
+    # KITTI's cameras do not tilt to the side, so theta is 0.
     azimuth, elevation = viewpoint(label)
     annotation = Annotation(
         name=name,
@@ -246,6 +252,7 @@ def write_lists(options: KittiOptions, occlusion: int, names: Sequence[str]) -> 
     """Lists of one test set: all images, four folds, and those that inference reads."""
     prepared = options.sets[occlusion]
     stem = f"{options.category}_{OCCLUSION_NAMES[occlusion]}"
+    # The names of the reference's lists.
     lists = {"mesh01": names, stem: names}
     for fold in range(FOLDS):
         lists[f"{stem}_folder{fold}"] = names[fold::FOLDS]

@@ -31,6 +31,7 @@ def select_azimuths(
         # The lock of annotate_vertices.py, which writes these lists too.
         with lock(root, f"annotate-{mesh_d}-{subset}", f"the lists of {subset}"):
             counts.append(write_selections(PreparedSet(root), mesh_d, subset, azimuths))
+    # Over all categories, for either pattern.
     totals = []
     for pattern in counts[0]:
         total = sum(count[pattern] for count in counts)
@@ -52,6 +53,7 @@ def write_selections(
         raise FileNotFoundError(f"no lists to choose from: {folder}; run PrepareData.sh first")
     names = sorted({name for group in lists.values() for name in group})
     is_inside = dict(zip(names, azimuths.seen(_azimuths(prepared, subset, names)), strict=True))
+    # The pattern is what a network is trained on, its complement the unseen poses.
     counts = {}
     for pattern, inside in ((azimuths.pattern, True), (azimuths.complement, False)):
         selected = {name for name in names if is_inside[name] == inside}
