@@ -334,11 +334,11 @@ def test_inference_out_of_memory_gives_the_same_poses(stages, tmp_path):
     done = with_room_for(1, patch, "solve_poses", *stage.into(tmp_path / "exp"))
     assert done.returncode == 0, done.stderr
     assert "out of GPU memory, going on with 1 images at a time" in done.stderr
-    found = load_poses(tmp_path / "exp" / "Poses_single/car.npz")
+    solved = load_poses(tmp_path / "exp" / "Poses_single/car.npz")
     expected = load_poses(stage.folder / "Poses_single/car.npz")
     # Convolutions round differently in batches of one.
-    np.testing.assert_allclose(found.loss, expected.loss, atol=1e-3)
-    assert found.names.tolist() == expected.names.tolist()
+    np.testing.assert_allclose(solved.loss, expected.loss, atol=1e-3)
+    assert solved.names.tolist() == expected.names.tolist()
 
 
 def test_training_out_of_memory_names_a_batch_that_fits(stages, tmp_path):

@@ -37,8 +37,8 @@ def page(
     # The subtitle.
     noun = "level" if len(levels) == 1 else "levels"
     subtitle = f"{images:,} poses, {len(levels)} occlusion {noun}"
-    # A part that has nothing to say is empty, and left out below.
-    parts = [
+    # A section that has nothing to say is empty, and left out below.
+    sections = [
         f"<h1>{escape(title)}</h1><p class=subtitle>{escape(subtitle)}</p>",
         "".join(f"<p class=alarm role=alert>{escape(alarm)}</p>" for alarm in alarms),
         section("Accuracy by occlusion", levels_figure(levels)) if len(levels) > 1 else "",
@@ -62,7 +62,7 @@ def page(
             "</head>",
             "<body>",
             "<main>",
-            *(part for part in parts if part),
+            *(content for content in sections if content),
             "</main>",
             f"<script>{SCRIPT}</script>",
             "</body>",
@@ -210,7 +210,7 @@ def timing_table(timings: Sequence[Timing]) -> str:
     """Seconds by stage, with bars, and each part of the work below."""
     if not timings:
         return "<p>No stage has noted its time.</p>"
-    # Sums over the parts of every stage.
+    # Sums over categories, levels and shares.
     totals: dict[str, float] = {}
     for timing in timings:
         totals[timing.stage] = totals.get(timing.stage, 0) + timing.seconds
@@ -219,7 +219,7 @@ def timing_table(timings: Sequence[Timing]) -> str:
     for stage, total in totals.items():
         bar = f'<td class=bar><span style="width:{100 * total / longest:.1f}%"></span></td>'
         bars += f"<tr><th scope=row>{escape(stage)}</th><td>{duration(total)}</td>{bar}</tr>"
-    # The parts.
+    # Each part of the work.
     lines = [["stage", "of", "time", "done", "rate"]]
     for timing in timings:
         done = f"{timing.items:,} {timing.unit}"

@@ -64,9 +64,9 @@ def polyline(points: Sequence[tuple[float, float]], colour: str, dashed: bool = 
 
 def legend(x: float, y: float, entries: Sequence[tuple[str, str]]) -> str:
     """A legend in a row: coloured squares and their names."""
-    parts = []
+    pieces = []
     for colour, name in entries:
-        parts.append(rect(x, y - 10, 12, 12, colour))
-        parts.append(text(x + 17, y, name))
+        pieces.append(rect(x, y - 10, 12, 12, colour))
+        pieces.append(text(x + 17, y, name))
         x += 34 + 7.2 * len(name)
-    return "".join(parts)
+    return "".join(pieces)

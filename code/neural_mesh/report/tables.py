@@ -83,9 +83,9 @@ def baseline_lines(
     for name, baseline in (("constant", constant_pose_baseline), ("drawn", random_pose_baseline)):
         accuracies = []
         for score in scores:
-            known = true_poses(train, score.category, _training_names(score, train))
-            tested = true_poses(clean, score.category, score.names)
-            accuracies.append(baseline(known, tested))
+            training_poses = true_poses(train, score.category, _training_names(score, train))
+            test_poses = true_poses(clean, score.category, score.names)
+            accuracies.append(baseline(training_poses, test_poses))
         for metric in METRICS:
             lines.append([f"{LABELS[metric].strip()} {name}", *_cells(accuracies, metric)])
     return lines
@@ -202,16 +202,23 @@ def reference_format(lines: Sequence[Sequence[str]]) -> str:
 
 def table_csv(lines: Sequence[Sequence[str]], partial: Sequence[str]) -> str:
     """The table as CSV text. partial: notes that say PARTIAL, which stand below it."""
-    cells = [[cell.strip() for cell in line] for line in lines]
-    return csv_text([*cells, *(note.split(": ", 1) for note in partial)])
+    return csv_text([*_stripped(lines), *(note.split(": ", 1) for note in partial)])
 
 
 def markdown(lines: Sequence[Sequence[str]], title: str, notes: Sequence[str]) -> str:
     """The table as a Markdown page."""
-    header, *rows = ["| " + " | ".join(cell.strip() for cell in line) + " |" for line in lines]
+    header, *rows = [f"| {' | '.join(cells)} |" for cells in _stripped(lines)]
     rule = "|" + "---|" * len(lines[0])
     listed = [f"- {note}" for note in notes]
     return "\n".join([f"# {title}", "", header, rule, *rows, "", *listed]) + "\n"
+
+
+def _stripped(lines: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Lines without the blanks that align them in the reference's format."""
+    stripped = []
+    for line in lines:
+        stripped.append([cell.strip() for cell in line])
+    return stripped
 
 
 def error_list(scores: Sequence[CategoryScore]) -> str:

@@ -12,24 +12,23 @@ T = TypeVar("T")
 
 
 def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
-    """[work(all)], or its parts where a GPU's memory is too small: halves, quarters, ...
+    """[work(all)], or its chunks where a GPU's memory is too small.
 
-    down to single images.
-
-    Says so once per batch. Images do not influence each other, so the parts together are the whole.
+    They are halves, quarters, ... down to single images; the new size is told once per batch.
+    Images do not influence each other, so the chunks together are the whole.
 
     images: how many there are. what: `work` makes, for the messages. Raises ValueError when not
     even one image fits.
     """
-    # Parts are worked on from the left, so that the results are in the images' order.
+    # Chunks are worked on from the left, so that the results are in the images' order.
     todo = [slice(0, images)]
     done = []
     smallest = images
     while todo:
-        part = todo.pop(0)
-        size = part.stop - part.start
+        chunk = todo.pop(0)
+        size = chunk.stop - chunk.start
         try:
-            done.append(work(part))
+            done.append(work(chunk))
             continue
         except torch.cuda.OutOfMemoryError as error:
             if size == 1:
@@ -37,9 +36,9 @@ def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
                 raise ValueError(message.splitlines()[0]) from error
         # Outside the except clause, which still holds what did not fit.
         torch.cuda.empty_cache()
-        middle = part.start + size // 2
-        todo[:0] = [slice(part.start, middle), slice(middle, part.stop)]
-        # One note for every size, not one for every part.
+        middle = chunk.start + size // 2
+        todo[:0] = [slice(chunk.start, middle), slice(middle, chunk.stop)]
+        # One note for every size, not one for every chunk.
         larger_half = size - size // 2
         if larger_half < smallest:
             smallest = larger_half

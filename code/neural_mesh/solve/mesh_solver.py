@@ -74,12 +74,12 @@ class MeshSolver:
             starts = self.setup.starts(mesh)
             self.ready[number] = ReadyMesh(mesh, *self.model.banks(number), starts)
         mesh, bank, clutter, starts = self.ready[number]
-        parts = in_halves(
-            lambda part: solve(mesh, features[part], bank, clutter, self.setup, starts),
+        chunks = in_halves(
+            lambda chunk: solve(mesh, features[chunk], bank, clutter, self.setup, starts),
             len(features),
             "score volumes",
         )
-        return SolvedPoses.joined(parts)
+        return SolvedPoses.joined(chunks)
 
     def solve_images(self, mesh: int, features: Tensor) -> list[SolvedImage]:
         """What is found in each of the feature maps [B, C, H, W].

@@ -52,14 +52,14 @@ class Model:
         bias = self.checkpoint.config.bias_at_test
         rounded = self.precision == "bfloat16"
 
-        def forward(part: slice) -> Tensor:
-            inputs = normalise(send(images[part], self.device))
+        def forward(chunk: slice) -> Tensor:
+            inputs = normalise(send(images[chunk], self.device))
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
                 return self.network.feature_map(inputs, bias)
 
-        parts = in_halves(forward, len(images), "feature maps")
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        chunks = in_halves(forward, len(images), "feature maps")
+        return chunks[0] if len(chunks) == 1 else torch.cat(chunks)
 
     def mesh(self, number: int) -> Mesh:
         """Mesh 1, 2, ... of the category."""

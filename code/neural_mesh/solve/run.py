@@ -48,7 +48,7 @@ class RunOptions:
 
     batch_size: images at a time. workers: decoding processes. shard: of the batches. overlap: solve
     in a second thread while the network works on the next batches, which pays where they run on
-    different devices.
+    different devices; the poses are the same.
     """
 
     batch_size: int
