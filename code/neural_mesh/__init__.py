@@ -1,1 +1,4 @@
-"""NeMo: neural mesh models of contrastive features for 3D pose estimation (Wang, Kortylewski, Yuille, ICLR 2021)."""
+"""NeMo: neural mesh models of contrastive features for 3D pose estimation.
+
+Wang, Kortylewski and Yuille, ICLR 2021.
+"""

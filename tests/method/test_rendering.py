@@ -25,7 +25,6 @@ from neural_mesh.compare import kernels_numba, scene, specification
 from neural_mesh.compare.scene import (
     Target,
     bytes_per_image,
-    find_cuboid,
     images_that_fit,
     look_at,
     make_scene,
@@ -41,7 +40,7 @@ from neural_mesh.geometry.cameras import (
     paper_camera,
     pascal_cam_from_object,
 )
-from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
+from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh, find_cuboid
 from neural_mesh.solve.choose_renderer import check_renderer
 
 CAMERA = MapCamera(21.0, (9.3, 5.1), (11, 17))

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neural_mesh.geometry.cameras import MapCamera
-from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
+from neural_mesh.geometry.meshes import CuboidGrid, Mesh, find_cuboid
 
 NEAR = 1e-3  # a triangle with a corner nearer to the camera than this (in CAD units) is not drawn
 TINY = 1e-9  # CAD units; keeps the look-at finite on the vertical axis and at the origin
@@ -70,30 +70,6 @@ def widened(scene: Scene, margin_rc: tuple[int, int]) -> Scene:
     height, width = camera.map_hw
     map_hw = height + 2 * rows, width + 2 * columns
     return replace(scene, camera=MapCamera(camera.focal, (x + columns, y + rows), map_hw))
-
-
-def find_cuboid(mesh: Mesh) -> CuboidGrid | None:
-    """The grid that `meshes.cuboid_mesh` makes this mesh from, to 1e-6 of its size, or None."""
-    if len(mesh.vertices) < 24 or len(mesh.faces) < 12:
-        return None
-    low = mesh.vertices.min(0)
-    high = mesh.vertices.max(0)
-    tolerance = 1e-6 * float((high - low).max())
-    samples = tuple(_count_ticks(mesh.vertices[:, a] - low[a], tolerance) for a in range(3))
-    a, b, c = samples
-    if min(samples) < 2 or 2 * (a * b + b * c + c * a) != len(mesh.vertices):
-        return None
-    grid = CuboidGrid(low, high, samples)
-    ideal = cuboid_mesh(grid)
-    if not np.array_equal(ideal.faces, mesh.faces):
-        return None
-    offset = np.abs(ideal.vertices - mesh.vertices).max()
-    return grid if offset <= tolerance else None
-
-
-def _count_ticks(coordinates: NDArray, tolerance: float) -> int:
-    """How many different values [N] there are."""
-    return len(np.unique(np.round(coordinates / tolerance / 4)))
 
 
 def look_at(centre: Tensor, theta: Tensor) -> Tensor:

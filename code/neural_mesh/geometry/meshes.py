@@ -12,6 +12,7 @@ from neural_mesh.published import PUBLISHED_CUBOIDS
 from neural_mesh.settings import CuboidConfig
 
 SAME_VERTEX = 1e-7  # CAD units between vertices that count as the same
+SAME_CUBOID = 1e-6  # share of the longest side by which a cuboid may differ from its grid
 COVERED = 0.99  # share of the CAD vertices inside the cuboid, per axis (reference)
 # The sides of a cuboid as axes (fixed, along rows, along columns), in the order of its vertices.
 SIDES = ((2, 1, 0), (1, 2, 0), (0, 2, 1))
@@ -128,6 +129,30 @@ def _triangles_of_cells(index: NDArray) -> NDArray:
     first = np.stack([index[:-1, :-1], index[:-1, 1:], index[1:, :-1]], axis=-1)
     second = np.stack([index[1:, 1:], index[:-1, 1:], index[1:, :-1]], axis=-1)
     return np.stack([first, second], axis=-2).reshape(-1, 3)
+
+
+def find_cuboid(mesh: Mesh) -> CuboidGrid | None:
+    """The grid that `cuboid_mesh` makes this mesh from, to a millionth of its size, or None."""
+    if len(mesh.vertices) < 24 or len(mesh.faces) < 12:
+        return None
+    low = mesh.vertices.min(0)
+    high = mesh.vertices.max(0)
+    tolerance = SAME_CUBOID * float((high - low).max())
+    samples = tuple(_count_ticks(mesh.vertices[:, a] - low[a], tolerance) for a in range(3))
+    a, b, c = samples
+    if min(samples) < 2 or 2 * (a * b + b * c + c * a) != len(mesh.vertices):
+        return None
+    grid = CuboidGrid(low, high, samples)
+    ideal = cuboid_mesh(grid)
+    if not np.array_equal(ideal.faces, mesh.faces):
+        return None
+    offset = np.abs(ideal.vertices - mesh.vertices).max()
+    return grid if offset <= tolerance else None
+
+
+def _count_ticks(coordinates: NDArray, tolerance: float) -> int:
+    """How many different values [N] there are."""
+    return len(np.unique(np.round(coordinates / tolerance / 4)))
 
 
 def published_cuboid(category: str) -> Mesh | None:

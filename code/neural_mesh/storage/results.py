@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,8 @@ def _write_csv(path: Path, poses: PoseSet) -> None:
     columns = [*_COLUMNS]
     if poses.pose.principal_xy is not None:
         columns += ["principal_x", "principal_y"]
-    lines = [[row[column] for column in columns] for row in poses.rows()]
+    values_in_order = itemgetter(*columns)
+    lines = [values_in_order(row) for row in poses.rows()]
     write_text(path, csv_text([columns, *lines]))
 
 
@@ -179,7 +181,7 @@ def load_features(path: Path) -> FeatureSet:
     """
     arrays = load_npz(path, [])
     meshes = _numbered_meshes(path, arrays)
-    names = {mesh: [str(n) for n in arrays[f"names_mesh{mesh:02d}"].reshape(-1)] for mesh in meshes}
+    names = {mesh: _names(arrays[f"names_mesh{mesh:02d}"]) for mesh in meshes}
     images = [name for group in names.values() for name in group]
     missing = [name for name in images if name not in arrays]
     if missing:
@@ -214,6 +216,10 @@ def _numbered_meshes(path: Path, arrays: dict[str, NDArray]) -> list[int]:
             if key not in arrays:
                 raise ValueError(f"{path}: lacks {key}")
     return meshes
+
+
+def _names(stored: NDArray) -> list[str]:
+    return [str(name) for name in stored.reshape(-1)]
 
 
 def _check_rank(path: Path, arrays: dict[str, NDArray], key: str, rank: int) -> None:
