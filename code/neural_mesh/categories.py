@@ -29,6 +29,7 @@ def _category(
     return Category(name, short, crop_hw, paper_distance, tuple(keypoints.split()))
 
 
+# In the order of the published tables.
 _PASCAL3D = (
     _category(
         "aeroplane",

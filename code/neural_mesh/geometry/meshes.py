@@ -91,7 +91,7 @@ def cuboid_grid(
         low = middle - side / 2
         high = middle + side / 2
 
-    # Square cells of such a size that their number comes near the one aimed at.
+    # The edge of square cells, as many as vertices are aimed at.
     w, h, d = high - low
     edge = np.sqrt(2 * (w * h + h * d + w * d) / number_vertices)
     if not edge > 0:

@@ -31,6 +31,7 @@ REFERENCE_NAMES = {
 def check_content(path: Path, content: dict) -> None:
     """ValueError, naming the field, unless all of a checkpoint has the right type, shape, size."""
     _check_state(path, content["state"])
+    # A single bank may stand without a list around it.
     banks = content["memory"]
     if not isinstance(banks, (list, tuple)):
         banks = [banks]
@@ -104,6 +105,7 @@ def train_config_of(path: Path, stored: dict) -> TrainConfig:
 
 def _is_of_type(value: object, default: object) -> bool:
     """Whether a value is of the type of its default; whole numbers may stand for others."""
+    # To Python a bool is a whole number, too.
     if isinstance(value, bool):
         return isinstance(default, bool)
     return isinstance(value, (int, float) if isinstance(default, float) else type(default))

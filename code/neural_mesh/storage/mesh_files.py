@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,12 +63,15 @@ def _triangles(path: Path, polygons: NDArray, n_vertices: int, n_faces: int) -> 
     """Rows `k a b c ...` -> triangles [F, 3]; polygons become fans."""
     if n_faces == 0:
         return np.zeros((0, 3), np.int32)
-    all_triangles = len(polygons) >= 4 * n_faces and (polygons[: 4 * n_faces : 4] == 3).all()
-    if all_triangles:
-        faces = polygons[: 4 * n_faces].reshape(n_faces, 4)[:, 1:]
+    # Nearly all files hold triangles alone, which need no loop.
+    rows = polygons[: 4 * n_faces]
+    if len(rows) == 4 * n_faces and (rows[::4] == 3).all():
+        faces = rows.reshape(n_faces, 4)[:, 1:]
     else:
         faces = _fans(path, polygons, n_faces)
-    if not ((faces >= 0) & (faces < n_vertices) & (faces == np.floor(faces))).all():
+    exist = (faces >= 0) & (faces < n_vertices)
+    are_whole = faces == np.floor(faces)
+    if not (exist & are_whole).all():
         raise ValueError(f"{path}: a face names a vertex that does not exist")
     return faces.astype(np.int32)
 
@@ -77,13 +81,14 @@ def _fans(path: Path, polygons: NDArray, n_faces: int) -> NDArray:
     triangles: list[tuple[float, float, float]] = []
     at = 0
     for _ in range(n_faces):
-        if at >= len(polygons) or not 3 <= polygons[at] <= len(polygons) - at - 1:
+        left = len(polygons) - at - 1  # numbers after the count of corners
+        if left < 0 or not 3 <= polygons[at] <= left:
             raise ValueError(
                 f"{path}: face {len(triangles)} is cut off or has fewer than three corners"
             )
         corners = int(polygons[at])
-        ring = polygons[at + 1 : at + 1 + corners]
-        triangles.extend((ring[0], ring[i], ring[i + 1]) for i in range(1, corners - 1))
+        first, *others = polygons[at + 1 : at + 1 + corners]
+        triangles += [(first, *edge) for edge in pairwise(others)]
         at += 1 + corners
     return np.array(triangles)
 
