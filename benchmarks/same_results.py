@@ -76,7 +76,7 @@ def read_steps(text: str, road: Path) -> list[Step]:
 
 
 def run_step(step: Step, tree: Path, road: Path, python: str) -> str:
-    """Run one step by the programs of a checkout; returns what it printed, without times."""
+    """Run one step by the programs of a checkout; returns what it printed."""
     if step.program == "lay-out":
         LAY_OUT[step.arguments[0]](road)
         return ""
@@ -101,7 +101,7 @@ def run_step(step: Step, tree: Path, road: Path, python: str) -> str:
         check=False,
     )
     printed = f"{done.stdout}---- stderr\n{done.stderr}---- exit status {done.returncode}\n"
-    return plain_output(printed.replace(str(tree), "<checkout>"))
+    return printed.replace(str(tree), "<checkout>")
 
 
 # ---- what the sample data lacks ----
@@ -183,7 +183,7 @@ LAY_OUT: dict[str, Callable[[Path], None]] = {
 
 def plain_output(text: str) -> str:
     """Printed lines without progress bars, which show times."""
-    lines = [line for line in re.split(r"[\r\n]+", text) if line]
+    lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
     bar = re.compile(r"\d+%\|.*\||\b\d+ ?images? \[|\?images?/s|\bimages/s\]")
     return "".join(f"{line}\n" for line in lines if not bar.search(line))
 
@@ -282,7 +282,7 @@ def replay_step(folder: Path, road: Path) -> None:
 
 def step_contents(folder: Path) -> dict[str, bytes]:
     """What a stored step made, by name, without what is measured; removed files are marked so."""
-    contents = {PRINTED: (folder / "printed.txt").read_bytes()}
+    contents = {PRINTED: plain_output((folder / "printed.txt").read_text()).encode()}
     for name in json.loads((folder / "removed.json").read_text()):
         contents[plain_name(name)] = b"removed"
     for path in sorted((folder / "files").rglob("*")):

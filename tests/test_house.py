@@ -49,7 +49,7 @@ pictures     comparison result_pictures viewpoints
 report       timings cards page_assets scores gallery svg tables level_report charts page
 sample       backgrounds car_shapes car_lines shapes parts car_paint cars chairs models
 sample       viewpoints looks shading drawing annotations planned_pictures
-photographs  calibration framing jobs poses evidence results overlay crop_solver finder
+photographs  calibration framing jobs poses crop_solver evidence results overlay finder
 photographs  calibration_images predictor
 stages       annotate_vertices download_data export_checkpoint list_gpus make_cuboids
 stages       make_sample_data networks extract_features occluded_levels make_occluded predict
