@@ -16,10 +16,10 @@ from neural_mesh.machine.devices import images_at_a_time
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.settings import SolveConfig, TrainConfig
 from neural_mesh.solve import mesh_solver, run, shards, solver
-from neural_mesh.solve.batches import ANY_MESH
+from neural_mesh.solve.batches import ANY_MESH, PreparedSubset
 from neural_mesh.solve.mesh_solver import MeshSolver
 from neural_mesh.solve.model import Model, resolve_precision
-from neural_mesh.solve.run import PreparedSubset, Run, RunOptions
+from neural_mesh.solve.run import Run, RunOptions
 from neural_mesh.solve.shards import Shard
 from neural_mesh.stages.solve_poses import device_here, forget_times, shard_here
 from neural_mesh.storage.results import FeatureSet, load_poses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,15 @@ from neural_mesh.storage.layout import PreparedSet, read_list
 from neural_mesh.storage.results import FeatureSet
 
 ANY_MESH = 0  # stands for all meshes of a category where numbers start at 1
+
+
+@dataclass(frozen=True)
+class PreparedSubset:
+    """The test images of a category at an occlusion level. names: by mesh, see `names_by_mesh`."""
+
+    prepared: PreparedSet
+    level: str
+    names: dict[int, list[str]]
 
 
 class Batch(NamedTuple):

@@ -18,6 +18,7 @@ from neural_mesh.settings import SolveConfig
 from neural_mesh.solve.batches import (
     Batch,
     FeatureBatch,
+    PreparedSubset,
     features_of_images,
     split_into_batches,
     stored_features,
@@ -26,20 +27,10 @@ from neural_mesh.solve.choose_renderer import choose_renderer
 from neural_mesh.solve.mesh_solver import MeshSolver, SolvedImage
 from neural_mesh.solve.model import Model
 from neural_mesh.solve.shards import WHOLE, Shard, ShardPoses, run_config
-from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.results import FeatureSet, PoseSet
 
 SECONDS_BETWEEN_SAVES = 10.0
 BATCHES_AHEAD = 2  # feature maps that may wait for the solver, which bounds the memory
-
-
-@dataclass(frozen=True)
-class PreparedSubset:
-    """The test images of a category at an occlusion level. names: by mesh, see `names_by_mesh`."""
-
-    prepared: PreparedSet
-    level: str
-    names: dict[int, list[str]]
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,13 @@ from neural_mesh.machine import console
 from neural_mesh.machine.devices import decoding_workers, first_device, gpus_of, images_at_a_time
 from neural_mesh.machine.resources import require_disk, require_memory
 from neural_mesh.settings import FEATURE_CHANNELS
-from neural_mesh.solve.batches import features_of_images, names_by_mesh, split_into_batches
+from neural_mesh.solve.batches import (
+    PreparedSubset,
+    features_of_images,
+    names_by_mesh,
+    split_into_batches,
+)
 from neural_mesh.solve.model import Model
-from neural_mesh.solve.run import PreparedSubset
 from neural_mesh.stages.networks import TrainedNetworks
 from neural_mesh.storage.files import lock, remove_parts
 from neural_mesh.storage.results import FeatureSet, load_config, save_features

@@ -15,10 +15,10 @@ from neural_mesh.digests import short_digest
 from neural_mesh.machine import console
 from neural_mesh.machine.devices import decoding_workers, gpus_of, images_at_a_time
 from neural_mesh.settings import SolveConfig
-from neural_mesh.solve.batches import names_by_mesh
+from neural_mesh.solve.batches import PreparedSubset, names_by_mesh
 from neural_mesh.solve.choose_renderer import check_renderer, choose_renderer
 from neural_mesh.solve.model import Model, resolve_precision
-from neural_mesh.solve.run import PreparedSubset, Run, RunOptions
+from neural_mesh.solve.run import Run, RunOptions
 from neural_mesh.solve.shards import Shard, ShardPoses
 from neural_mesh.stages.networks import TrainedNetworks
 from neural_mesh.storage.files import lock, remove_parts
