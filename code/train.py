@@ -21,15 +21,16 @@ def parse() -> argparse.Namespace:
     option("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, with the cuboids")
     option("--prepared", type=Path, required=True, help="training set made by PrepareData.sh")
     option("--save-dir", type=Path, required=True, help="folder of the checkpoints")
-    add_settings(parser)
+    add_network(parser)
+    add_training(parser)
     add_options(parser)
     arguments.add_azimuths(parser)
     arguments.add_categories(parser)
     return parser.parse_args()
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add what decides what is trained."""
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add what is trained: network, banks and images."""
     default = TrainConfig()
     option = parser.add_argument
     option("--mesh-d", choices=MESH_DIMENSIONS, default=default.mesh_d, help="cuboids to train")
@@ -49,6 +50,30 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help="see settings.FIXED_RECIPE",
     )
     option(
+        "--augment",
+        type=arguments.words,
+        default=default.augment,
+        help="any of flip, color, occlude",
+    )
+    option(
+        "--num-clutter-image",
+        type=arguments.positive,
+        default=default.num_clutter_image,
+        help="clutter features per image",
+    )
+    option(
+        "--num-clutter-group",
+        type=arguments.positive,
+        default=default.num_clutter_group,
+        help="images in the clutter bank",
+    )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Add how it is trained."""
+    default = TrainConfig()
+    option = parser.add_argument
+    option(
         "--batch-size",
         type=arguments.positive,
         default=default.batch_size,
@@ -66,24 +91,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         type=arguments.not_negative,
         default=default.weight_clutter,
         help="of a clutter feature in the loss",
-    )
-    option(
-        "--num-clutter-image",
-        type=arguments.positive,
-        default=default.num_clutter_image,
-        help="clutter features per image",
-    )
-    option(
-        "--num-clutter-group",
-        type=arguments.positive,
-        default=default.num_clutter_group,
-        help="images in the clutter bank",
-    )
-    option(
-        "--augment",
-        type=arguments.words,
-        default=default.augment,
-        help="any of flip, color, occlude",
     )
     option(
         "--validate-every",
@@ -107,7 +114,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add how the work is done."""
+    """Add how the work is done, which what is trained hardly depends on."""
     default = TrainOptions()
     option = parser.add_argument
     option("--gpus", default=default.gpus, help="all or indices; empty: CPU")

@@ -41,6 +41,7 @@ class Bank:
     ) -> Bank:
         """Random unit rows, uniform in the cube first, as in the reference."""
         bound = math.sqrt(3 / channels)
+        # Drawn on the CPU, so that the seed gives the same bank on every device.
         rows = torch.rand(vertices + config.num_clutter, channels, generator=generator)
         rows = rows * 2 * bound - bound
         memory = functional.normalize(rows, dim=1).to(device)
@@ -76,10 +77,12 @@ class Bank:
         """
         images = torch.full_like(seen, len(noise))
         divisor = images if self.mean == "batch" else seen.clamp(min=1)
+        # Vertices that no image of the batch shows stay where they are.
         moved = (1 - self.momentum) * total / divisor[:, None]
         mixed = self.momentum * self.mesh_rows + moved
         self.memory[: self.vertices] = torch.where((seen > 0)[:, None], mixed, self.mesh_rows)
         self._write_clutter(noise.flatten(0, 1))
+        # Sums of unit vectors are shorter.
         self.memory = functional.normalize(self.memory, dim=1)
 
     def _write_clutter(self, rows: Tensor) -> None:

@@ -195,6 +195,7 @@ class CategoryTraining:
         last = checkpoint_path(save_dir, "saved_model_%s_last.pth", self.config.category)
         if self.options.overwrite or not last.is_file():
             return False
+        # It is kept if this training would give it again.
         trained = load_checkpoint(last)
         data = self.folders.training_set.fingerprint(self.config.category)
         remedy = "set OVERWRITE=true to train again, or SAVED_NETWORK_PATH to another folder"
@@ -234,6 +235,7 @@ class CategoryTraining:
             self._announce(trainer, resumed)
         trainer.fit()
         if self.group.first:
+            # The experiment's folder is the one that holds the checkpoints' folder.
             folders = self.folders
             experiment = Experiment(folders.save_dir.parent, self.config.mesh_d, folders.azimuths)
             timing = experiment.timing("train", self.config.category)
@@ -243,6 +245,7 @@ class CategoryTraining:
     def _make_trainer(self) -> Trainer:
         """A trainer with everything that it needs, checked."""
         config = self.config
+        # What there is: meshes, and the images of each.
         console.require_folder(self.folders.prepared, "training set", "run PrepareData.sh first")
         prepared = self.folders.training_set
         cuboids = RawPascal3D(self.folders.raw).cuboids(config.mesh_d, config.category)
@@ -251,6 +254,7 @@ class CategoryTraining:
         held_out = None
         if config.validate_every:
             names, held_out = hold_out(names, config.validation_share, config.seed)
+        # Whether it fits, before anything is decoded.
         device = self.devices.network[0]
         workers = decoding_workers(self.options.workers, device, self.group.local_size)
         if self.group.first:
@@ -258,6 +262,7 @@ class CategoryTraining:
             processes = self.group.local_size
             require_room_for_crops(prepared, names, config, cache, workers, processes)
             require_room_for_weights(self.folders.save_dir, config)
+        # What the trainer is given.
         datasets = self._datasets(prepared, names, meshes, workers)
         data = TrainingData(meshes, datasets, prepared.fingerprint(config.category))
         hardware = Hardware(self.devices, self.group, workers, self.options.compiled)

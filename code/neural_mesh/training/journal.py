@@ -51,6 +51,7 @@ class Journal:
                 f"TENSORBOARD=true needs a package ({error}); "
                 "install requirements.txt or set TENSORBOARD=false"
             ) from error
+        # What an earlier training of the category wrote would be drawn beside this one.
         if not first_step and folder.is_dir():
             shutil.rmtree(folder)
         self.summary = summary
@@ -102,6 +103,7 @@ def draw_similarity_maps(
             seen = visible.nonzero()[:, 0].tolist()
             if not seen:
                 continue
+            # Any vertex does; this one lies amid those that are seen.
             vertex = seen[len(seen) // 2]
             features = model.features(image[None])[0]
             vertices, _ = model.banks(mesh)

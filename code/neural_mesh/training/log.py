@@ -31,6 +31,7 @@ class TrainingLog:
 
     def add(self, tally: EpochTally, validated: Mapping[str, float] | None) -> None:
         """Append an epoch. validated: None without validation, empty where none was due."""
+        # Rounded for the eye; TensorBoard gets all digits.
         row = {
             "epoch": tally.epoch,
             "loss": round(tally.mean_loss, 5),
@@ -39,6 +40,7 @@ class TrainingLog:
             "empty_batches": tally.empty,
             "non_finite_batches": tally.non_finite,
         }
+        # All rows have the same columns, also where no validation was due.
         if validated is not None:
             row |= {name: validated.get(name, "") for name in METRICS}
         self.rows.append(row)
@@ -65,6 +67,7 @@ def scalars(
     tally: EpochTally, seconds: float, validated: Mapping[str, float] | None
 ) -> dict[str, float]:
     """The figures of an epoch for TensorBoard, by name. seconds: what the epoch took."""
+    # Names with a slash are groups on TensorBoard's page.
     figures = {
         "loss": tally.mean_loss,
         "clutter_loss": tally.mean_clutter,
@@ -89,6 +92,7 @@ def summary(
     The same training gives the same. validation_images: held out, of each mesh; empty without
     validation.
     """
+    # Neither times nor folders are in it: two trainings are compared file by file.
     return {
         "settings": asdict(config),
         "data": {

@@ -107,4 +107,3 @@ def _largest_fitting(learner: Learner, batch: MeshBatch) -> int:
             return size
         size //= 2
     return 0
-

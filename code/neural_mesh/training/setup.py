@@ -46,8 +46,10 @@ class Hardware:
 def check_combination(config: TrainConfig, hardware: Hardware) -> None:
     """ValueError for settings that do not go together."""
     devices = hardware.devices.network
+    # torch synchronises batch norm between processes, and only on GPUs.
     if config.sync_batchnorm and (hardware.group.size == 1 or devices[0].type == "cpu"):
         raise ValueError("SYNC_BATCHNORM=true needs PARALLEL=ddp on several GPUs")
+    # DataParallel's replicas are made anew in every step.
     if hardware.compiled and len(devices) > 1:
         raise ValueError(
             "COMPILE=true does not go with PARALLEL=dp on several GPUs; set PARALLEL=ddp"

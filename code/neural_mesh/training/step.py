@@ -151,6 +151,7 @@ class Learner:
             self.config,
             seen,
         )
+        # Clutter is pushed away from the mesh as a whole.
         clutter = clutter_loss(features.noise, bank.mesh_rows, batch.images)
         clutter = self.config.weight_regularisation * clutter
         values = torch.stack([main, clutter]).detach()
@@ -175,6 +176,7 @@ class Learner:
         image = send(sample.image, device)
         positions_rc = send(sample.positions, device)
         noise_cells = send(sample.noise_cells, device)
+        # The network gives features at the vertices' cells, hidden or not, then at clutter cells.
         cells = torch.cat([cells_of(positions_rc, self.map_hw), noise_cells], dim=1)
         images = normalise(image).contiguous(memory_format=torch.channels_last)
         # From here on only what counts, beside the bank.

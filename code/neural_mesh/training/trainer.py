@@ -84,6 +84,7 @@ class Trainer:
             self.path("saved_model", "_best.pth").unlink(missing_ok=True)
         journal = self._open_journal()
         images = sum(self.data.sizes)
+        # The bar counts images; a resumed training begins in its middle.
         total = images * self.config.total_epochs
         done = images * self.epoch
         name = self.config.category
@@ -116,6 +117,7 @@ class Trainer:
         tally = EpochTally(self.epoch)
         total = sum(len(loader) for loader in self.loaders if loader is not None)
         for batch in self._batches():
+            # The rate moves within an epoch, too.
             tally.rate = learning_rate(self.config, self.epoch + tally.batches / total)
             if not self.learner.try_step(batch, tally.rate, tally):
                 raise batch_too_large(self.learner, batch)
@@ -136,6 +138,7 @@ class Trainer:
             if loader is None:
                 continue
             sampler = loader.batch_sampler
+            # Order, clutter cells and augmentation all follow from the epoch.
             sampler.epoch = self.epoch
             for number, sample in enumerate(batches(loader)):
                 yield MeshBatch(mesh, sample, sampler.counts(number))
@@ -144,6 +147,7 @@ class Trainer:
         """Validate and log an epoch that is done, and write what is due."""
         self.epoch += 1
         validated = None
+        # The last epoch is always validated, so that its figures stand in the summary.
         if self.validation is not None:
             due = self._ended() or self.epoch % self.config.validate_every == 0
             validated = self._validate() if due else {}

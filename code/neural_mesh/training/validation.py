@@ -31,6 +31,7 @@ def hold_out(
     They are drawn by seed from the whole category. Raises ValueError when nothing would be left of
     either.
     """
+    # Sorted, so that the draw does not depend on which mesh an image belongs to.
     every = sorted(name for group in names for name in group)
     held_out = round(fraction * len(every))
     if not 0 < held_out < len(every):
@@ -77,13 +78,14 @@ class Validation:
         batches = split_into_batches(by_mesh, VALIDATION_BATCH)
         own = share(batches, group.rank, group.size)
         errors: list[float] = []
-        for batch in read_batches(self.prepared, category, own, model, 0):
+        for batch in read_batches(self.prepared, category, own, model, workers=0):
             errors += self._errors(solver, category, batch)
         of_all = [error for part in group.collect(errors) for error in part]
         return accuracy(of_all)
 
     def _errors(self, solver: MeshSolver, category: str, batch: DecodedBatch) -> list[float]:
         """Angles between the poses found and annotated, in radians."""
+        # A text stands for an image that cannot be read.
         for image in batch.images:
             if isinstance(image, str):
                 raise ValueError(image)
