@@ -24,8 +24,9 @@ from neural_mesh.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
 
 PT3D_FROM_OBJECT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 CV_CAM_FROM_PASCAL_CAM = np.diag([1.0, -1.0, -1.0])
-# PASCAL3D+ camera (right, up, backward) -> PyTorch3D camera (left, up, forward)
+# PASCAL3D+ camera (right, up, backward) <-> PyTorch3D camera (left, up, forward)
 PT3D_CAM_FROM_PASCAL_CAM = np.diag([-1.0, 1.0, -1.0])
+ON_AXIS = 1e-4  # of the distance, by which an optical axis may miss the origin
 MIN_DISTANCE = 0.1  # the reference puts a camera of distance exactly 0 here
 
 
@@ -266,6 +267,27 @@ def pt3d_extrinsics(pose: Pose) -> tuple[NDArray, NDArray]:
     centre_pt3d = pose.centre @ PT3D_FROM_OBJECT.T
     translation = -(centre_pt3d[..., None, :] @ rotation)[..., 0, :]
     return rotation, translation
+
+
+def pose_from_pt3d(rotation: ArrayLike, translation: ArrayLike) -> Pose:
+    """The pose of PyTorch3D's R [..., 3, 3] and T [..., 3]: the inverse of `pt3d_extrinsics`.
+
+    It has no principal point. Raises ValueError where the optical axis misses the object's origin,
+    which no PASCAL3D+ pose does.
+    """
+    translation = np.asarray(translation, np.float64)
+    distance = translation[..., 2]
+    off_axis = np.abs(translation[..., :2]).max() > ON_AXIS * np.abs(distance).max()
+    if off_axis or (distance <= 0).any():
+        raise ValueError(
+            f"T is {translation.tolist()}, expected (0, 0, distance): "
+            "a camera that looks at the origin"
+        )
+    pt3d_cam_from_pt3d = np.swapaxes(np.asarray(rotation, np.float64), -1, -2)
+    pt3d_cam_from_object = pt3d_cam_from_pt3d @ PT3D_FROM_OBJECT
+    # The flip between the two cameras is its own inverse.
+    azimuth, elevation, theta = angles_of_rotation(PT3D_CAM_FROM_PASCAL_CAM @ pt3d_cam_from_object)
+    return Pose(azimuth, elevation, theta, distance)
 
 
 # ---- between rotations ----
