@@ -130,7 +130,7 @@ def test_colours_of_an_occluder_map_follow_its_labels():
 
 
 def test_scans_have_their_minimum_at_a_planted_pose_and_their_value_is_the_loss():
-    """A target that only the cells of the planted picture score in: any other pose covers others."""
+    """A target in which only the cells of the planted picture score: other poses cover others."""
     scene = make_scene(CUBOID, CAMERA)
     pose = POSES[0]
     centre, rotation = camera_of_pose(pose)

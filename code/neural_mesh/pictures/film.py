@@ -129,7 +129,7 @@ class _Layout:
         """Width and height of the frame."""
         if self.wide:
             return 2 * self.slot + 0.6, self.height + (self.lower + 0.3) + 1.6
-        return 4 * self.slot + 1.5, self.height + 0 + 1.6
+        return 4 * self.slot + 1.5, self.height + 1.6
 
     @property
     def corners(self) -> list[tuple[float, float]]:
