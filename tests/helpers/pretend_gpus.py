@@ -1,8 +1,9 @@
 """GPUs for machines that have none: the host's side of a run on GPUs, without them.
 
-While `pretend_gpus` lasts all numbers are computed on the CPU, but a tensor that is sent to a GPU says that it lies there,
-and PyTorch's rules hold: tensors on different devices do not mix, NumPy does not read a GPU's. Where the host waits for a
-GPU, in the operations named below and in copies, is written down. What a GPU computes, and how fast, it cannot show.
+While `pretend_gpus` lasts all numbers are computed on the CPU, but a tensor that is sent to a GPU
+says that it lies there, and PyTorch's rules hold: tensors on different devices do not mix, NumPy
+does not read a GPU's. Where the host waits for a GPU, in the operations named below and in copies,
+is written down. What a GPU computes, and how fast, it cannot show.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ FROM_HOST = {"tensor", "as_tensor", "asarray", "new_tensor"}
 
 
 class PretendGPUs(TorchFunctionMode):
-    """While entered in a thread, tensors have a device of their own. log: `wait <function>` and `launch <kernel>`, in order."""
+    """While entered in a thread, tensors have a device of their own. log: `wait <function>` and
+    `launch <kernel>`, in order.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +104,8 @@ class PretendGPUs(TorchFunctionMode):
             return args[0]
         if here != CPU and name in ON_HOST:
             raise TypeError(
-                f"can't convert {here} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+                f"can't convert {here} device type tensor to numpy. Use Tensor.cpu() to copy "
+                "the tensor to host memory first."
             )
         if here != CPU and (name in WAITS or (name == "where" and len(args) == 1)):
             self.wait(name)
@@ -135,13 +139,16 @@ class PretendGPUs(TorchFunctionMode):
         return self.put(result, here) if isinstance(result, Tensor) else result
 
     def _common(self, name: str, args: tuple, tensors: list[Tensor]) -> torch.device:
-        """The device that an operation takes place on; RuntimeError where its tensors are on several."""
+        """The device that an operation takes place on; RuntimeError where its tensors are on
+        several.
+        """
         if name in INDEXING:
             indices = [x for x in tree_leaves(args[1]) if isinstance(x, Tensor)]
             here = self.device(args[0])
             if any(self.device(x) not in (here, CPU) for x in indices):
                 raise RuntimeError(
-                    f"indices should be either on cpu or on the same device as the indexed tensor ({here})"
+                    "indices should be either on cpu or on the same device as the indexed "
+                    f"tensor ({here})"
                 )
             if here != CPU and any(x.dtype == torch.bool or self.device(x) == CPU for x in indices):
                 self.wait(name)
@@ -149,7 +156,8 @@ class PretendGPUs(TorchFunctionMode):
         devices = {self.device(x) for x in tensors if x.dim() or self.device(x) != CPU}
         if len(devices) > 1 and name not in NEUTRAL:
             raise RuntimeError(
-                f"Expected all tensors to be on the same device, found {sorted(map(str, devices))} in {name}"
+                "Expected all tensors to be on the same device, found "
+                f"{sorted(map(str, devices))} in {name}"
             )
         return devices.pop() if devices else CPU
 
@@ -224,7 +232,9 @@ def interpreted(kernel: object, grid: tuple, args: tuple, options: dict) -> None
 
 @contextmanager
 def pretend_gpus(count: int, run: Callable = interpreted) -> Iterator[PretendGPUs]:
-    """Let this machine have `count` GPUs. run: what a launch of Triton does, with the kernel, grid, arguments and options."""
+    """Let this machine have `count` GPUs. run: what a launch of Triton does, with the kernel, grid,
+    arguments and options.
+    """
     mode = PretendGPUs()
     caches = dataset._statistics, choose_renderer.triton_agrees, with_triton.mesh_on_device
     with ExitStack() as stack:

@@ -1,8 +1,10 @@
-"""Compiled CUDA kernels on the CPU: PTX, the code that a GPU's driver gets, one instruction after the other in NumPy.
+"""Compiled CUDA kernels on the CPU: PTX, the code that a GPU's driver gets, one instruction after
+the other in NumPy.
 
-All threads of a program take each instruction together, which is one of the orders that a GPU may take. So a branch on
-which threads disagree is an error here, as are reads and writes outside of the kernel's tensors, and different values
-written by several threads to one place. Covers what Triton makes of this project's kernels, no more.
+All threads of a program take each instruction together, which is one of the orders that a GPU may
+take. So a branch on which threads disagree is an error here, as are reads and writes outside of the
+kernel's tensors, and different values written by several threads to one place. Covers what Triton
+makes of this project's kernels, no more.
 """
 
 from __future__ import annotations
@@ -123,7 +125,9 @@ class Program:
         return [line for line in found if line and not line.startswith(".")]
 
     def run(self, programs: int, arguments: list[Tensor | float | int]) -> None:
-        """Run programs 0 .. programs - 1 with the kernel's arguments, whose tensors are read and changed in place."""
+        """Run programs 0 .. programs - 1 with the kernel's arguments, whose tensors are read and
+        changed in place.
+        """
         storages = {
             x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()
             for x in arguments
@@ -186,7 +190,9 @@ class Program:
     # ---- instructions ----
 
     def _step(self, line: str) -> Callable[[], int | None]:
-        """An instruction, ready to run: it returns where to go on, if not at the next one; -1 is the end."""
+        """An instruction, ready to run: it returns where to go on, if not at the next one; -1 is
+        the end.
+        """
         negated, guard, opcode, rest = re.fullmatch(
             r"(?:@(!?)(%p\d+) )?([\w.:]+) ?(.*)", line
         ).groups()
@@ -283,7 +289,9 @@ class Program:
     def _setp(
         self, line: str, words: list[str], operands: list[str], active: Callable
     ) -> Callable[[], None]:
-        """A comparison; one whose name ends in u is true for what is not a number, the others are false."""
+        """A comparison; one whose name ends in u is true for what is not a number, the others are
+        false.
+        """
         name, kind = words[1], words[-1]
         test, unordered = (COMPARE[name], False) if name in COMPARE else (COMPARE[name[:-1]], True)
         a, b = (self._value(x, kind) for x in operands[1:3])

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+
 from helpers.project import ROOT
 from neural_mesh.geometry import cameras
 from neural_mesh.geometry.boxes import crop_geometry
@@ -209,7 +210,7 @@ def test_the_map_camera_sees_what_the_crop_shows(pose):
     camera = cameras.consistent_camera(map_hw)
     near = Pose(pose.azimuth, pose.elevation, pose.theta, 5.0, camera.principal_xy)
     on_map_xy = cameras.project(vertices, near, camera.focal)
-    # Scaling a picture is not quite moving the object: perspective changes by a few per cent of its size.
+    # Scaling a picture is not quite moving the object: its perspective stays as it was.
     assert np.abs(in_crop_rc[:, ::-1] / FEATURE_STRIDE - on_map_xy).max() < 1.5
     flat = cameras.project(np.zeros((1, 3)), near, camera.focal)[0]
     assert flat == pytest.approx(np.array(map_hw)[::-1] / 2)
@@ -240,5 +241,5 @@ def test_the_camera_matrix_gives_pixels():
     found = PhotographPose(pose, FOCAL_PX, score=0.5, mesh=1, evidence=(0.0, 0.0, 0.0))
     points = np.concatenate([FRONT, LEFT, TOP])
     pixels = found.camera_matrix @ np.column_stack([points, np.ones(3)]).T
-    assert pixels[:2].T / pixels[2:].T == pytest.approx(cameras.project(points, pose))
+    assert pytest.approx(cameras.project(points, pose)) == pixels[:2].T / pixels[2:].T
     assert pixels[2] == pytest.approx([depth(point[None], pose) for point in points])

@@ -1,4 +1,4 @@
-"""A setting has one default: in its dataclass, in the script's settings block, in docs/settings.md."""
+"""A setting has one default: in its dataclass, in its script, in docs/settings.md."""
 
 from __future__ import annotations
 
