@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +55,10 @@ class TrainingLog:
 
     def write(self, path: Path) -> None:
         """Write the epochs as csv."""
-        columns = list(self.rows[0])
-        lines = [[row[column] for column in columns] for row in self.rows]
-        write_text(path, csv_text([columns, *lines]))
+        header = list(self.rows[0])
+        values_of = itemgetter(*header)
+        lines = [values_of(row) for row in self.rows]
+        write_text(path, csv_text([header, *lines]))
 
     def total(self, column: str) -> int:
         """The sum of a column."""
