@@ -75,8 +75,8 @@ def widened(scene: Scene, margin_rc: tuple[int, int]) -> Scene:
 def look_at(centre: Tensor, theta: Tensor) -> Tensor:
     """object_from_cv_cam [..., 3, 3] of cameras that look at the origin, z up, turned by theta.
 
-    centre [..., 3], theta [...]. theta > 0 turns the picture counter-clockwise (spec of PASCAL3D+). On the vertical axis the
-    camera's right is +x.
+    centre [..., 3], theta [...]. theta > 0 turns the picture counter-clockwise (spec of
+    PASCAL3D+). On the vertical axis the camera's right is +x.
     """
     distance = centre.norm(dim=-1, keepdim=True).clamp_min(TINY)
     level = centre[..., :2].norm(dim=-1, keepdim=True)
@@ -102,8 +102,8 @@ def principal_gradient(camera: MapCamera, rotation: Tensor, grad_rotation: Tenso
     """Gradient [B, 2] of the loss by the principal point in cells, from a renderer's gradients.
 
     No rendering is needed: a ray d = ((x - principal_x) / focal, .., 1) enters the score through
-    the product R d alone, dO/dd = t R^T q. The third column of the rotation's gradient is the sum of t q, because
-    d's third number is 1.
+    the product R d alone, dO/dd = t R^T q. The third column of the rotation's gradient is the sum
+    of t q, because d's third number is 1.
     """
     return -(rotation.mT @ grad_rotation[..., 2:])[..., :2, 0] / camera.focal
 
@@ -130,8 +130,10 @@ class Target:
 
 
 def score_target(features: Tensor, bank: Tensor, clutter: Tensor | None) -> Target:
-    """Score volume and clutter map of feature maps [B, C, H, W], vertex features [V, C], clutter
-    [C] or None.
+    """Score volume and clutter map of images.
+
+    features [B, C, H, W], bank [V, C], clutter [C] or None. Raises ValueError where their shapes do
+    not fit together.
     """
     pixels_first, clutter_map = pixel_features(features, bank, clutter)
     return Target(pixels_first @ bank.T, clutter_map)
@@ -171,9 +173,9 @@ def images_that_fit(scene: Scene, channels: int, budget_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class PictureTable:
-    """N pictures of a mesh: corners [Q, N, 3] that pixels see and their weights [Q, N, 3], 0 off
-    the mesh.
+    """N pictures of a mesh.
 
+    corners [Q, N, 3]: vertices that pixels see. bary [Q, N, 3]: their weights, 0 off the mesh.
     map_hw: size of the images' map. margin_rc: cells by which the pictures reach beyond it on every
     side, so that Q = (H + 2 margin) (W + 2 margin).
     """
@@ -184,9 +186,7 @@ class PictureTable:
     margin_rc: tuple[int, int] = (0, 0)
 
     def first_cell_rc(self, shift_rc: tuple[int, int]) -> tuple[int, int]:
-        """The pictures' cell on which the map's first lies when they are moved down and right by so
-        many cells.
-        """
+        """The pictures' cell below the map's first, when they are moved down and right so far."""
         return self.margin_rc[0] - shift_rc[0], self.margin_rc[1] - shift_rc[1]
 
     @property
@@ -201,8 +201,9 @@ class PictureTable:
 
 
 class MeshArrays(NamedTuple):
-    """A mesh: vertices [V, 3], faces [F, 3] int32, and if it is a cuboid its corners low, high [3]
-    and samples [3].
+    """A mesh: vertices [V, 3] and faces [F, 3] int32.
+
+    Of a cuboid also its corners low, high [3] and the vertices along each axis, samples [3].
     """
 
     vertices: NDArray | Tensor
@@ -214,8 +215,9 @@ class MeshArrays(NamedTuple):
 
 
 class MapScores(NamedTuple):
-    """scores [B, P, V] and clutter [B, P] in float32, of maps `width` cells wide; clutter is not
-    read unless used.
+    """scores [B, P, V] and clutter [B, P] in float32, of maps `width` cells wide.
+
+    The clutter is not read unless it is used.
     """
 
     scores: NDArray | Tensor
@@ -235,8 +237,9 @@ class TableArrays(NamedTuple):
 
 
 class Views(NamedTuple):
-    """Cameras of B images: centre [B, 3], rotation [B, 3, 3] object_from_cv_cam, principal_xy [B,
-    2] in cells.
+    """Cameras of B images.
+
+    centre [B, 3]; rotation [B, 3, 3]: object_from_cv_cam; principal_xy [B, 2] in cells.
     """
 
     centre: NDArray | Tensor
@@ -321,9 +324,11 @@ class Renderer(Protocol):
     device: torch.device
 
     def target(self, features: Tensor, bank: Tensor, clutter: Tensor | None) -> Target:
-        """What images are compared with: features [B, C, H, W], bank [V, C], clutter [C] or None to
-        ignore it.
+        """What poses are compared with.
+
+        features [B, C, H, W], bank [V, C], clutter [C] or None to ignore it.
         """
+        ...
 
     def compare(
         self,
@@ -339,6 +344,7 @@ class Renderer(Protocol):
         principal_xy [B, 2]: in cells, in place of the camera's; `principal_gradient` has its
         gradient. Results are detached and have the dtype and device of `centre`.
         """
+        ...
 
     def table(
         self,
@@ -347,11 +353,12 @@ class Renderer(Protocol):
         rotation: Tensor,
         margin_rc: tuple[int, int] = (0, 0),
     ) -> PictureTable:
-        """Render N poses (centre [N, 3], rotation [N, 3, 3]) into a table to compare any number of
-        images with.
+        """Render N poses into a table to compare any number of images with.
 
-        margin_rc: how far, in cells, the pictures can be moved over the map.
+        centre [N, 3], rotation [N, 3, 3]. margin_rc: how far, in cells, the pictures can be moved
+        over the map.
         """
+        ...
 
     def compare_table(
         self, table: PictureTable, target: Target, shift_rc: tuple[int, int] = (0, 0)
@@ -361,6 +368,7 @@ class Renderer(Protocol):
         shift_rc: cells by which the pictures are moved down and right over the map, at most the
         table's margin: what a camera sees whose principal point is moved.
         """
+        ...
 
     def advance(
         self,
@@ -376,3 +384,4 @@ class Renderer(Protocol):
         Returns the path [B, K, stage.rows, 7] of every pose [6] and its loss; [B, K, 0, 7] if not
         traced.
         """
+        ...
