@@ -6,6 +6,7 @@ how they are written and read, what they take on disk, and how large their maps 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ def remove_half_written(prepared: PreparedSet, subset: str) -> None:
     remove_parts(prepared.lists(subset))
 
 
-def geometry_fields(geometry: CropGeometry) -> dict[str, object]:
+def geometry_fields(geometry: CropGeometry) -> dict[str, Any]:
     """The fields of an Annotation that say where its crop lies."""
     return {
         "box": geometry.box.astype(np.float32),

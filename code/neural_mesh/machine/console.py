@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -39,7 +39,7 @@ def progress(iterable: Iterable[T], description: str, total: int | None = None) 
     return progress_bar(description, total, iterable=iterable)
 
 
-def progress_bar(description: str, total: int | None, **options: object) -> tqdm:
+def progress_bar(description: str, total: int | None, **options: Any) -> tqdm:
     """A tqdm bar on stderr, in images, moved by its `update`; quiet lines where stderr is a file.
 
     options: of tqdm.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import sleep
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class Group:
         blocks = zip(gathered, counts, strict=True)
         return torch.cat([block[:n] for block, n in blocks])
 
-    def from_first(self, value: object) -> object:
+    def from_first(self, value: Any) -> Any:
         """What rank 0 passed, on every rank."""
         if self.size == 1:
             return value

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from neural_mesh.machine.console import progress
 
@@ -32,7 +32,7 @@ class WorkerPool(ProcessPoolExecutor):
         super().__init__(workers, initializer=_enter_pool, initargs=(self.notes, entered))
 
 
-def _enter_pool(notes: Sequence[int], entered: object) -> None:
+def _enter_pool(notes: Sequence[int], entered: Any) -> None:
     """Watch the parent from a thread, and take a place among the notes."""
 
     def watch() -> None:

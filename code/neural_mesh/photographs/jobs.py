@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -146,7 +147,7 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
     return boxes
 
 
-def _json_rows(path: Path) -> list[tuple[str, object]]:
+def _json_rows(path: Path) -> list[tuple[str, Any]]:
     rows = []
     for name, value in read_json(path).items():
         # A file has one box or a list of boxes.
@@ -155,7 +156,7 @@ def _json_rows(path: Path) -> list[tuple[str, object]]:
     return rows
 
 
-def _csv_rows(path: Path) -> list[tuple[str, object]]:
+def _csv_rows(path: Path) -> list[tuple[str, Any]]:
     # Spreadsheets write a byte order mark.
     text = io.StringIO(read_text(path).removeprefix("\ufeff"))
     try:

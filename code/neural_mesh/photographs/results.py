@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ NUMBERS = (
 )
 TABLE_DIGITS = 5
 
-PoseRecord = dict[str, object]  # one object of a photograph, see `record_of`
+PoseRecord = dict[str, Any]  # one object of a photograph, see `record_of`
 
 
 # ---- one record ----
@@ -102,7 +103,7 @@ def record_of(
     }
 
 
-def is_record(line: object) -> bool:
+def is_record(line: Any) -> bool:
     """Whether a stored line is what `record_of` makes."""
     try:
         numbers = [line[key] for key in NUMBERS]

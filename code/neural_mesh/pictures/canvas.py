@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,13 @@ class Sheet:
     width: float
     height: float
 
-    def heading(self, text: str, left: float, below_top: float, **style: object) -> Text:
+    def heading(self, text: str, left: float, below_top: float, **style: Any) -> Text:
         """Write a text, its top left corner `left` and `below_top` inches from the sheet's."""
         x = left / self.width
         y = 1 - below_top / self.height
         return self.figure.text(x, y, text, va="top", **style)
 
-    def note(self, text: str, left: float, bottom: float, **style: object) -> Text:
+    def note(self, text: str, left: float, bottom: float, **style: Any) -> Text:
         """Write a text with its base line at `bottom` inches."""
         return self.figure.text(left / self.width, bottom / self.height, text, **style)
 
@@ -50,21 +50,19 @@ class Sheet:
             (left / self.width, bottom / self.height, width / self.width, height / self.height)
         )
 
-    def left_legend(
-        self, keys: Sequence[Artist], left: float, bottom: float, **style: object
-    ) -> None:
+    def left_legend(self, keys: Sequence[Artist], left: float, bottom: float, **style: Any) -> None:
         """A legend in one line whose lower left corner lies there."""
         corner = (left / self.width, bottom / self.height)
         self._legend(keys, loc="lower left", bbox_to_anchor=corner, **style)
 
     def right_legend(
-        self, keys: Sequence[Artist], from_right: float, bottom: float, **style: object
+        self, keys: Sequence[Artist], from_right: float, bottom: float, **style: Any
     ) -> None:
         """A legend in one line whose lower right corner lies `from_right` inches from the right."""
         corner = (1 - from_right / self.width, bottom / self.height)
         self._legend(keys, loc="lower right", bbox_to_anchor=corner, **style)
 
-    def _legend(self, keys: Sequence[Artist], **style: object) -> None:
+    def _legend(self, keys: Sequence[Artist], **style: Any) -> None:
         style = dict(frameon=False, borderaxespad=0) | style
         self.figure.legend(handles=keys, ncols=len(keys), **style)
 
@@ -102,14 +100,14 @@ def picture_of(figure: Figure) -> NDArray[np.uint8]:
 # ---- keys of legends -----------------------------------------------------------------------------
 
 
-def line_key(label: str, **style: object) -> Artist:
+def line_key(label: str, **style: Any) -> Artist:
     """The key of a curve, or of a marker where the style has one."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=label, **style)
 
 
-def patch_key(label: str, **style: object) -> Artist:
+def patch_key(label: str, **style: Any) -> Artist:
     """The key of an area."""
     from matplotlib.patches import Patch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,12 +124,12 @@ def _plot_spread(axes: Axes, x: NDArray, losses: NDArray, colour: NDArray) -> No
     canvas.hide_frame(axes)
 
 
-def landscape_lines(scans: dict[str, tuple[NDArray, NDArray]]) -> list[list[object]]:
+def landscape_lines(scans: dict[str, tuple[NDArray, NDArray]]) -> list[list[Any]]:
     """A table of `scans` as in `set_landscape`: per offset (degrees, or CAD units) the mean,
     deviation and percentiles of the loss over the images.
     """
     header = ["scan", "offset", "images", "mean", "deviation", "p10", "median", "p90"]
-    lines: list[list[object]] = [header]
+    lines: list[list[Any]] = [header]
     for name, (offsets, losses) in scans.items():
         if name != "distance":
             offsets = np.rad2deg(offsets)

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,7 @@ def load_numbers(
     return {key: value.item() for key, value in arrays.items()}
 
 
-def save_npz(path: Path, arrays: Mapping[str, object]) -> None:
+def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays as npz, whole or not at all, with the same bytes for the same content."""
     with (
         atomic_path(path) as temporary,

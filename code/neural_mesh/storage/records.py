@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,7 +153,7 @@ def load_annotation(path: Path, kind: type[Annotation] = Annotation) -> Annotati
     return kind(pose=pose, **values)
 
 
-def _checked_value(path: Path, key: str, value: NDArray) -> object:
+def _checked_value(path: Path, key: str, value: NDArray) -> Any:
     """A stored value as its field has it: an array, or a text or number of Python."""
     if value.dtype.kind not in ("US" if key in _TEXT else "biuf"):
         raise ValueError(f"{path}: {key} is of type {value.dtype}")

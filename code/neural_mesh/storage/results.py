@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class PoseSet:
         subtype = self.config.get("solve", {}).get("subtype")
         return self.config.get("mesh_d") == "multi" and subtype == "predicted"
 
-    def rows(self) -> Iterator[dict[str, object]]:
+    def rows(self) -> Iterator[dict[str, Any]]:
         """One mapping per image, angles in degrees."""
         for i in range(len(self)):
             pose = self.pose[i]
@@ -166,7 +167,7 @@ class FeatureSet:
 
 def save_features(path: Path, features: FeatureSet) -> None:
     """Write feature maps with the reference's keys, and `config`."""
-    arrays: dict[str, object] = {"config": json.dumps(features.config, sort_keys=True)}
+    arrays: dict[str, Any] = {"config": json.dumps(features.config, sort_keys=True)}
     for mesh, bank in features.vertex_banks.items():
         arrays[f"memory_mesh{mesh:02d}"] = bank
         arrays[f"clutter_mesh{mesh:02d}"] = features.clutter_banks[mesh]
