@@ -139,10 +139,10 @@ def advance_kernel(
     since = tl.load(state + SINCE_BEST).to(tl.int32)
     count = tl.zeros_like(since)
     s = tl.where(since >= patience, steps, 0)
-    if FLAGS & TRACE:
+    if TRACE & FLAGS:
         _repeat(path, 0, s, cx, cy, cz, theta, px, py, value)
     while s < rows:
-        if FLAGS & AVERAGE:
+        if AVERAGE & FLAGS:
             # The last evaluation is the average's.
             last = s == steps
             cx = tl.where(last, ex, cx)
@@ -210,7 +210,7 @@ def advance_kernel(
         b_theta = tl.where(better, theta, b_theta)
         b_px = tl.where(better, px, b_px)
         b_py = tl.where(better, py, b_py)
-        if FLAGS & TRACE:
+        if TRACE & FLAGS:
             _repeat(path, s, after, cx, cy, cz, theta, px, py, value)
 
         # Chain rule through the look-at: the rotation's columns x, y (down), z (forward) -> right,
@@ -234,7 +234,7 @@ def advance_kernel(
         # column of the rotation's gradient is t q.
         g4 = -(xx * gxz + yx * gyz + zx * gzz) / focal
         g5 = -(xy * gxz + yy * gyz + zy * gzz) / focal
-        if FLAGS & LOCAL:
+        if LOCAL & FLAGS:
             sideways = (g0 * rx + g1 * ry) * distance
             up = (g0 * ux + g1 * uy + g2 * uz) * distance
             g3 = -(g0 * fx + g1 * fy + g2 * fz) * distance
@@ -251,7 +251,7 @@ def advance_kernel(
         d3, m3, v3 = _adam(g3, m3, v3, beta1, beta2, rate, correct2)
         d4, m4, v4 = _adam(g4, m4, v4, beta1, beta2, rate, correct2)
         d5, m5, v5 = _adam(g5, m5, v5, beta1, beta2, rate, correct2)
-        if FLAGS & LOCAL:
+        if LOCAL & FLAGS:
             longer = tl.exp(d3 * local_scale)
             length = distance * longer / tl.sqrt(1.0 + d0 * d0 + d1 * d1)
             cx = (-fx + d0 * rx + d1 * ux) * length
@@ -265,7 +265,7 @@ def advance_kernel(
             theta += d3
         px += d4 * principal_scale
         py += d5 * principal_scale
-        if FLAGS & AVERAGE:
+        if AVERAGE & FLAGS:
             share = tl.load(schedule + 3 * s + 2, going, 0.0)
             ex += share * (cx - ex)
             ey += share * (cy - ey)

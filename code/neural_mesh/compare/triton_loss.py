@@ -78,7 +78,7 @@ def evaluate(
         wx = xx * dx + xy * dy + xz
         wy = yx * dx + yy * dy + yz
         wz = zx * dx + zy * dy + zz
-        if FLAGS & CUBOID:
+        if CUBOID & FLAGS:
             a, b, c, hit = hit_cuboid(wx, wy, wz, cx, cy, cz, xz, yz, zz, constants)
         else:
             a, b, c, hit = hit_mesh(wx, wy, wz, cx, cy, cz, xz, yz, zz, vertices, faces, constants)
@@ -120,7 +120,7 @@ def evaluate(
         s_c = tl.load(line + c, hit, 0.0)
         score = s_a + bary_b * (s_b - s_a) + bary_c * (s_c - s_a)
         score = tl.where(hit, score, 0.0)
-        if FLAGS & CLUTTER:
+        if CLUTTER & FLAGS:
             behind = tl.load(clutter + p, inside, 0.0)
             gain += tl.maximum(score - behind, 0.0)
             hit = hit & (score > behind)
