@@ -24,7 +24,7 @@ barycentric coordinates only. Every renderer leaves out a triangle that has a co
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ ADAM_EPSILON = 1e-8  # torch.optim.Adam's default, which the reference uses
 
 
 # ---- what is rendered ----
+
+# Of NumPy in the arguments of numba's kernels, of PyTorch in those of the others.
+Array: TypeAlias = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,8 +209,8 @@ class MeshArrays(NamedTuple):
     Of a cuboid also its corners low, high [3] and the vertices along each axis, samples [3].
     """
 
-    vertices: NDArray | Tensor
-    faces: NDArray | Tensor
+    vertices: Array
+    faces: Array
     low: NDArray
     high: NDArray
     samples: NDArray
@@ -220,8 +223,8 @@ class MapScores(NamedTuple):
     The clutter is not read unless it is used.
     """
 
-    scores: NDArray | Tensor
-    clutter: NDArray | Tensor
+    scores: Array
+    clutter: Array
     use_clutter: bool
     width: int
 
@@ -242,17 +245,17 @@ class Views(NamedTuple):
     centre [B, 3]; rotation [B, 3, 3]: object_from_cv_cam; principal_xy [B, 2] in cells.
     """
 
-    centre: NDArray | Tensor
-    rotation: NDArray | Tensor
-    principal_xy: NDArray | Tensor
+    centre: Array
+    rotation: Array
+    principal_xy: Array
 
 
 class Gradients(NamedTuple):
     """loss [B] of B views and its derivatives by their centre [B, 3] and rotation [B, 3, 3]."""
 
-    loss: NDArray | Tensor
-    grad_centre: NDArray | Tensor
-    grad_rotation: NDArray | Tensor
+    loss: Array
+    grad_centre: Array
+    grad_rotation: Array
 
 
 class Candidates(NamedTuple):
@@ -265,15 +268,15 @@ class Candidates(NamedTuple):
     int64.
     """
 
-    poses: NDArray | Tensor
-    first: NDArray | Tensor
-    second: NDArray | Tensor
-    loss: NDArray | Tensor
-    best_loss: NDArray | Tensor
-    best_poses: NDArray | Tensor
-    average: NDArray | Tensor
-    since_best: NDArray | Tensor
-    evaluations: NDArray | Tensor
+    poses: Array
+    first: Array
+    second: Array
+    loss: Array
+    best_loss: Array
+    best_poses: Array
+    average: Array
+    since_best: Array
+    evaluations: Array
 
 
 class StepRules(NamedTuple):
@@ -320,8 +323,11 @@ class Renderer(Protocol):
     name: as in RENDERER. device: on which it takes features, poses and targets.
     """
 
-    name: str
-    device: torch.device
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def target(self, features: Tensor, bank: Tensor, clutter: Tensor | None) -> Target:
         """What poses are compared with.

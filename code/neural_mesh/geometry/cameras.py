@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,6 +33,9 @@ MIN_DISTANCE = 0.1  # the reference puts a camera of distance exactly 0 here
 
 # ---- poses ----
 
+# A number, or an array [...] of them for several poses; the owner of a pose knows which.
+Numbers: TypeAlias = Any
+
 
 @dataclass(frozen=True)
 class Pose:
@@ -43,11 +47,11 @@ class Pose:
     says it.
     """
 
-    azimuth: float | NDArray
-    elevation: float | NDArray
-    theta: float | NDArray
-    distance: float | NDArray
-    principal_xy: NDArray | tuple[float, float] | None = None
+    azimuth: Numbers
+    elevation: Numbers
+    theta: Numbers
+    distance: Numbers
+    principal_xy: Numbers = None
 
     def __len__(self) -> int:
         return len(self.azimuth)

@@ -63,8 +63,8 @@ class Sheet:
         self._legend(keys, loc="lower right", bbox_to_anchor=corner, **style)
 
     def _legend(self, keys: Sequence[Artist], **style: Any) -> None:
-        style = dict(frameon=False, borderaxespad=0) | style
-        self.figure.legend(handles=keys, ncols=len(keys), **style)
+        plain: dict[str, Any] = dict(frameon=False, borderaxespad=0)
+        self.figure.legend(handles=keys, ncols=len(keys), **plain | style)
 
 
 def new_figure(width: float, height: float, dpi: int = DPI) -> Figure:

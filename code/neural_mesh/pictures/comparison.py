@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,13 +42,13 @@ def comparison_figure(
     first_better = y < x
     sides = ((first_better, BLUE, names[0], "o"), (~first_better, VERMILLION, names[1], "^"))
     for chosen, colour, name, marker in sides:
-        look = dict(s=16, color=fractions(colour), alpha=0.7, lw=0, marker=marker)
+        look: dict[str, Any] = dict(s=16, color=fractions(colour), alpha=0.7, lw=0, marker=marker)
         label = f"better in {name} ({chosen.sum():,})"
         axes.scatter(x[chosen], y[chosen], label=label, **look)
     axes.plot((0.5, 180), (0.5, 180), color="0.4", lw=1)
     _scale_axes(axes, names)
-    look = dict(frameon=True, framealpha=0.9, edgecolor="none")
-    axes.legend(fontsize=9, loc="upper left", **look)
+    frame: dict[str, Any] = dict(frameon=True, framealpha=0.9, edgecolor="none")
+    axes.legend(fontsize=9, loc="upper left", **frame)
     return sheet.figure
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def contact_sheet(strips: Sequence[Strip], title: str, slot: float = 2.9) -> Fig
 
     # Title and legends.
     sheet.heading(title, 0.25, 0.16, fontsize=13, fontweight="bold")
-    style = dict(fontsize=9.5, borderpad=0)
+    style: dict[str, Any] = dict(fontsize=9.5, borderpad=0)
     if with_labels:
         sheet.left_legend(label_keys(), 0.25, 0.12, **style)
     if first.scans:
@@ -140,7 +140,7 @@ def _show_strip(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot:
 def _show_titles(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot: float) -> None:
     """Put the titles of a strip's panels above it."""
     left, top = left_top
-    style = dict(fontsize=10, ha="center", color="0.3")
+    style: dict[str, Any] = dict(fontsize=10, ha="center", color="0.3")
     for i, panel in enumerate(strip.panels):
         middle = left + i * slot + (slot - GAP) / 2
         sheet.note(panel.title, middle, top + 0.03, **style)

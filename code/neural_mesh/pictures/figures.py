@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,8 +43,9 @@ def label_keys() -> list[Artist]:
     keys = []
     for name, colour in zip(LABEL_NAMES, LABEL_COLOURS, strict=True):
         hatch = "////" if name == "occluded" else ""
-        look = dict(facecolor=fractions(colour), edgecolor=border[name], hatch=hatch)
-        keys.append(canvas.patch_key(name, **look))
+        face = fractions(colour)
+        key = canvas.patch_key(name, facecolor=face, edgecolor=border[name], hatch=hatch)
+        keys.append(key)
     return keys
 
 
@@ -93,7 +94,7 @@ def result_figure(
     for i, scan in enumerate(scans):
         axes = sheet.figure.add_subplot(grid[i], sharey=axes)
         _plot_scan(axes, scan, loss_at_truth, leftmost=i == 0)
-    style = dict(fontsize=9.5, columnspacing=1.4)
+    style: dict[str, Any] = dict(fontsize=9.5, columnspacing=1.4)
     keys, _ = axes.get_legend_handles_labels()
     sheet.left_legend(keys, 0.45, 2.0, **style)
     sheet.right_legend(label_keys(), 0.2, 2.0, **style)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,7 +161,7 @@ def film_frames(
     _, overlay, occluders = _show_pictures(sheet, layout, (image, first.overlay, first.occluders))
     highest = max(moment.loss for moment in moments)
     points = _show_landscape(sheet, layout, scans, highest)
-    style = dict(fontsize=9, borderpad=0)
+    style: dict[str, Any] = dict(fontsize=9, borderpad=0)
     sheet.left_legend(label_keys(), 0.2, 0.12, **style)
     keys = [*curve_keys(), annotation_key()]
     sheet.right_legend(keys, 0.1, 0.12, **style, columnspacing=1.0)
@@ -204,6 +204,6 @@ def _show_landscape(
     axes.set_ylim(low, max(high, highest + 0.02))
     points = []
     for scan in scans:
-        look = dict(color=scan_colour(scan.name), mec="black", ms=8, zorder=6)
+        look: dict[str, Any] = dict(color=scan_colour(scan.name), mec="black", ms=8, zorder=6)
         points += axes.plot([], [], "o", **look)
     return points

@@ -72,7 +72,7 @@ def prediction_key() -> Artist:
 
 def annotation_key() -> Artist:
     """Key of the diamonds of `plot_landscape`."""
-    look = dict(color="white", mec="0.2", mew=1.5, marker="D", ls="", ms=5)
+    look: dict[str, Any] = dict(color="white", mec="0.2", mew=1.5, marker="D", ls="", ms=5)
     return canvas.line_key("annotation", **look)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +126,7 @@ def solve_again(solved: SolvedSet, i: int, match: Match) -> list[Stop]:
     """The way of the same solver, on the CPU, from the start to the result, its last stop."""
     config = solved.poses.config
     # The solver's settings, in which JSON has turned tuples into lists.
-    settings = {
+    settings: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config["solve"].items()
     }

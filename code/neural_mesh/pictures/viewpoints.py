@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ def viewpoint_figure(title: str, truth: NDArray, predicted: NDArray) -> Figure:
         _plot_tilts(axes, kinds, name, column=1 + k)
         axes.set_ylabel("images" if k == 0 else "", fontsize=10)
     handles, labels = axes.get_legend_handles_labels()
-    style = dict(frameon=False, fontsize=9.5, loc="upper right", ncols=2)
+    style: dict[str, Any] = dict(frameon=False, fontsize=9.5, loc="upper right", ncols=2)
     sheet.figure.legend(handles, labels, **style)
     return sheet.figure
 

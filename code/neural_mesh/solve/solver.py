@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ class SolvedPoses:
     @classmethod
     def joined(cls, batches: Sequence[SolvedPoses]) -> SolvedPoses:
         """The images of all batches, in order."""
-        columns = {"pose": Pose.joined([batch.pose for batch in batches])}
+        columns: dict[str, Any] = {"pose": Pose.joined([batch.pose for batch in batches])}
         for field in fields(cls)[1:]:
             values = [getattr(batch, field.name) for batch in batches]
             columns[field.name] = None if values[0] is None else np.concatenate(values)
