@@ -196,7 +196,8 @@ class Program:
         negated, guard, opcode, rest = re.fullmatch(
             r"(?:@(!?)(%p\d+) )?([\w.:]+) ?(.*)", line
         ).groups()
-        words = opcode.split(".")
+        # Newer compilers say whose shared memory it is: that of the program's own threads.
+        words = opcode.replace("shared::cta", "shared").split(".")
         operands = [part.strip() for part in re.split(r",(?![^{[]*[}\]])", rest)] if rest else []
 
         def active() -> NDArray | None:
