@@ -121,6 +121,12 @@ def is_kernel(path: Path, function: ast.FunctionDef) -> bool:
     return path.name.startswith("kernels_") or "njit" in decorators or "triton.jit" in decorators
 
 
+def takes_scalars(function: ast.FunctionDef) -> bool:
+    """Functions that CUDA kernels call: the Triton of torch 2.6 has no tuples to pass them."""
+    decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
+    return "triton.jit" in decorators and not function.name.endswith("kernel")
+
+
 def strings_of(node: ast.AST) -> set[str]:
     """Texts that stand in an expression by themselves or in a tuple, list or set."""
     items = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
