@@ -41,15 +41,25 @@ class DecodedCrops:
     """
 
     def __init__(
-        self, paths: Sequence[Path], image_scale: float, crops: Tensor, is_decoded: Tensor
+        self,
+        paths: Sequence[Path],
+        image_scale: float,
+        crops: Tensor,
+        is_decoded: Tensor,
+        shared: bool = True,
     ):
-        """crops: room for uint8 [B, 3, H, W]. is_decoded: bool [B], which of them are there."""
+        """crops: room for uint8 [B, 3, H, W]. is_decoded: bool [B], which of them are there.
+
+        shared: worker processes will read them.
+        """
         self.paths = list(paths)
         self.image_scale = image_scale
         self.crops = crops
         self.is_decoded = is_decoded
         # Of each worker process, 1 + index of the crop that it decodes; 0: none.
-        self.in_work = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()
+        self.in_work = torch.zeros(MOST_WORKERS, dtype=torch.int64)
+        if shared:
+            self.in_work.share_memory_()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -104,7 +114,7 @@ def make_room(
         if shared:
             crops.share_memory_()
             is_decoded.share_memory_()
-    return DecodedCrops(paths, config.image_scale, crops, is_decoded)
+    return DecodedCrops(paths, config.image_scale, crops, is_decoded, shared)
 
 
 def _map_file(path: Path, shape: tuple[int, int, int, int]) -> tuple[Tensor, Tensor]:

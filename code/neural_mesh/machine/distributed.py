@@ -6,9 +6,11 @@ torchrun starts them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from time import sleep
 from typing import Any
 
@@ -25,6 +27,9 @@ TORCHRUN_VARIABLES = (
     "MASTER_PORT",
 )
 SECONDS_TO_LET_GO = 0.1  # at the end; see `_let_go`
+LONGEST_WAIT = timedelta(minutes=10)  # for another process, which then is taken for dead
+# What gloo and NCCL say of a connection.
+OF_AN_EXCHANGE = re.compile("gloo|NCCL|[Cc]onnection|[Tt]imed out|[Tt]imeout")
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def share(items: Sequence, rank: int, size: int) -> Sequence:
 def process_group(cuda: bool) -> Iterator[Group]:
     """Join the processes that torchrun has started, and leave them at the end.
 
-    ValueError outside torchrun.
+    ValueError outside torchrun, and when the others are not met or no longer heard of.
     """
     absent = [name for name in TORCHRUN_VARIABLES if name not in os.environ]
     if absent:
@@ -106,12 +111,36 @@ def process_group(cuda: bool) -> Iterator[Group]:
             "torchrun --nproc-per-node N with code/train.py and its arguments"
         )
     rank, size, local_rank, local_size = (int(os.environ[name]) for name in TORCHRUN_VARIABLES[:4])
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    me = f"process {rank} of {size}"
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=LONGEST_WAIT)
+    except (RuntimeError, ValueError) as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ValueError(
+            f"{me} has not met the others at {address} ({_first_line(error)}); start the same "
+            "command on all machines, and check that they reach this address"
+        ) from error
     try:
         yield Group(rank, size, local_rank, local_size)
         _let_go()
+    except RuntimeError as error:
+        if not _is_of_an_exchange(error):
+            raise
+        raise ValueError(
+            f"{me} no longer hears from another one ({_first_line(error)}), whose own message "
+            "says why it ended; run the same command again to go on"
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_of_an_exchange(error: RuntimeError) -> bool:
+    """Whether another process, or the way to it, is what failed."""
+    return isinstance(error, dist.DistError) or bool(OF_AN_EXCHANGE.search(str(error)))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _let_go() -> None:

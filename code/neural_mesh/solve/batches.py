@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from neural_mesh.data.dataset import TestImages
-from neural_mesh.machine.workers import process_died
+from neural_mesh.data.loading import decoded, decoding_loader
+from neural_mesh.machine.resources import BATCHES_AHEAD, workers_with_room
 from neural_mesh.settings import SolveConfig
 from neural_mesh.solve.model import Model
 from neural_mesh.storage.layout import PreparedSet, read_list
@@ -38,11 +39,15 @@ class Batch(NamedTuple):
 
 
 class DecodedBatch(NamedTuple):
-    """A batch with its pictures: uint8 [3, H, W] each, or a message for one that cannot be read."""
+    """The pictures [B, 3, H, W] of a batch, uint8, None where there is none; names: of these.
+
+    messages: of the pictures that cannot be read.
+    """
 
     mesh: int
     names: list[str]
-    images: list[Tensor | str]
+    images: Tensor | None
+    messages: list[str]
 
 
 class FeatureBatch(NamedTuple):
@@ -96,32 +101,44 @@ def read_batches(
 ) -> Iterator[DecodedBatch]:
     """Decode the prepared crops of batches ahead of time, in `workers` processes, none for 0.
 
-    Raises ValueError, saying where, when one of the processes dies.
+    Fewer, with a note, where shared memory has no room for what so many hand over. Raises
+    ValueError, saying where, when one of the processes dies or stalls.
     """
     if not batches:
         return
     # The loader counts images through all batches.
     paths = [prepared.image(subset, name) for _, names in batches for name in names]
     dataset = TestImages(paths, model.map_hw, model.checkpoint.config.image_scale)
-    borders = np.cumsum([0] + [len(names) for _, names in batches])
+    sizes = [len(names) for _, names in batches]
+    borders = np.cumsum([0, *sizes])
     indices = [list(range(a, b)) for a, b in zip(borders[:-1], borders[1:], strict=True)]
-    loader = DataLoader(dataset, batch_sampler=indices, num_workers=workers, collate_fn=list)
+    workers = workers_with_room(workers, max(sizes) * 3 * math.prod(dataset.crop_hw))
+    loader = decoding_loader(dataset, indices, _stack_readable, workers)
     handed_out = 0
-    try:
-        for (mesh, names), images in zip(batches, loader, strict=True):
-            handed_out += 1
-            yield DecodedBatch(mesh, names, images)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
+
+    def at_work() -> str:
         # Every worker has up to two batches in hand.
-        at_work = batches[handed_out : handed_out + 2 * workers]
-        count = sum(len(names) for _, names in at_work)
-        _, first_names = at_work[0]
-        first = prepared.image(subset, first_names[0])
-        raise process_died(
-            "a decoding process", f"among the {count} images from {first} on"
-        ) from error
+        in_hand = batches[handed_out : handed_out + BATCHES_AHEAD * workers]
+        count = sum(len(names) for _, names in in_hand)
+        _, first_names = in_hand[0]
+        return f"among the {count} images from {prepared.image(subset, first_names[0])} on"
+
+    of_loader = decoded(loader, at_work)
+    for (mesh, names), (images, messages) in zip(batches, of_loader, strict=True):
+        handed_out += 1
+        readable = [name for name, text in zip(names, messages, strict=True) if not text]
+        unreadable = [text for text in messages if text]
+        yield DecodedBatch(mesh, readable, images, unreadable)
+
+
+def _stack_readable(samples: list[Tensor | str]) -> tuple[Tensor | None, list[str]]:
+    """The pictures of TestImages in one tensor, which is what a process can hand over at once.
+
+    Also of each sample why it cannot be read, or nothing.
+    """
+    pictures = [sample for sample in samples if not isinstance(sample, str)]
+    messages = [sample if isinstance(sample, str) else "" for sample in samples]
+    return (torch.stack(pictures) if pictures else None), messages
 
 
 def features_of_images(
@@ -131,14 +148,9 @@ def features_of_images(
 
     Raises as `read_batches`.
     """
-    for mesh, names, images in read_batches(prepared, subset, batches, model, workers):
-        messages = [image for image in images if isinstance(image, str)]
-        pictures = [image for image in images if not isinstance(image, str)]
-        readable = [
-            name for name, image in zip(names, images, strict=True) if not isinstance(image, str)
-        ]
-        features = model.features(torch.stack(pictures)) if pictures else None
-        yield FeatureBatch(mesh, readable, features, messages)
+    for mesh, names, images, messages in read_batches(prepared, subset, batches, model, workers):
+        features = None if images is None else model.features(images)
+        yield FeatureBatch(mesh, names, features, messages)
 
 
 def stored_features(

@@ -10,12 +10,20 @@ import torch
 
 from neural_mesh.data.dataset import TrainingSample
 from neural_mesh.data.decoded_crops import decoded_file, decoded_shape
-from neural_mesh.machine.resources import require_disk, require_memory, require_shared_memory
+from neural_mesh.geometry.meshes import Mesh
+from neural_mesh.machine.distributed import Group
+from neural_mesh.machine.resources import (
+    require_disk,
+    require_memory,
+    require_shared_memory,
+    workers_with_room,
+)
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.settings import TrainConfig
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.training.step import EpochTally, Learner, MeshBatch
 
+BYTES_OF_A_VERTEX = 9  # in a sample: its position and whether it is seen
 BYTES_OF_A_BLOCK = 512  # of a file, as stat counts them
 # Files as large as the weights: weights, gradients and Adam's two moments of a state, twice while
 # it is replaced, and a checkpoint.
@@ -51,6 +59,28 @@ def require_room_for_crops(
         require_shared_memory(needed, what, remedy)
     else:
         require_memory(needed, what, remedy)
+
+
+def workers_for_batches(
+    names: Sequence[Sequence[str]],
+    meshes: Sequence[Mesh],
+    config: TrainConfig,
+    cache: str,
+    workers: int,
+    group: Group,
+) -> int:
+    """How many of so many decoding processes have room for their batches, the same in all ranks.
+
+    names: of the images of each mesh. cache: as in `require_room_for_crops`, which comes first.
+    """
+    if group.local_rank == 0 and workers:
+        of_crops = [math.prod(decoded_shape(images, config)) for images in names]
+        vertices = max(len(mesh.vertices) for mesh in meshes)
+        image = math.prod(decoded_shape([""], config)) + BYTES_OF_A_VERTEX * vertices
+        batch = image * -(-config.batch_size // group.size)
+        taken = sum(of_crops) * group.local_size if cache == "memory" else 0
+        workers = workers_with_room(workers, batch, group.local_size, taken)
+    return min(group.collect(workers))
 
 
 def _bytes_on_disk(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from neural_mesh.compare.scene import Renderer
 from neural_mesh.geometry.pose_error import Accuracy, accuracy, pose_errors
@@ -85,11 +84,9 @@ class Validation:
 
     def _errors(self, solver: MeshSolver, category: str, batch: DecodedBatch) -> list[float]:
         """Angles between the poses found and annotated, in radians."""
-        # A text stands for an image that cannot be read.
-        for image in batch.images:
-            if isinstance(image, str):
-                raise ValueError(image)
-        features = solver.model.features(torch.stack(batch.images))
+        if batch.messages:
+            raise ValueError(batch.messages[0])
+        features = solver.model.features(batch.images)
         angles = solver.solve(batch.mesh, features).pose.angles
         paths = [self.prepared.annotation(category, name) for name in batch.names]
         truth = [load_annotation(path).pose.angles for path in paths]
