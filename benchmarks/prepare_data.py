@@ -29,7 +29,7 @@ from PIL import Image
 from neural_mesh.categories import category_settings
 from neural_mesh.data.pascal3d import Record
 from neural_mesh.data.splits import read_split
-from neural_mesh.geometry.boxes import crop_geometry
+from neural_mesh.geometry.boxes import place_crop
 from neural_mesh.geometry.cameras import Pose, project
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, published_cuboid
 from neural_mesh.geometry.visibility import facing_weights, visible_vertices
@@ -172,10 +172,8 @@ def paper_annotation(pose: Pose, image_hw: tuple[int, int], bbox_xyxy: NDArray) 
         objects=1,
     )
     crop_hw = category_settings("car").crop_hw
-    geometry = crop_geometry(
-        "paper", image_hw, crop_hw, bbox_xyxy, pose.principal_xy, pose.distance
-    )
-    return annotation_of(record, geometry, None)
+    placement = place_crop("paper", image_hw, crop_hw, bbox_xyxy, pose.principal_xy, pose.distance)
+    return annotation_of(record, placement, None)
 
 
 def golden_cases(folder: Path) -> list[Case]:

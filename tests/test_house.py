@@ -40,10 +40,10 @@ network      backbone bank losses
 data         kitti archives augmentation crops decoded_crops dataset downloads loading mat_files
 data         pascal3d splits textures occlusion occluded_pascal3d
 compare      scene kernels_numba steps specification with_pytorch3d rasteriser with_numba
-compare      triton_numbers triton_rays triton_loss triton_kernels kernels_triton with_triton
+compare      triton_numbers triton_rays triton_loss triton_kernels triton_launch with_triton
 solve        plan starts candidates solver choose_renderer halving model batches mesh_solver
 solve        shards run
-training     journal schedule setup step memory validation log state trainer
+training     tensorboard_log schedule setup step memory validation log state trainer
 pictures     canvas captions colours edges manifest mesh_overlay landscape loss_curves
 pictures     occluder_map figures contact_sheet film resizing selection solved match pose_files
 pictures     comparison result_pictures viewpoints
@@ -67,9 +67,9 @@ DOORS = {
     "scipy": {"data.mat_files"},
     "torchvision": {"network.backbone", "data.augmentation"},
     "numba": {"compare.kernels_numba"},
-    "triton": {"compare.kernels_triton", *TRITON_KERNELS},
+    "triton": TRITON_KERNELS,
     "safetensors": {"storage.checkpoints"},
-    "tensorboard": {"training.journal"},
+    "tensorboard": {"training.tensorboard_log"},
 }
 
 # Stages that need no network, and start faster without torch.

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.project import ROOT
 from neural_mesh.geometry import cameras
-from neural_mesh.geometry.boxes import crop_geometry
+from neural_mesh.geometry.boxes import place_crop
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.pose_error import pose_errors
 from neural_mesh.photographs.finder import PhotographPose
@@ -180,7 +180,7 @@ BBOX = (150.0, 180.0, 470.0, 330.0)
 
 
 def crop_of(geometry: str, distance: float = 6.2):
-    return crop_geometry(geometry, IMAGE_HW, CROP_HW, BBOX, PRINCIPAL_XY, distance)
+    return place_crop(geometry, IMAGE_HW, CROP_HW, BBOX, PRINCIPAL_XY, distance)
 
 
 def test_a_crop_is_centred_on_the_principal_point():

@@ -102,7 +102,7 @@ def check_crop(d, name, image, crop_hw):
     def value(key):
         return d[f"{name}/{key}"]
 
-    geometry = boxes.crop_geometry(
+    placement = boxes.place_crop(
         "paper",
         image.shape[:2],
         crop_hw,
@@ -110,17 +110,17 @@ def check_crop(d, name, image, crop_hw):
         value("anno/principal"),
         float(value("anno/distance")),
     )
-    difference = np.abs(boxes.crop_image(image, geometry).astype(int) - value("crop"))
+    difference = np.abs(boxes.crop_image(image, placement).astype(int) - value("crop"))
     assert difference.max() <= 1
     for key in ("box", "box_ori", "box_obj"):
-        np.testing.assert_array_equal(np.float32(getattr(geometry, key)), value(f"anno/{key}"))
+        np.testing.assert_array_equal(np.float32(getattr(placement, key)), value(f"anno/{key}"))
     np.testing.assert_allclose(
-        geometry.map_points([[0, 0], [100, 100]]),
+        placement.map_points([[0, 0], [100, 100]]),
         [value("mid/interp_lo"), value("mid/interp_100")],
         atol=1e-9,
     )
     seen = value("kp_status") == 1
-    points = np.where(seen[:, None], geometry.map_points(value("kp_xy")[:, ::-1]), 0)
+    points = np.where(seen[:, None], placement.map_points(value("kp_xy")[:, ::-1]), 0)
     np.testing.assert_allclose(points, value("anno/cropped_kp_list"), atol=1e-9)
 
 
@@ -144,13 +144,13 @@ def test_paper_crops_of_photographs_equal_the_reference(golden):
 def test_exact_crops_put_a_painted_point_where_the_map_says(distance):
     image = np.zeros((300, 400, 3), np.uint8)
     image[116:125, 206:215] = 255  # centred on (120.5, 210.5) in continuous pixel coordinates
-    geometry = boxes.crop_geometry(
+    placement = boxes.place_crop(
         "exact", (300, 400), (256, 672), [150, 80, 260, 180], [200.3, 130.7], distance
     )
-    crop = boxes.crop_image(image, geometry)[..., 0].astype(float)
+    crop = boxes.crop_image(image, placement)[..., 0].astype(float)
     rows, cols = np.mgrid[: crop.shape[0], : crop.shape[1]] + 0.5
     found = np.array([(rows * crop).sum(), (cols * crop).sum()]) / crop.sum()
-    np.testing.assert_allclose(found, geometry.map_points([120.5, 210.5]), atol=0.05)
+    np.testing.assert_allclose(found, placement.map_points([120.5, 210.5]), atol=0.05)
 
 
 # ---- visibility ----
@@ -229,7 +229,7 @@ def test_vertex_annotations_equal_the_reference_where_its_visibility_is_right(go
         box_ori = d[f"{item}/box_ori"]
         pose = pose_of(d, item)
         bbox_xyxy = box_ori[[2, 0, 3, 1]]
-        true = boxes.crop_geometry(
+        true = boxes.place_crop(
             "paper", size_hw, (256, 672), bbox_xyxy, pose.principal_xy, pose.distance
         )
         # The stored boxes come from an unclipped box.

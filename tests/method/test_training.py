@@ -1,4 +1,4 @@
-"""The training loop and its rooms: schedule, step, validation, state and journal."""
+"""The training loop and its parts: schedule, step, validation, state, TensorBoard log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from neural_mesh.solve.solver import SolvedPoses
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.training import state, validation
-from neural_mesh.training.journal import similarity_picture
+from neural_mesh.training.tensorboard_log import similarity_picture
 from neural_mesh.training.schedule import learning_rate
 from neural_mesh.training.setup import Hardware
 from neural_mesh.training.trainer import Trainer
@@ -220,7 +220,7 @@ def test_a_resumed_training_hides_only_the_steps_that_it_repeats(
     assert [event.step for event in events.Scalars("loss")] == [1, 2]
 
 
-# ---- validation and journal ----------------------------------------------------------------------
+# ---- validation and TensorBoard -----------------------------------------------------------------
 
 
 def test_images_are_held_out_by_seed():

@@ -1,4 +1,4 @@
-"""Render-and-compare on a GPU, by the kernels of `kernels_triton`."""
+"""Render-and-compare on a GPU, by the kernels of `triton_launch`."""
 
 from __future__ import annotations
 
@@ -108,10 +108,10 @@ def has_triton(device: torch.device) -> bool:
 
 
 def kernels() -> ModuleType:
-    """`kernels_triton`, imported when first called: triton comes only with PyTorch for CUDA."""
-    from neural_mesh.compare import kernels_triton
+    """`triton_launch`, imported when first called: triton comes only with PyTorch for CUDA."""
+    from neural_mesh.compare import triton_launch
 
-    return kernels_triton
+    return triton_launch
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neural_mesh.categories import category_settings
-from neural_mesh.geometry.boxes import CropGeometry
+from neural_mesh.geometry.boxes import CropPlacement
 from neural_mesh.settings import FEATURE_STRIDE
 from neural_mesh.storage.files import remove_parts
 from neural_mesh.storage.layout import PreparedSet
@@ -85,13 +85,13 @@ def remove_half_written(prepared: PreparedSet, subset: str) -> None:
     remove_parts(prepared.lists(subset))
 
 
-def geometry_fields(geometry: CropGeometry) -> dict[str, Any]:
+def placement_fields(placement: CropPlacement) -> dict[str, Any]:
     """The fields of an Annotation that say where its crop lies."""
     return {
-        "box": geometry.box.astype(np.float32),
-        "box_ori": geometry.box_ori.astype(np.float32),
-        "box_obj": geometry.box_obj.astype(np.float32),
-        "geometry": geometry.geometry,
-        "crop_scale": geometry.scale,
-        "crop_offset": geometry.offset_rc,
+        "box": placement.box.astype(np.float32),
+        "box_ori": placement.box_ori.astype(np.float32),
+        "box_obj": placement.box_obj.astype(np.float32),
+        "geometry": placement.geometry,
+        "crop_scale": placement.scale,
+        "crop_offset": placement.offset_rc,
     }

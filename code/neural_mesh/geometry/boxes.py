@@ -19,7 +19,7 @@ FALLBACK_SIDE = 224
 
 
 @dataclass(frozen=True)
-class CropGeometry:
+class CropPlacement:
     """How one original image becomes its crop.
 
     geometry: paper or exact. scale: pixels of the crop per pixel of the original.
@@ -78,14 +78,14 @@ def object_scale(distance: float, bbox_xyxy: ArrayLike) -> float:
     return FALLBACK_SIDE / shorter
 
 
-def crop_geometry(
+def place_crop(
     geometry: str,
     image_hw: tuple[int, int],
     crop_hw: tuple[int, int],
     bbox_xyxy: ArrayLike,
     principal_xy: ArrayLike,
     distance: float,
-) -> CropGeometry:
+) -> CropPlacement:
     """Place the crop around the principal point, at the scale that puts the object at distance 5.
 
     geometry: `paper` truncates the resized size, the principal point and the boxes to whole pixels
@@ -97,17 +97,17 @@ def crop_geometry(
     scale = object_scale(distance, bbox_xyxy)
     principal_rc = np.asarray(principal_xy, dtype=np.float64)[::-1]
     bbox_rc = np.asarray(bbox_xyxy, dtype=np.float64)[[1, 3, 0, 2]]
-    place = _paper_geometry if geometry == "paper" else _exact_geometry
+    place = _place_as_paper if geometry == "paper" else _place_exactly
     return place(scale, image_hw, crop_hw, bbox_rc, principal_rc)
 
 
-def _exact_geometry(
+def _place_exactly(
     scale: float,
     image_hw: tuple[int, int],
     crop_hw: tuple[int, int],
     bbox_rc: NDArray,
     principal_rc: NDArray,
-) -> CropGeometry:
+) -> CropPlacement:
     """bbox_rc: (row0, row1, col0, col1)."""
     crop = np.array(crop_hw)
     window_pixels = crop.prod() / scale**2
@@ -119,7 +119,7 @@ def _exact_geometry(
     resized = tuple(max(1, round(side * scale)) for side in image_hw)
     window = np.stack([corner, corner + crop], axis=1).ravel()
     bbox_in_crop = bbox_rc * scale - np.repeat(corner, 2)
-    return CropGeometry(
+    return CropPlacement(
         geometry="exact",
         scale=scale,
         offset_rc=-corner,
@@ -132,13 +132,13 @@ def _exact_geometry(
     )
 
 
-def _paper_geometry(
+def _place_as_paper(
     scale: float,
     image_hw: tuple[int, int],
     crop_hw: tuple[int, int],
     bbox_rc: NDArray,
     principal_rc: NDArray,
-) -> CropGeometry:
+) -> CropPlacement:
     """bbox_rc: (row0, row1, col0, col1)."""
     crop = np.array(crop_hw)
     resized = np.array([int(side * scale) for side in image_hw])
@@ -160,7 +160,7 @@ def _paper_geometry(
     box_int = np.trunc(bbox_rc)
     box_scaled = np.trunc(box_int * scale) + np.repeat(padding_before, 2)
     corner = centre - half
-    return CropGeometry(
+    return CropPlacement(
         geometry="paper",
         scale=scale,
         offset_rc=-corner,
@@ -181,18 +181,18 @@ def _clipped_box(box_rc: NDArray, size_hw: ArrayLike) -> NDArray[np.float64]:
 # ---- cutting it out ----
 
 
-def crop_image(image: NDArray[np.uint8], geometry: CropGeometry) -> NDArray[np.uint8]:
+def crop_image(image: NDArray[np.uint8], placement: CropPlacement) -> NDArray[np.uint8]:
     """Cut the crop [H, W(, 3)] out of the original image [h, w(, 3)], black outside of it.
 
     paper: bilinear between pixel centres, no smoothing when shrinking (what the official
     checkpoints have seen). exact: the window keeps its fractions of a pixel, and shrinking
     averages.
     """
-    if geometry.geometry == "exact":
-        return _crop_exactly(image, geometry)
-    rows, inside_rows = _sample_axis(geometry, image.shape[0], 0)
-    cols, inside_cols = _sample_axis(geometry, image.shape[1], 1)
-    crop = np.zeros((*geometry.crop_hw, *image.shape[2:]), np.uint8)
+    if placement.geometry == "exact":
+        return _crop_exactly(image, placement)
+    rows, inside_rows = _sample_axis(placement, image.shape[0], 0)
+    cols, inside_cols = _sample_axis(placement, image.shape[1], 1)
+    crop = np.zeros((*placement.crop_hw, *image.shape[2:]), np.uint8)
     if inside_rows.any() and inside_cols.any():
         values = _interpolate(image.astype(np.float32), rows, 0)
         values = _interpolate(values, cols, 1)
@@ -201,10 +201,10 @@ def crop_image(image: NDArray[np.uint8], geometry: CropGeometry) -> NDArray[np.u
     return crop
 
 
-def _crop_exactly(image: NDArray[np.uint8], geometry: CropGeometry) -> NDArray[np.uint8]:
-    height, width = geometry.crop_hw
-    scale = geometry.scale
-    top, left = geometry.corner_rc / scale
+def _crop_exactly(image: NDArray[np.uint8], placement: CropPlacement) -> NDArray[np.uint8]:
+    height, width = placement.crop_hw
+    scale = placement.scale
+    top, left = placement.corner_rc / scale
     window = np.array([left, top, left + width / scale, top + height / scale])
     # Pillow fills with black what lies outside of the image.
     outer = np.array([*np.floor(window[:2]), *np.ceil(window[2:])]).astype(int)
@@ -213,13 +213,13 @@ def _crop_exactly(image: NDArray[np.uint8], geometry: CropGeometry) -> NDArray[n
     return np.array(padded.resize((width, height), Image.Resampling.BILINEAR, box=tuple(inner)))
 
 
-def _sample_axis(geometry: CropGeometry, length: int, axis: int) -> tuple[NDArray, NDArray]:
+def _sample_axis(placement: CropPlacement, length: int, axis: int) -> tuple[NDArray, NDArray]:
     """Which pixels of the crop along an axis lie in the image [n], and where they do there.
 
     Returns the positions (pixel centre = whole number) of those that do, and which those are.
     """
-    resized = geometry.resized_hw[axis]
-    at = geometry.corner_rc[axis] + np.arange(geometry.crop_hw[axis])
+    resized = placement.resized_hw[axis]
+    at = placement.corner_rc[axis] + np.arange(placement.crop_hw[axis])
     inside = (at >= 0) & (at < resized)
     positions = (at[inside] + 0.5) * length / resized - 0.5
     return np.clip(positions, 0, length - 1), inside

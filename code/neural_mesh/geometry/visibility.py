@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_mesh.geometry.boxes import CropGeometry
+from neural_mesh.geometry.boxes import CropPlacement
 from neural_mesh.geometry.cameras import Pose, project
 from neural_mesh.geometry.meshes import Mesh
 
@@ -112,7 +112,7 @@ def _pixels_rc(mesh: Mesh, pose: Pose, focal_px: float) -> NDArray[np.float64]:
 
 
 def vertices_in_crop(
-    mesh: Mesh, pose: Pose, focal_px: float, crop: CropGeometry, box_ori: NDArray
+    mesh: Mesh, pose: Pose, focal_px: float, crop: CropPlacement, box_ori: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Positions of the vertices in the crop (row, col) [V, 2], and which are seen [V].
 

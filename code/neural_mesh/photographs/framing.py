@@ -76,7 +76,7 @@ def cut_crop(
     It is black outside the picture.
     """
     height, width = photograph.pixels.shape[:2]
-    geometry = boxes.crop_geometry(
+    placement = boxes.place_crop(
         "exact",
         (height, width),
         crop_hw,
@@ -84,7 +84,7 @@ def cut_crop(
         np.array(framing.centre_xy) / photograph.reduction,
         NORMALISED_DISTANCE * (framing.scale * photograph.reduction),
     )
-    crop = Image.fromarray(boxes.crop_image(photograph.pixels, geometry))
+    crop = Image.fromarray(boxes.crop_image(photograph.pixels, placement))
     if image_scale != 1:
         crop = crop.reduce(round(1 / image_scale))
     return np.asarray(crop)

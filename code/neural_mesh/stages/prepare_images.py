@@ -17,7 +17,7 @@ from neural_mesh.categories import CATEGORIES, category_settings
 from neural_mesh.data.crops import (
     JPEG_QUALITY,
     crops_size,
-    geometry_fields,
+    placement_fields,
     is_prepared,
     remove_half_written,
     write_crop,
@@ -25,7 +25,7 @@ from neural_mesh.data.crops import (
 from neural_mesh.data.occluded_pascal3d import read_occluder_mask
 from neural_mesh.data.pascal3d import Record, UnusableRecord, read_record
 from neural_mesh.data.splits import Split, read_split, record_rules
-from neural_mesh.geometry.boxes import CropGeometry, crop_geometry, crop_image
+from neural_mesh.geometry.boxes import CropPlacement, place_crop, crop_image
 from neural_mesh.machine import console
 from neural_mesh.machine.resources import require_disk
 from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
@@ -240,7 +240,7 @@ def cropped(subset: CroppedSubset, name: str) -> tuple[NDArray[np.uint8], Annota
     mask = _read_occluder_mask(subset, name, record)
     try:
         # At a distance near 0 nothing is left of the image, or the crop covers gigabytes of it.
-        geometry = crop_geometry(
+        placement = place_crop(
             subset.geometry,
             record.image_hw,
             subset.crop_hw,
@@ -248,7 +248,7 @@ def cropped(subset: CroppedSubset, name: str) -> tuple[NDArray[np.uint8], Annota
             record.pose.principal_xy,
             record.pose.distance,
         )
-        return crop_image(image, geometry), annotation_of(record, geometry, mask)
+        return crop_image(image, placement), annotation_of(record, placement, mask)
     except (ValueError, Image.DecompressionBombError, OverflowError) as error:
         raise UnusableRecord("no crop at that distance", f"{name}: {error}") from error
 
@@ -292,7 +292,7 @@ def _read_occluder_mask(
 
 
 def annotation_of(
-    record: Record, geometry: CropGeometry, occ_mask: NDArray[np.bool_] | None
+    record: Record, placement: CropPlacement, occ_mask: NDArray[np.bool_] | None
 ) -> Annotation:
     """The annotation of a crop; key points hidden by the occluder count as not visible."""
     status = record.keypoint_status.copy()
@@ -302,7 +302,7 @@ def annotation_of(
         status[seen & covered] = 0
         seen &= ~covered
     # Points that are not seen are 0.
-    points = geometry.map_points(record.keypoints_xy[:, ::-1])
+    points = placement.map_points(record.keypoints_xy[:, ::-1])
     height, width = record.image_hw
     return Annotation(
         name=record.name,
@@ -317,7 +317,7 @@ def annotation_of(
         bbox=record.bbox_xyxy,
         occ_mask=occ_mask,
         objects=record.objects if record.objects > 1 else None,
-        **geometry_fields(geometry),
+        **placement_fields(placement),
     )
 
 

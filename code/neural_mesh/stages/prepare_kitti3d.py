@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from neural_mesh.categories import category_settings
 from neural_mesh.data.crops import (
     crops_size,
-    geometry_fields,
+    placement_fields,
     is_prepared,
     remove_half_written,
     write_crop,
@@ -30,7 +30,7 @@ from neural_mesh.data.kitti import (
     read_projection,
     viewpoint,
 )
-from neural_mesh.geometry.boxes import crop_geometry, crop_image
+from neural_mesh.geometry.boxes import place_crop, crop_image
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.machine import console
 from neural_mesh.machine.resources import require_disk
@@ -227,7 +227,7 @@ def crop_object(
     principal_xy = project_point(label.centre, projection)
     # The distance at which PASCAL3D+'s crops have this scale.
     distance = label.distance * NORMALISED_DISTANCE / options.reference_distance
-    geometry = crop_geometry(
+    placement = place_crop(
         options.geometry, image.shape[:2], options.crop_hw, label.bbox_xyxy, principal_xy, distance
     )
     # KITTI's cameras do not tilt to the side, so theta is 0.
@@ -243,9 +243,9 @@ def crop_object(
         width=image.shape[1],
         cad_index=1,
         bbox=label.bbox_xyxy,
-        **geometry_fields(geometry),
+        **placement_fields(placement),
     )
-    return crop_image(image, geometry), annotation
+    return crop_image(image, placement), annotation
 
 
 def write_lists(options: KittiOptions, occlusion: int, names: Sequence[str]) -> None:

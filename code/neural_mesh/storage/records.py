@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_mesh.geometry.boxes import CropGeometry, crop_geometry
+from neural_mesh.geometry.boxes import CropPlacement, place_crop
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.visibility import uncovered_vertices, vertices_in_crop
@@ -61,9 +61,9 @@ class Annotation:
         return self.focal * self.viewport
 
     @property
-    def crop_geometry(self) -> CropGeometry:
+    def crop_placement(self) -> CropPlacement:
         """Where the crop lies in the original image."""
-        return crop_geometry(
+        return place_crop(
             self.geometry,
             (self.height, self.width),
             self.crop_hw,
@@ -74,7 +74,7 @@ class Annotation:
 
     def vertices_in_crop(self, mesh: Mesh) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Positions of a mesh's vertices in the crop (row, col) [V, 2], and which are seen [V]."""
-        return vertices_in_crop(mesh, self.pose, self.focal_px, self.crop_geometry, self.box_ori)
+        return vertices_in_crop(mesh, self.pose, self.focal_px, self.crop_placement, self.box_ori)
 
     def uncovered_vertices(self, mesh: Mesh) -> NDArray[np.bool_]:
         """Which vertices of a mesh [V] no occluder covers; all where there is no mask."""

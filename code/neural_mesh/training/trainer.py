@@ -15,13 +15,13 @@ from neural_mesh.settings import TrainConfig
 from neural_mesh.solve.model import Model
 from neural_mesh.storage.checkpoints import Checkpoint, save_checkpoint
 from neural_mesh.storage.files import write_text
-from neural_mesh.training.journal import Journal, draw_similarity_maps
 from neural_mesh.training.log import TrainingLog, scalars, summary
 from neural_mesh.training.memory import batch_too_large
 from neural_mesh.training.schedule import learning_rate
 from neural_mesh.training.setup import Hardware, TrainingData
 from neural_mesh.training.state import StateFile
 from neural_mesh.training.step import EpochTally, Learner, MeshBatch
+from neural_mesh.training.tensorboard_log import TensorBoardLog, draw_similarity_maps
 from neural_mesh.training.validation import Validation
 
 # The reference writes after 200, 400, ... epochs, numbered 199, 399, ...
@@ -32,7 +32,7 @@ PICTURES_PER_TRAINING = 10  # epochs of which TensorBoard gets similarity maps, 
 class Trainer:
     """Trains one category, and writes its files into a folder.
 
-    validation: None to train on all images. tensorboard: whether to keep a journal. Raises
+    validation: None to train on all images. tensorboard: whether to keep a TensorBoard log. Raises
     ValueError for settings that do not go together.
     """
 
@@ -82,7 +82,7 @@ class Trainer:
         if first and not self.epoch:
             # Of a training that this one replaces.
             self.path("saved_model", "_best.pth").unlink(missing_ok=True)
-        journal = self._open_journal()
+        board = self._open_tensorboard()
         images = sum(self.data.sizes)
         # The bar counts images; a resumed training begins in its middle.
         total = images * self.config.total_epochs
@@ -93,21 +93,21 @@ class Trainer:
                 started = monotonic()
                 tally = self._run_epoch(bar)
                 seconds = max(monotonic() - started, 1e-9)
-                self._close_epoch(tally, seconds, journal)
+                self._close_epoch(tally, seconds, board)
                 if self.state_file.is_due() and not self._ended():
                     self.state_file.save(self.learner, self.epoch, self.log)
-        journal.close()
+        board.close()
         self._finish()
 
     def _ended(self) -> bool:
         return self.epoch >= self.config.total_epochs
 
-    def _open_journal(self) -> Journal:
+    def _open_tensorboard(self) -> TensorBoardLog:
         """TensorBoard's log, by rank 0; a resumed training hides only what it repeats."""
         if not (self.tensorboard and self.hardware.group.first):
-            return Journal(None)
+            return TensorBoardLog(None)
         folder = self.folder / "tensorboard" / self.config.category
-        return Journal(folder, self.epoch + 1 if self.epoch else 0)
+        return TensorBoardLog(folder, self.epoch + 1 if self.epoch else 0)
 
     # ---- an epoch --------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ class Trainer:
             for number, sample in enumerate(batches(loader)):
                 yield MeshBatch(mesh, sample, sampler.counts(number))
 
-    def _close_epoch(self, tally: EpochTally, seconds: float, journal: Journal) -> None:
+    def _close_epoch(self, tally: EpochTally, seconds: float, board: TensorBoardLog) -> None:
         """Validate and log an epoch that is done, and write what is due."""
         self.epoch += 1
         validated = None
@@ -152,14 +152,14 @@ class Trainer:
             due = self._ended() or self.epoch % self.config.validate_every == 0
             validated = self._validate() if due else {}
         self.log.add(tally, validated)
-        journal.scalars(scalars(tally, seconds, validated), self.epoch)
-        if journal.path is not None and self._is_drawn():
-            draw_similarity_maps(journal, self.model(), self.data.datasets, self.epoch)
+        board.scalars(scalars(tally, seconds, validated), self.epoch)
+        if board.path is not None and self._is_drawn():
+            draw_similarity_maps(board, self.model(), self.data.datasets, self.epoch)
         if self.epoch % REFERENCE_EPOCHS_BETWEEN_SAVES == 0:
             self._save(f"_{self.epoch - 1}.pth")
 
     def _is_drawn(self) -> bool:
-        """Whether this is an epoch of which the journal gets pictures."""
+        """Whether this is an epoch of which TensorBoard gets pictures."""
         between = max(1, self.config.total_epochs // PICTURES_PER_TRAINING)
         return self.epoch == 1 or self._ended() or self.epoch % between == 0
 

@@ -26,7 +26,7 @@ CROSS_RADIUS = 9  # pixels
 CROSS_COLOUR = (0, 255, 0)
 
 
-class Journal:
+class TensorBoardLog:
     """A TensorBoard log in `folder`, or nothing at all when there is no folder.
 
     first_step: 0 starts a new log; a resumed training passes the step that it records next, and
@@ -93,7 +93,7 @@ class Journal:
 
 @torch.no_grad()
 def draw_similarity_maps(
-    journal: Journal, model: Model, datasets: Sequence[TrainingImages], step: int
+    board: TensorBoardLog, model: Model, datasets: Sequence[TrainingImages], step: int
 ) -> None:
     """Record similarity maps of a few training images. datasets: of mesh 1, 2, ..."""
     for mesh, dataset in enumerate(datasets, start=1):
@@ -115,7 +115,7 @@ def draw_similarity_maps(
                 tuple(positions[vertex].tolist()),
             )
             name = f"similarity/mesh {mesh}, {dataset.paths[index].stem}, vertex {vertex}"
-            journal.picture(name, picture, step)
+            board.picture(name, picture, step)
 
 
 def similarity_picture(
