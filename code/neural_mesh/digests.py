@@ -9,12 +9,12 @@ HEX_DIGITS = 16
 
 
 def short_digest(content: bytes) -> str:
-    """16 hexadecimal digits that stand for a content."""
+    """The first 16 hexadecimal digits of the SHA-256 of a content."""
     return hashlib.sha256(content).hexdigest()[:HEX_DIGITS]
 
 
 def short_file_digest(path: Path) -> str:
-    """The `short_digest` of a file's content, which is read piece by piece."""
+    """The `short_digest` of a file's content, which is read block by block."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):

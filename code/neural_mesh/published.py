@@ -23,8 +23,8 @@ FULL_TEST_IMAGES = {
 FULL_AZIMUTH_TEST_IMAGES = {"seen": 7305, "unseen": 3507}  # of PUBLISHED_AZIMUTHS
 
 # The authors' single cuboids as (x, y, z) low and high corners in CAD units: the boxes around
-# PASCAL3D+'s original CAD models. With them a checkpoint of the reference finds its mesh where
-# those models, or the same versions of them, are not at hand.
+# PASCAL3D+'s original CAD models. They give a checkpoint of the reference its mesh where those
+# models, or the same versions of them, are not available.
 PUBLISHED_CUBOIDS = {
     "aeroplane": ((-0.28379, -0.34905, -0.12756), (0.37793, 0.34508, 0.10140)),
     "bicycle": ((-0.10487, -0.41327, -0.22618), (0.11745, 0.45367, 0.24944)),
@@ -43,7 +43,7 @@ PUBLISHED_CUBOIDS = {
 # The published tables: accuracies in % and median errors in degrees for the 12 categories in the
 # order of `categories`, and their image-weighted mean.
 PUBLISHED = {
-    # README of the reference, unoccluded test set
+    # From the README of the reference, for the unoccluded test set.
     ("single", ""): {
         "pi/6": (81.1, 79.8, 69.0, 87.6, 88.2, 98.5, 86.2, 73.9, 83.7, 95.4, 81.3, 82.0, 85.5),
         "pi/18": (47.8, 27.9, 35.9, 49.0, 84.4, 94.9, 47.3, 51.4, 31.0, 59.6, 68.1, 42.4, 60.2),
@@ -57,12 +57,12 @@ PUBLISHED = {
 }
 PUBLISHED_AZIMUTHS = "TFFTTFFT"  # the paper's pattern: near the front and near the back
 PUBLISHED_AZIMUTH_MEANS = {
-    # the paper's unseen-pose table: (pi/6, pi/18)
+    # The paper's unseen-pose table: accuracies (pi/6, pi/18) in %.
     "single": {"seen": (88.5, 68.6), "unseen": (54.3, 27.9)},
     "multi": {"seen": (88.6, 70.2), "unseen": (54.7, 31.0)},
 }
 PUBLISHED_MEANS = {
-    # the paper's table: (pi/6, pi/18) for L0 and the three occlusion levels
+    # The paper's table: accuracies (pi/6, pi/18) in % for L0 and the three occlusion levels.
     "single": {
         "": (85.0, 57.7),
         "FGL1_BGL1": (75.8, 43.7),

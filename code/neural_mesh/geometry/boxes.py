@@ -1,6 +1,6 @@
-"""Where the crop lies in the image: the reference's integer boxes, and the exact affine map.
+"""Where a crop lies in its image: the reference's integer boxes, and the exact affine map.
 
-A box is (row0, row1, col0, col1, height, width) as stored: half-open pixel ranges, and the size of
+A box is stored as (row0, row1, col0, col1, height, width): half-open pixel ranges, and the size of
 the image it lies in.
 """
 
@@ -12,20 +12,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-# Of the original under a crop; larger ones would need gigabytes (a distance below 0.5, mostly).
+# Pixels of the original under a crop at most; more would need gigabytes. They come from distances
+# below about 0.5.
 MOST_WINDOW_PIXELS = 2**26
-# px of the shorter side of the box where the distance is not positive (reference)
+# Pixels of the crop that the shorter side of the box gets where the distance is not positive
+# (reference).
 FALLBACK_SIDE = 224
 
 
 @dataclass(frozen=True)
 class CropPlacement:
-    """How one original image becomes its crop.
+    """Where a crop lies in its original image, and at which scale.
 
-    geometry: paper or exact. scale: pixels of the crop per pixel of the original.
-    offset_rc: crop = scale * original + offset is the true map of points. resized_hw: size of the
-    whole image at the crop's scale. corner_rc: the crop's first pixel in that resized image.
-    box, box_ori, box_obj: as the reference stores them.
+    geometry: the setting GEOMETRY, `paper` or `exact`. scale: pixels of the crop per pixel of the
+    original. offset_rc: the true map of points is crop = scale * original + offset. resized_hw:
+    size of the whole image at the crop's scale. crop_hw: size of the crop. corner_rc: the crop's
+    first pixel in the resized image. box, box_ori, box_obj: the window in the padded image, the
+    annotated box in the original, and that box in the crop, all as the reference stores them.
     """
 
     geometry: str
@@ -39,10 +42,10 @@ class CropPlacement:
     box_obj: NDArray[np.float64]
 
     def map_points(self, points_rc: ArrayLike) -> NDArray:
-        """Original (row, col) [..., 2] -> crop (row, col).
+        """Map points of the original (row, col) [..., 2] to the crop.
 
-        paper: stretches `box_ori` onto `box_obj`, which is the true map only where neither box was
-        clipped.
+        GEOMETRY=paper stretches `box_ori` onto `box_obj`, which is the true map only where neither
+        box was clipped.
         """
         points_rc = np.asarray(points_rc, dtype=np.float64)
         if self.geometry == "exact":
@@ -55,7 +58,7 @@ class CropPlacement:
         return stretched + low_obj
 
     def map_points_exactly(self, points_rc: ArrayLike) -> NDArray:
-        """Original (row, col) [..., 2] -> crop (row, col) by the affine map of the pixels."""
+        """Map points of the original (row, col) [..., 2] to the crop as its pixels are mapped."""
         return np.asarray(points_rc, dtype=np.float64) * self.scale + self.offset_rc
 
 
@@ -63,11 +66,14 @@ class CropPlacement:
 
 
 def object_scale(distance: float, bbox_xyxy: ArrayLike) -> float:
-    """Crop pixels per original pixel: distance / 5.
+    """Crop pixels per original pixel: distance / 5, so that the object looks 5 CAD units away.
 
-    By the box where the distance is not positive (reference).
+    Where the distance is not positive, the box decides (reference). Raises ValueError where that
+    box is empty.
     """
     if distance > 0:
+        # The reference's product of two numbers; distance / 5 differs in the last bit, which is
+        # enough to move a truncated box by a pixel.
         return 200.0 * distance / 1000.0
     x0, y0, x1, y1 = (int(v) for v in bbox_xyxy)
     shorter = min(x1 - x0, y1 - y0)
@@ -89,8 +95,9 @@ def place_crop(
     """Place the crop around the principal point, at the scale that puts the object at distance 5.
 
     geometry: `paper` truncates the resized size, the principal point and the boxes to whole pixels
-    as the reference does; `exact` keeps all digits. image_hw, bbox (x0, y0, x1, y1) and principal
-    (x, y): original pixels.
+    as the reference does; `exact` keeps all digits. image_hw, bbox_xyxy (x0, y0, x1, y1) and
+    principal_xy: in pixels of the original. crop_hw: in pixels of the crop. distance: CAD units.
+    Raises ValueError for another geometry, or where nothing or too much of the image is left.
     """
     if geometry not in ("paper", "exact"):
         raise ValueError(f"GEOMETRY is {geometry!r}, it can be paper or exact")
@@ -108,7 +115,7 @@ def _place_exactly(
     bbox_rc: NDArray,
     principal_rc: NDArray,
 ) -> CropPlacement:
-    """bbox_rc: (row0, row1, col0, col1)."""
+    """Place a crop with all digits. bbox_rc: (row0, row1, col0, col1)."""
     crop = np.array(crop_hw)
     window_pixels = crop.prod() / scale**2
     if window_pixels > MOST_WINDOW_PIXELS:
@@ -139,7 +146,7 @@ def _place_as_paper(
     bbox_rc: NDArray,
     principal_rc: NDArray,
 ) -> CropPlacement:
-    """bbox_rc: (row0, row1, col0, col1)."""
+    """Place a crop as the reference does. bbox_rc: (row0, row1, col0, col1)."""
     crop = np.array(crop_hw)
     resized = np.array([int(side * scale) for side in image_hw])
     if (resized < 1).any():
@@ -147,7 +154,7 @@ def _place_as_paper(
         raise ValueError(
             f"at scale {scale:.4g} nothing is left of an image of {height} x {width} pixels"
         )
-    # The reference pads the resized image so far that the crop around its centre lies in it.
+    # The reference pads the resized image until it contains the crop around the principal point.
     centre = np.trunc(principal_rc * scale)
     half = crop // 2
     padding_before = np.maximum(half - centre, 0)
@@ -156,7 +163,7 @@ def _place_as_paper(
     first = centre + padding_before - half
     window = np.stack([first, first + crop], axis=1).ravel()
 
-    # Boxes are truncated before and after they are scaled.
+    # The reference truncates boxes before and after it scales them.
     box_int = np.trunc(bbox_rc)
     box_scaled = np.trunc(box_int * scale) + np.repeat(padding_before, 2)
     corner = centre - half
@@ -174,7 +181,7 @@ def _place_as_paper(
 
 
 def _clipped_box(box_rc: NDArray, size_hw: ArrayLike) -> NDArray[np.float64]:
-    """(row0, row1, col0, col1) clipped to an image, with the image's size behind it [6]."""
+    """A box (row0, row1, col0, col1) clipped to an image, followed by the image's size: [6]."""
     return np.concatenate([np.clip(box_rc, 0, np.repeat(size_hw, 2)), size_hw])
 
 
@@ -182,11 +189,11 @@ def _clipped_box(box_rc: NDArray, size_hw: ArrayLike) -> NDArray[np.float64]:
 
 
 def crop_image(image: NDArray[np.uint8], placement: CropPlacement) -> NDArray[np.uint8]:
-    """Cut the crop [H, W(, 3)] out of the original image [h, w(, 3)], black outside of it.
+    """Cut the crop [H, W(, 3)] out of the original image [h, w(, 3)]; it is black outside of it.
 
-    paper: bilinear between pixel centres, no smoothing when shrinking (what the official
-    checkpoints have seen). exact: the window keeps its fractions of a pixel, and shrinking
-    averages.
+    GEOMETRY=paper interpolates bilinearly between pixel centres and does not smooth when it
+    shrinks, as for the crops on which the official checkpoints were trained. GEOMETRY=exact keeps
+    the window's fractions of a pixel, and averages when it shrinks.
     """
     if placement.geometry == "exact":
         return _crop_exactly(image, placement)
@@ -206,7 +213,7 @@ def _crop_exactly(image: NDArray[np.uint8], placement: CropPlacement) -> NDArray
     scale = placement.scale
     top, left = placement.corner_rc / scale
     window = np.array([left, top, left + width / scale, top + height / scale])
-    # Pillow fills with black what lies outside of the image.
+    # Pillow pads with black where the window reaches beyond the image.
     outer = np.array([*np.floor(window[:2]), *np.ceil(window[2:])]).astype(int)
     padded = Image.fromarray(image).crop(tuple(outer))
     inner = window - np.tile(outer[:2], 2)
@@ -214,9 +221,11 @@ def _crop_exactly(image: NDArray[np.uint8], placement: CropPlacement) -> NDArray
 
 
 def _sample_axis(placement: CropPlacement, length: int, axis: int) -> tuple[NDArray, NDArray]:
-    """Which pixels of the crop along an axis lie in the image [n], and where they do there.
+    """Positions in the original of a crop's pixels along an axis.
 
-    Returns the positions (pixel centre = whole number) of those that do, and which those are.
+    length: size of the original along the axis. Returns the positions [m] of those pixels that lie
+    in the image (a pixel's centre is a whole number), and a mask [n] that says which pixels those
+    are.
     """
     resized = placement.resized_hw[axis]
     at = placement.corner_rc[axis] + np.arange(placement.crop_hw[axis])
@@ -226,7 +235,7 @@ def _sample_axis(placement: CropPlacement, length: int, axis: int) -> tuple[NDAr
 
 
 def _interpolate(values: NDArray, at: NDArray, axis: int) -> NDArray:
-    """Values between neighbours along an axis, at positions [n] (pixel centre = whole number)."""
+    """Interpolate along an axis at positions `at` [n]; a pixel's centre is a whole number."""
     low = np.floor(at).astype(int)
     high = np.minimum(low + 1, values.shape[axis] - 1)
     weight_shape = [1] * values.ndim

@@ -23,11 +23,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from neural_mesh.settings import FEATURE_STRIDE, FOCAL_PX, PAPER_FOV
 
+# Axes of PyTorch3D's world (x, z, -y) from the object's.
 PT3D_FROM_OBJECT = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 CV_CAM_FROM_PASCAL_CAM = np.diag([1.0, -1.0, -1.0])
-# PASCAL3D+ camera (right, up, backward) <-> PyTorch3D camera (left, up, forward)
+# PASCAL3D+'s camera (right, up, backward) to PyTorch3D's (left, up, forward), and back.
 PT3D_CAM_FROM_PASCAL_CAM = np.diag([-1.0, 1.0, -1.0])
-ON_AXIS = 1e-4  # of the distance, by which an optical axis may miss the origin
+ON_AXIS = 1e-4  # share of the distance by which an optical axis may miss the origin
 MIN_DISTANCE = 0.1  # the reference puts a camera of distance exactly 0 here
 
 
@@ -44,7 +45,7 @@ class Pose:
     azimuth, elevation, theta: radians. distance: of the camera from the object's origin, in CAD
     units. principal_xy [..., 2]: where the optical axis meets the picture, (x right, y down), in
     the unit that the owner states (pixels or cells of a feature map); None where the owner's camera
-    says it.
+    already has it.
     """
 
     azimuth: Numbers
@@ -57,7 +58,7 @@ class Pose:
         return len(self.azimuth)
 
     def __getitem__(self, index: int | slice | NDArray) -> Pose:
-        """The poses at `index` of the first dimension; of plain floats where it is a single one."""
+        """The poses at `index` of the first dimension; a single pose has plain floats."""
         principal_xy = None if self.principal_xy is None else self.principal_xy[index]
         return Pose(
             _chosen(self.azimuth, index),
@@ -69,7 +70,7 @@ class Pose:
 
     @classmethod
     def joined(cls, poses: Sequence[Pose]) -> Pose:
-        """The poses of several batches in one; all have a principal point, or none has."""
+        """The poses of several batches in one. Either all have a principal point or none has."""
         principal_xy = None
         if poses[0].principal_xy is not None:
             principal_xy = np.concatenate([pose.principal_xy for pose in poses])
@@ -108,9 +109,9 @@ def _chosen(values: NDArray, index: int | slice | NDArray) -> float | NDArray:
 
 
 def in_degrees(angles: ArrayLike) -> NDArray[np.float64]:
-    """Azimuth, elevation and theta [..., 3] in radians -> degrees.
+    """Convert azimuth, elevation and theta [..., 3] from radians to degrees.
 
-    Azimuth in [0, 360), the others in [-180, 180).
+    The azimuth comes out in [0, 360), the other two in [-180, 180).
     """
     degrees = np.rad2deg(np.asarray(angles, np.float64))
     return np.mod(degrees + [0, 180, 180], 360) - [0, 180, 180]
@@ -140,7 +141,8 @@ class MapCamera:
 def paper_camera(map_hw: tuple[int, int]) -> MapCamera:
     """The reference's camera.
 
-    12 degrees across a square with the map's longer side, cut down to the map around its centre.
+    It sees 12 degrees across a square as wide as the map's longer side; the map is cut out of the
+    middle of that square.
     """
     height, width = map_hw
     focal = max(height, width) / 2 / math.tan(PAPER_FOV / 2)
@@ -150,7 +152,7 @@ def paper_camera(map_hw: tuple[int, int]) -> MapCamera:
 def consistent_camera(map_hw: tuple[int, int], image_scale: float = 1.0) -> MapCamera:
     """The camera that crops were made with, at an image scale.
 
-    Its focal length is 3000 pixels, the object at distance 5.
+    Its focal length is 3000 pixels of an unscaled crop, and the object is at distance 5.
     """
     height, width = map_hw
     focal = FOCAL_PX / FEATURE_STRIDE * image_scale
@@ -161,7 +163,7 @@ def consistent_camera(map_hw: tuple[int, int], image_scale: float = 1.0) -> MapC
 
 
 def _stack(rows: list[list[ArrayLike]]) -> NDArray:
-    """[[a, b], [c, d]] of broadcastable arrays -> [..., 2, 2]."""
+    """Stack rows [[a, b], [c, d]] of broadcastable arrays into matrices [..., 2, 2]."""
     flat = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for row in rows for x in row))
     return np.stack(flat, axis=-1).reshape(*flat[0].shape, len(rows), len(rows[0]))
 
@@ -183,27 +185,27 @@ def rotation_x(angle: ArrayLike) -> NDArray:
 def pascal_cam_from_object(azimuth: ArrayLike, elevation: ArrayLike, theta: ArrayLike) -> NDArray:
     """The rotation [..., 3, 3] that the pose error is measured on (PASCAL3D+).
 
-    Rz(theta) Rx(elevation - pi/2) Rz(-azimuth).
+    It is Rz(theta) Rx(elevation - pi/2) Rz(-azimuth).
     """
     upright = rotation_x(np.asarray(elevation) - np.pi / 2) @ rotation_z(-np.asarray(azimuth))
     return rotation_z(theta) @ upright
 
 
 def cv_from_pascal_cam(pascal_cam_from_any: ArrayLike) -> NDArray[np.float64]:
-    """A rotation [..., 3, 3] to `pascal_cam` -> the one to `cv_cam`: y and z change their sign.
+    """Turn a rotation [..., 3, 3] to `pascal_cam` into one to `cv_cam`: y and z change their sign.
 
-    Its own inverse: it takes a rotation to `cv_cam` back to the one to `pascal_cam`.
+    The function is its own inverse: it also turns a rotation to `cv_cam` into one to `pascal_cam`.
     """
     return CV_CAM_FROM_PASCAL_CAM @ np.asarray(pascal_cam_from_any)
 
 
 def angles_of_rotation(pascal_cam_from_object: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
-    """The inverse of the function `pascal_cam_from_object`, from rotations [..., 3, 3].
+    """Angles of rotations [..., 3, 3]: the inverse of the function `pascal_cam_from_object`.
 
-    Azimuth in [0, 2 pi), elevation and theta, each [...].
+    Returns azimuth in [0, 2 pi), elevation and theta, each [...].
     """
     rotation = np.asarray(pascal_cam_from_object, np.float64)
-    # The third row is the direction of the camera, seen from the object.
+    # The third row is the direction from the object to the camera.
     azimuth, elevation, _ = spherical_from_centre(rotation[..., 2, :])
     theta = np.arctan2(-rotation[..., 0, 2], rotation[..., 1, 2])
     return azimuth, elevation, theta
@@ -219,9 +221,9 @@ def camera_centre(azimuth: ArrayLike, elevation: ArrayLike, distance: ArrayLike)
 
 
 def spherical_from_centre(centre_object: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
-    """The inverse of `camera_centre`, right in all quadrants, from centres [..., 3].
+    """Angles and distance of centres [..., 3]: the inverse of `camera_centre`, in all quadrants.
 
-    Azimuth in [0, 2 pi), elevation and distance, each [...].
+    Returns azimuth in [0, 2 pi), elevation and distance, each [...].
     """
     x, y, z = np.moveaxis(np.asarray(centre_object, dtype=np.float64), -1, 0)
     distance = np.sqrt(x * x + y * y + z * z)
@@ -230,17 +232,17 @@ def spherical_from_centre(centre_object: ArrayLike) -> tuple[NDArray, NDArray, N
     return azimuth, elevation, distance
 
 
-# ---- from points to pixels, and matrices for others ----
+# ---- from points to pixels, and matrices in other conventions ----
 
 
 def points_in_pascal_cam(points_object: NDArray, pose: Pose) -> NDArray:
-    """Points [N, 3] of the object frame in `pascal_cam` [..., N, 3]; their depth is -z."""
+    """Move points [N, 3] from the object frame to `pascal_cam` [..., N, 3]; their depth is -z."""
     relative = np.asarray(points_object, dtype=np.float64) - pose.centre[..., None, :]
     return relative @ np.swapaxes(pose.pascal_cam_from_object, -1, -2)
 
 
 def project(points_object: NDArray, pose: Pose, focal_px: ArrayLike = FOCAL_PX) -> NDArray:
-    """PASCAL3D+ projection of points [N, 3] to pixels [..., N, 2] as (x right, y down).
+    """Project points [N, 3] as PASCAL3D+ does, to pixels [..., N, 2] as (x right, y down).
 
     focal_px: viewport times focal length, in the unit of the pose's principal point. A point behind
     the camera gets the mirrored pixel that the formula gives.
@@ -249,13 +251,13 @@ def project(points_object: NDArray, pose: Pose, focal_px: ArrayLike = FOCAL_PX) 
     focal = np.asarray(focal_px, dtype=np.float64)[..., None, None]
     plane_xy = focal * points_cam[..., :2] / -points_cam[..., 2:]
     principal_xy = np.asarray(pose.principal_xy, dtype=np.float64)[..., None, :]
-    return principal_xy + plane_xy * [1.0, -1.0]  # from y up to y down
+    return principal_xy + plane_xy * [1.0, -1.0]  # y up becomes y down
 
 
 def extrinsic_matrix(pose: Pose) -> NDArray:
-    """[R | -R C] over 0 0 0 1 [..., 4, 4], to `pascal_cam` but for theta.
+    """The reference's transformation matrix [..., 4, 4]: [R | -R C] over the row 0 0 0 1.
 
-    The reference's transformation matrix.
+    R turns the object frame to `pascal_cam` without theta, and C is the camera's centre.
     """
     rotation = pascal_cam_from_object(pose.azimuth, pose.elevation, 0.0)
     translation = -(rotation @ pose.centre[..., None])
@@ -276,8 +278,8 @@ def pt3d_extrinsics(pose: Pose) -> tuple[NDArray, NDArray]:
 def pose_from_pt3d(rotation: ArrayLike, translation: ArrayLike) -> Pose:
     """The pose of PyTorch3D's R [..., 3, 3] and T [..., 3]: the inverse of `pt3d_extrinsics`.
 
-    It has no principal point. Raises ValueError where the optical axis misses the object's origin,
-    which no PASCAL3D+ pose does.
+    The pose has no principal point. Raises ValueError where the optical axis misses the object's
+    origin, which it never does in PASCAL3D+.
     """
     translation = np.asarray(translation, np.float64)
     distance = translation[..., 2]
@@ -300,12 +302,13 @@ def pose_from_pt3d(rotation: ArrayLike, translation: ArrayLike) -> Pose:
 def geodesic_distance(rotation_a: ArrayLike, rotation_b: ArrayLike) -> NDArray:
     """Angle in [0, pi] between rotations [..., 3, 3]; NaN where an entry is not finite.
 
-    The paper's ||logm(A^T B)||_F / sqrt(2), accurate at both ends. The reference's matrix logarithm
-    turns complex near pi and then counts an upside-down pose as correct; atan2 of the sine and the
-    cosine of the angle does not.
+    It is the paper's ||logm(A^T B)||_F / sqrt(2), accurate at both ends. The reference's matrix
+    logarithm turns complex near pi and then counts an upside-down pose as correct; atan2 of the
+    sine and the cosine of the angle does not.
     """
     a_from_any = np.swapaxes(np.asarray(rotation_a, np.float64), -1, -2)
     relative = a_from_any @ np.asarray(rotation_b, np.float64)
+    # The antisymmetric part holds the sine of the angle, the trace its cosine.
     skew = np.stack(
         [
             relative[..., 2, 1] - relative[..., 1, 2],
@@ -322,5 +325,5 @@ def geodesic_distance(rotation_a: ArrayLike, rotation_b: ArrayLike) -> NDArray:
 def mean_rotation(rotation: ArrayLike, weight: ArrayLike) -> NDArray[np.float64]:
     """The rotation [3, 3] nearest to the weighted sum of rotations [K, 3, 3] (chordal mean)."""
     u, _, vt = np.linalg.svd(np.tensordot(weight, rotation, 1))
-    # The sign keeps it a rotation where the nearest orthogonal matrix would mirror.
+    # The determinant keeps the result a rotation where the nearest orthogonal matrix mirrors.
     return u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt

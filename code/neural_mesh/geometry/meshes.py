@@ -13,7 +13,7 @@ from neural_mesh.settings import CuboidConfig
 
 SAME_VERTEX = 1e-7  # CAD units between vertices that count as the same
 SAME_CUBOID = 1e-6  # share of the longest side by which a cuboid may differ from its grid
-COVERED = 0.99  # share of the CAD vertices inside the cuboid, per axis (reference)
+COVERED = 0.99  # share of the CAD vertices that a cuboid covers along each axis (reference)
 # The sides of a cuboid as axes (fixed, along rows, along columns), in the order of its vertices.
 SIDES = ((2, 1, 0), (1, 2, 0), (0, 2, 1))
 
@@ -29,7 +29,8 @@ class Mesh:
 def same_meshes(meshes: Sequence[Mesh], others: Sequence[Mesh]) -> bool:
     """Whether two lists hold the same meshes.
 
-    Their faces are equal, and their vertices within SAME_VERTEX on each axis.
+    Meshes are the same when their faces are equal and their vertices are within SAME_VERTEX of each
+    other on each axis.
     """
     return len(meshes) == len(others) and all(map(_same_mesh, meshes, others))
 
@@ -47,9 +48,9 @@ def _same_mesh(mesh: Mesh, other: Mesh) -> bool:
 
 @dataclass(frozen=True)
 class CuboidGrid:
-    """An axis-aligned box and the sample positions on its three axes.
+    """An axis-aligned box with equally spaced samples along its three axes.
 
-    low, high: corners [3]. samples: per axis, both ends included.
+    low, high: corners [3]. samples: number of samples along each axis, both ends included.
     """
 
     low: NDArray[np.float64]
@@ -60,7 +61,7 @@ class CuboidGrid:
 def covering_interval(coordinates: NDArray, covered: float = COVERED) -> tuple[float, float]:
     """The shortest interval that holds the share `covered` of coordinates [N].
 
-    The first of several that are equally short.
+    Of several that are equally short, the first.
     """
     ordered = np.sort(coordinates)
     k = int(covered * len(ordered))
@@ -76,14 +77,15 @@ def cuboid_grid(
 ) -> CuboidGrid:
     """The box around points [N, 3] and its sampling (reference, `CreateCuboidMesh`).
 
-    minimum_thickness: share of the longest side that every side gets at least. 0 is the reference,
-    whose flat axes get a single sample, so that two opposite sides coincide and the other four lose
-    their triangles.
+    minimum_thickness: length that every side gets at least, as a share of the longest. With 0, as
+    in the reference, a flat axis gets a single sample, so that two opposite sides coincide and the
+    other four lose their triangles. Raises ValueError for points on a line.
     """
     # The reference reads its .off files in single precision, which decides ties.
     points = np.asarray(points, dtype=np.float32)
     intervals = [covering_interval(points[:, axis]) for axis in range(3)]
     low, high = np.array(intervals, dtype=np.float64).T
+    # Thicken flat axes around their middle.
     if minimum_thickness:
         middle = (low + high) / 2
         side = high - low
@@ -91,7 +93,7 @@ def cuboid_grid(
         low = middle - side / 2
         high = middle + side / 2
 
-    # The edge of square cells, as many as vertices are aimed at.
+    # Cells are about square, and there are about as many of them as vertices are aimed at.
     w, h, d = high - low
     edge = np.sqrt(2 * (w * h + h * d + w * d) / number_vertices)
     if not edge > 0:
@@ -102,11 +104,12 @@ def cuboid_grid(
 
 
 def cuboid_mesh(grid: CuboidGrid) -> Mesh:
-    """Six separate grids of vertices, one for each side (reference, not welded).
+    """Six separate grids of vertices, one for each side (reference); edges are not welded.
 
-    In the order z min, z max, y min, y max, x min, x max. Vertex `row * columns + column` of a
-    side; rows and columns run along (y, x), (z, x), (z, y). Each cell is cut along the same
-    diagonal, (r, c), (r, c+1), (r+1, c) and (r+1, c+1), (r, c+1), (r+1, c), so windings differ.
+    Sides come in the order z min, z max, y min, y max, x min, x max. Their rows and columns run
+    along (y, x), (z, x) and (z, y), and vertex `row * columns + column` of a side stands at (row,
+    column). Each cell is cut along the same diagonal into the triangles (r, c), (r, c+1), (r+1, c)
+    and (r+1, c+1), (r, c+1), (r+1, c), so windings differ.
     """
     ticks = [np.linspace(grid.low[a], grid.high[a], grid.samples[a]) for a in range(3)]
     vertices, faces = [], []
@@ -132,7 +135,8 @@ def _triangles_of_cells(index: NDArray) -> NDArray:
 
 
 def find_cuboid(mesh: Mesh) -> CuboidGrid | None:
-    """The grid that `cuboid_mesh` makes this mesh from, to a millionth of its size, or None."""
+    """The grid from which `cuboid_mesh` makes this mesh, up to SAME_CUBOID; None if there is none."""
+    # The smallest cuboid has 2 x 2 vertices and 2 triangles on each of 6 sides.
     if len(mesh.vertices) < 24 or len(mesh.faces) < 12:
         return None
     low = mesh.vertices.min(0)
@@ -142,6 +146,7 @@ def find_cuboid(mesh: Mesh) -> CuboidGrid | None:
     a, b, c = samples
     if min(samples) < 2 or 2 * (a * b + b * c + c * a) != len(mesh.vertices):
         return None
+    # Compare with the cuboid of that grid, triangle by triangle and vertex by vertex.
     grid = CuboidGrid(low, high, samples)
     ideal = cuboid_mesh(grid)
     if not np.array_equal(ideal.faces, mesh.faces):
@@ -151,7 +156,7 @@ def find_cuboid(mesh: Mesh) -> CuboidGrid | None:
 
 
 def _count_ticks(coordinates: NDArray, tolerance: float) -> int:
-    """How many different values [N] there are."""
+    """Count the values among coordinates [N] that differ by more than about the tolerance."""
     return len(np.unique(np.round(coordinates / tolerance / 4)))
 
 

@@ -1,4 +1,4 @@
-"""From poses to errors, and from errors to the numbers of a table."""
+"""Pose errors, the accuracies that tables report, and two baselines that need no network."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from neural_mesh.geometry.cameras import geodesic_distance, pascal_cam_from_object
 
+# Errors in radians below which a pose counts as correct.
 THRESHOLDS = {"pi/6": math.pi / 6, "pi/18": math.pi / 18}
 LABELS = {"pi/6": "Pi/6  ", "pi/18": "Pi/18 ", "median": "MedErr"}  # as the reference prints them
 
@@ -20,8 +21,8 @@ class Accuracy:
     """Accuracy of some images.
 
     within_pi6, within_pi18: shares below the thresholds in %. median_deg: median error in degrees.
-    images: how many. not_finite: predictions among them that are no pose; they count as wrong by pi
-    (the reference gives them pi/2).
+    images: number of images. not_finite: number of predictions among them that are not finite; they
+    count as errors of pi (the reference's as pi/2).
     """
 
     within_pi6: float
@@ -39,7 +40,7 @@ class Accuracy:
 def pose_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
     """Angles in [0, pi] between poses [B, 3] (azimuth, elevation, theta), all in radians.
 
-    pi where a prediction is not finite.
+    The error is pi where a prediction is not finite.
     """
     predicted = np.asarray(predicted, np.float64)
     truth = np.asarray(truth, np.float64)
@@ -50,9 +51,9 @@ def pose_errors(predicted: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:
 
 
 def accuracy(errors: ArrayLike, not_finite: int = 0) -> Accuracy:
-    """Accuracy of errors [B] in radians, strictly below the thresholds.
+    """Accuracy of errors [B] in radians; a correct one is strictly below the threshold.
 
-    ValueError when there are none.
+    Raises ValueError when there are no errors.
     """
     errors = np.asarray(errors, np.float64)
     if not errors.size:
@@ -70,7 +71,7 @@ def accuracy(errors: ArrayLike, not_finite: int = 0) -> Accuracy:
 
 
 def image_weighted_mean(accuracies: Sequence[Accuracy], metric: str) -> float:
-    """Mean over categories weighted by their images: the published `Mean`, of medians, too."""
+    """Mean over categories weighted by their images: the published `Mean`, also of medians."""
     values = [accuracy.value(metric) for accuracy in accuracies]
     return float(np.average(values, weights=[accuracy.images for accuracy in accuracies]))
 
@@ -80,13 +81,13 @@ def category_mean(accuracies: Sequence[Accuracy], metric: str) -> float:
     return float(np.mean([accuracy.value(metric) for accuracy in accuracies]))
 
 
-# ---- what no network is needed for ----
+# ---- baselines that need no network ----
 
 
 def constant_pose_baseline(train: NDArray, test: NDArray) -> Accuracy:
-    """Accuracy on test poses [B, 3] of one training pose for all.
+    """Accuracy on test poses [B, 3] of predicting the same training pose for all of them.
 
-    It is the one of the training poses [A, 3] that is within pi/6 of most of them.
+    The pose is the one among the training poses [A, 3] that has the most of them within pi/6.
     """
     rotations = pascal_cam_from_object(*train.T)
     near = THRESHOLDS["pi/6"]
@@ -98,7 +99,7 @@ def constant_pose_baseline(train: NDArray, test: NDArray) -> Accuracy:
 def random_pose_baseline(train: NDArray, test: NDArray) -> Accuracy:
     """Expected accuracy on test poses [B, 3] of poses drawn from training poses [A, 3].
 
-    All pairs are counted, nothing is drawn.
+    It is computed over all pairs, without drawing.
     """
     rotations = pascal_cam_from_object(*train.T)
     true_rotations = pascal_cam_from_object(*test.T)

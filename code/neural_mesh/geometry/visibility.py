@@ -10,19 +10,21 @@ from neural_mesh.geometry.cameras import Pose, project
 from neural_mesh.geometry.meshes import Mesh
 
 ON_SIDE = 1e-6  # share of the longest side within which a vertex lies on a side of the box
-BLOCK = 256  # vertices that the ray test looks at together
-SLACK = 1e-6  # of the ray test: by so much a triangle is wider, and a ray shorter at its vertex
+BLOCK = 256  # vertices that the ray test handles at a time
+# The ray test widens triangles and shortens rays at their vertex by this share, so that a vertex is
+# not hidden by its own triangles and no ray slips between two triangles.
+SLACK = 1e-6
 
 
 # ---- what the object itself hides ----
 
 
 def visible_vertices(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
-    """Whether each vertex is seen from a camera at [3], by the object alone: [V].
+    """Whether the object itself leaves each vertex visible from a camera at centre_object [3]: [V].
 
-    Exact. On a cuboid a vertex is seen when a side that contains its position faces the camera
-    (edge copies count); on another mesh when no triangle cuts the segment between vertex and
-    camera.
+    The test is exact. On a cuboid a vertex is seen when a side that contains its position faces the
+    camera (copies on an edge belong to all its sides); on another mesh when no triangle cuts the
+    segment between vertex and camera.
     """
     on_side = sides_of_vertices(mesh)
     if on_side is not None:
@@ -31,9 +33,9 @@ def visible_vertices(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
 
 
 def sides_of_vertices(mesh: Mesh) -> NDArray[np.bool_] | None:
-    """Which sides of its bounding box each vertex lies on [V, 6]; None if not a cuboid.
+    """Which sides of its bounding box each vertex lies on [V, 6]; None if it is not a cuboid.
 
-    In the order x min, x max, y min, y max, z min, z max.
+    Sides are in the order x min, x max, y min, y max, z min, z max.
     """
     low = mesh.vertices.min(0)
     high = mesh.vertices.max(0)
@@ -49,9 +51,9 @@ def sides_of_vertices(mesh: Mesh) -> NDArray[np.bool_] | None:
 
 
 def sides_facing(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
-    """Which sides of the bounding box face cameras at [..., 3], as [..., 6].
+    """Which sides [..., 6] of the bounding box face cameras at centre_object [..., 3].
 
-    In the order of `sides_of_vertices`.
+    Sides are in the order of `sides_of_vertices`.
     """
     low = mesh.vertices.min(0)
     high = mesh.vertices.max(0)
@@ -60,11 +62,9 @@ def sides_facing(mesh: Mesh, centre_object: NDArray) -> NDArray[np.bool_]:
 
 
 def _segments_blocked(mesh: Mesh, centre: NDArray) -> NDArray[np.bool_]:
-    """Whether a triangle lies strictly between camera and vertex, for each [V].
-
-    The method of Moeller and Trumbore.
-    """
-    # A point of the segment is centre + t * direction, one of the triangle corner + u e1 + v e2.
+    """Whether a triangle lies between the camera and each vertex [V] (Moeller and Trumbore)."""
+    # Points of a segment are centre + t * direction, points of a triangle corner + u e1 + v e2.
+    # Both are equal where the segment meets the triangle's plane.
     corner = mesh.vertices[mesh.faces[:, 0]]
     edge1 = mesh.vertices[mesh.faces[:, 1]] - corner
     edge2 = mesh.vertices[mesh.faces[:, 2]] - corner
@@ -86,7 +86,7 @@ def _segments_blocked(mesh: Mesh, centre: NDArray) -> NDArray[np.bool_]:
     return blocked
 
 
-# ---- what the picture shows of it ----
+# ---- what the picture shows of the object ----
 
 
 def uncovered_vertices(
@@ -94,8 +94,8 @@ def uncovered_vertices(
 ) -> NDArray[np.bool_]:
     """Which vertices [V] no occluder covers.
 
-    occ_mask [h, w] of the original image. Vertices outside the image count as uncovered, and so do
-    all without a mask.
+    occ_mask [h, w]: True where an occluder covers the original image; None for no occluder.
+    Vertices outside the image count as uncovered.
     """
     uncovered = np.ones(len(mesh.vertices), bool)
     if occ_mask is not None:
@@ -114,13 +114,14 @@ def _pixels_rc(mesh: Mesh, pose: Pose, focal_px: float) -> NDArray[np.float64]:
 def vertices_in_crop(
     mesh: Mesh, pose: Pose, focal_px: float, crop: CropPlacement, box_ori: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Positions of the vertices in the crop (row, col) [V, 2], and which are seen [V].
+    """Positions of the vertices in the crop (row, col) [V, 2], and which of them are seen [V].
 
     Positions are clamped into the crop.
-    pose: with its principal point in pixels of the original image. box_ori: the annotated box as
+
+    pose: its principal point is in pixels of the original image. box_ori: the annotated box as
     stored, see `boxes`. A vertex is seen when the object itself does not hide it and it falls into
     that box. GEOMETRY=paper truncates the projection to whole pixels and maps it from box to box,
-    as the reference.
+    as the reference does.
     """
     pixels_rc = _pixels_rc(mesh, pose, focal_px)
     if crop.geometry == "paper":
@@ -138,19 +139,20 @@ def vertices_in_crop(
 
 
 def facing_weights(mesh: Mesh, centre_object: NDArray) -> NDArray[np.float64]:
-    """|cosine| between each vertex's outward direction and its line of sight [V].
+    """|cosine| of the angle between each vertex's outward direction and its line of sight [V].
 
-    The reference's `kp_weights`. It fits spheres through neighbours, which is degenerate on a
-    plane; this is the mean direction of the triangles around a vertex. Stored for its readers,
-    unused in training, as in the reference.
+    The reference calls them `kp_weights` and fits spheres through a vertex's neighbours, which is
+    degenerate on a plane; here the direction is the mean over the triangles around the vertex. The
+    weights are stored for other readers of the files; training does not use them, nor does the
+    reference's.
     """
     corners = mesh.vertices[mesh.faces]
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    # Windings differ, so that outward is what points away from the middle.
+    # Windings differ, so outward is the direction that points away from the middle.
     from_middle = corners.mean(1) - mesh.vertices.mean(0)
     outward = normal * np.sign((normal * from_middle).sum(-1, keepdims=True))
 
-    # Sums over the triangles around each vertex, weighted by their area.
+    # Sum over the triangles around each vertex; longer normals weigh the larger triangles more.
     vertex = mesh.faces.T.ravel()
     count = len(mesh.vertices)
     sums = [np.bincount(vertex, np.tile(outward[:, axis], 3), count) for axis in range(3)]
