@@ -72,7 +72,7 @@ def object_scale(distance: float, bbox_xyxy: ArrayLike) -> float:
     box is empty.
     """
     if distance > 0:
-        # The reference's product of two numbers; distance / 5 differs in the last bit, which is
+        # The reference multiplies and divides; distance / 5 may differ in the last bit, which is
         # enough to move a truncated box by a pixel.
         return 200.0 * distance / 1000.0
     x0, y0, x1, y1 = (int(v) for v in bbox_xyxy)

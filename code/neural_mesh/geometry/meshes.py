@@ -135,7 +135,7 @@ def _triangles_of_cells(index: NDArray) -> NDArray:
 
 
 def find_cuboid(mesh: Mesh) -> CuboidGrid | None:
-    """The grid from which `cuboid_mesh` makes this mesh, up to SAME_CUBOID; None if there is none."""
+    """The grid from which `cuboid_mesh` makes this mesh, up to SAME_CUBOID, or None."""
     # The smallest cuboid has 2 x 2 vertices and 2 triangles on each of 6 sides.
     if len(mesh.vertices) < 24 or len(mesh.faces) < 12:
         return None

@@ -1,4 +1,4 @@
-"""The feature bank of a neural mesh, and how a batch moves it (paper section 3.2)."""
+"""The feature bank of a neural mesh, and its update by a batch (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from neural_mesh.settings import FEATURE_CHANNELS, TrainConfig
 
 @dataclass
 class Bank:
-    """Features of one mesh: rows 0..V-1 its vertices, the other N clutter; all unit vectors.
+    """Unit features of one mesh: rows 0 to V - 1 are its vertices', the other N are clutter.
 
-    memory: [V + N, C]. ring: how clutter rows are replaced, `reference` or `full`. mean: how a
-    vertex's features are averaged, `batch` or `visible`. See TrainConfig.clutter_ring, bank_mean.
-    slot: index of the next slot (reference ring), or of the next row (full ring). slots: how many
-    there are (reference ring), fixed by the first batch.
+    memory [V + N, C]: all features. vertices: V. ring: how clutter rows are replaced, `reference`
+    or `full`, see TrainConfig.clutter_ring. mean: how a vertex's features are averaged, `batch` or
+    `visible`, see TrainConfig.bank_mean. momentum: share of the old feature in a vertex's new one.
+    slot: index of the next slot (reference ring), or of the next row (full ring). slots: number of
+    slots of the reference ring, which the first batch fixes.
     """
 
     memory: Tensor
@@ -39,7 +40,7 @@ class Bank:
         device: torch.device | str = "cpu",
         channels: int = FEATURE_CHANNELS,
     ) -> Bank:
-        """Random unit rows, uniform in the cube first, as in the reference."""
+        """A bank of random rows, drawn uniformly from a cube and then normalised (reference)."""
         bound = math.sqrt(3 / channels)
         # Drawn on the CPU, so that the seed gives the same bank on every device.
         rows = torch.rand(vertices + config.num_clutter, channels, generator=generator)
@@ -58,22 +59,22 @@ class Bank:
         return self.memory[self.vertices :]
 
     def state(self) -> dict:
-        """What a resumed training needs."""
+        """Everything that a resumed training run needs of the bank."""
         return {"memory": self.memory.cpu(), "slot": self.slot, "slots": self.slots}
 
     def load_state(self, state: dict) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned."""
         self.memory.copy_(state["memory"])
         self.slot = state["slot"]
         self.slots = state["slots"]
 
     @torch.no_grad()
     def update(self, total: Tensor, seen: Tensor, noise: Tensor) -> None:
-        """Move the bank towards a batch.
+        """Move the vertices' features towards those of a batch, and replace old clutter features.
 
-        total [V, C], seen [V]: what `vertex_sums` gives of the batch. noise [B, n, C]: its clutter
-        features. With the mean `batch` (reference) a vertex's sum is divided by B, so rarely
-        visible vertices move slowly.
+        total [V, C], seen [V]: the batch's `vertex_sums`. noise [B, n, C]: its clutter features.
+        With the mean `batch` (reference) a vertex's sum is divided by B, so rarely visible vertices
+        move slowly.
         """
         images = torch.full_like(seen, len(noise))
         divisor = images if self.mean == "batch" else seen.clamp(min=1)
@@ -82,7 +83,7 @@ class Bank:
         mixed = self.momentum * self.mesh_rows + moved
         self.memory[: self.vertices] = torch.where((seen > 0)[:, None], mixed, self.mesh_rows)
         self._write_clutter(noise.flatten(0, 1))
-        # Sums of unit vectors are shorter.
+        # Weighted sums of unit vectors are shorter than 1.
         self.memory = functional.normalize(self.memory, dim=1)
 
     def _write_clutter(self, rows: Tensor) -> None:
@@ -92,11 +93,12 @@ class Bank:
             clutter.copy_(rows[: len(clutter)])
         elif self.ring == "reference":
             self.slots = self.slots or max(1, len(clutter) // len(rows))
-            # A smaller last batch writes elsewhere: these are the reference's offsets.
+            # With these offsets, the reference's, a smaller last batch writes at other rows.
             first = self.slot * len(rows)
             clutter[first : first + len(rows)] = rows
             self.slot = (self.slot + 1) % self.slots
         else:
+            # The ring wraps around at the last row.
             at = (self.slot + torch.arange(len(rows), device=rows.device)) % len(clutter)
             clutter[at] = rows
             self.slot = (self.slot + len(rows)) % len(clutter)
@@ -104,9 +106,10 @@ class Bank:
 
 @torch.no_grad()
 def vertex_sums(features: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum of a batch's visible features per vertex [V, C], and how many images show each [V].
+    """Sum of a batch's visible features per vertex [V, C], and number of images that show it [V].
 
-    features [B, V, C], visible [B, V] bool. Sums of parts of a batch add up to that of the batch.
+    features [B, V, C], visible [B, V] bool. The sums of the parts of a batch add up to those of the
+    whole batch.
     """
     weight = visible.to(features.dtype)
     return torch.einsum("bv,bvc->vc", weight, features), weight.sum(0)

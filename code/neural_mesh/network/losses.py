@@ -1,8 +1,8 @@
 """The contrastive loss against a feature bank, and the clutter loss (paper section 3.2).
 
 Only visible vertices enter the similarity product, a block of rows at a time, and the gradient is
-formed in the same pass. So none of these ever exists: a one-hot matrix, [B, V, V + N] logits, or a
-mask of that size.
+computed in the same pass. The full [B, V, V + N] logits, a mask of that size and a one-hot matrix
+are never in memory.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from neural_mesh.settings import TrainConfig
 
-# Rows of the similarity product that are in memory together: few enough for a CPU's cache, enough
-# to fill a GPU.
+# Rows of the similarity product that are in memory together: few enough for a CPU's cache, and
+# enough to keep a GPU busy.
 ROWS_AT_ONCE = {"cpu": 512, "cuda": 16384}
 
 
@@ -28,20 +28,21 @@ def contrastive_loss(
     config: TrainConfig,
     count: int | None = None,
 ) -> Tensor:
-    """-log of a visible vertex's share among the far vertices and the clutter (paper eq. 7).
+    """Cross entropy of each visible vertex against far vertices and clutter (paper eq. 7).
 
     Far vertices are more than `near_distance_px` away, in crop pixels at the image scale in use.
 
-    features [B, V, C] unit vectors at the vertices, positions_rc [B, V, 2] crop pixels (hidden
-    vertices count as neighbours too), visible [B, V] bool, memory [V + N, C]. Returns the sum over
-    visible vertices divided by `count`, which is their number unless this is a part of a batch; 0
-    when there is none. No gradient flows into the bank.
+    features [B, V, C]: unit vectors at the vertices. positions_rc [B, V, 2]: where the vertices
+    are, in crop pixels; hidden vertices also count as neighbours. visible [B, V]: bool. memory [V +
+    N, C]: the bank. count: number of visible vertices of the whole batch, where this is a part of
+    one. Returns the sum over visible vertices divided by `count`, and 0 when no vertex is visible.
+    No gradient flows into the bank.
     """
     return _ContrastiveLoss.apply(features, positions_rc, visible, memory, count, config)
 
 
 class _ContrastiveLoss(torch.autograd.Function):
-    """Cross entropy over visible vertices, divided by `count`; with its gradient in one pass."""
+    """Cross entropy over visible vertices, divided by `count`, with its gradient in one pass."""
 
     @staticmethod
     def forward(ctx, features, positions_rc, visible, memory, count, config):
@@ -59,12 +60,13 @@ class _ContrastiveLoss(torch.autograd.Function):
         step = ROWS_AT_ONCE.get(features.device.type, ROWS_AT_ONCE["cuda"])
         for i, k in zip(image.split(step), vertex.split(step), strict=True):
             row = torch.arange(len(i), device=i.device)
-            # [R, V + N] similarities of R visible vertices with the whole bank
+            # Similarities [R, V + N] of R visible vertices with the whole bank.
             logits = torch.addmm(log_weights, features[i, k], scaled.T)
-            # Neighbours are no negatives, but the vertex itself stays.
+            # Neighbours are not negatives; the vertex itself is the positive and stays.
             near = _near(planes, i, k, radius)
             near[row, k] = False
             logits[:, :vertices].masked_fill_(near, -math.inf)
+            # The softmax gives both the loss and its gradient by the logits, share - one-hot.
             share = torch.softmax(logits, 1)
             total -= share[row, k].log().sum()
             if gradient is not None:
@@ -78,12 +80,12 @@ class _ContrastiveLoss(torch.autograd.Function):
     def backward(ctx, upstream):
         gradient = ctx.gradient
         ctx.gradient = None
-        # Scaled in place, since it is as large as the features.
+        # It is scaled in place because it is as large as the features.
         return gradient.mul_(upstream), None, None, None, None, None
 
 
 def _log_weights(memory: Tensor, vertices: int, config: TrainConfig) -> Tensor:
-    """What the logits of all bank rows begin with [V + N]: 0 for vertices, a weight for clutter."""
+    """Terms [V + N] added to the logits: 0 for vertices, the log of their weight for clutter."""
     log_weights = memory.new_zeros(len(memory))
     clutter = math.log(config.weight_clutter) if config.weight_clutter else -math.inf
     log_weights[vertices:] = clutter
@@ -91,9 +93,10 @@ def _log_weights(memory: Tensor, vertices: int, config: TrainConfig) -> Tensor:
 
 
 def _near(planes: tuple[Tensor, Tensor], image: Tensor, vertex: Tensor, radius: float) -> Tensor:
-    """Which vertices of its image lie within `radius` of each of R vertices [R, V] bool.
+    """For R vertices, which vertices of the same image lie within `radius` pixels: [R, V] bool.
 
-    planes: rows and columns [B, V] of all vertices. image, vertex [R]: which ones are asked about.
+    planes: rows and columns [B, V] of all vertices. image, vertex [R]: the indices of the R
+    vertices.
     """
     rows, cols = planes
     squared = (rows[image] - rows[image, vertex][:, None]).square_()
@@ -104,9 +107,9 @@ def _near(planes: tuple[Tensor, Tensor], image: Tensor, vertex: Tensor, radius: 
 def clutter_loss(noise: Tensor, mesh_rows: Tensor, images: int | None = None) -> Tensor:
     """Mean similarity of clutter features [B, n, C] and vertex features [V, C].
 
-    It is the product of the two means. images: how many images the mean is over, when the B of
-    them are a part of a batch.
+    images: number of images of the whole batch, where the B images are a part of one.
     """
+    # The mean of all products is the product of the two means.
     rows = noise.shape[1] * (images or len(noise))
     mean_noise = noise.sum((0, 1)) / rows
     return mean_noise @ mesh_rows.mean(0)

@@ -1,4 +1,4 @@
-"""What is written of a training beside its checkpoints: figures of each epoch, and a summary."""
+"""The figures of each epoch and the summary of a training run, beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from neural_mesh.training.validation import METRICS
 class TrainingLog:
     """Figures of the epochs so far.
 
-    rows: one for each epoch, all with the same columns. best: figures of the best validation and
-    its epoch; empty before the first.
+    rows: one for each epoch, all with the same columns. best: figures and epoch of the best
+    validation; empty before the first validation.
     """
 
     rows: list[dict] = field(default_factory=list)
     best: dict = field(default_factory=dict)
 
     def add(self, tally: EpochTally, validated: Mapping[str, float] | None) -> None:
-        """Append an epoch. validated: None without validation, empty where none was due."""
-        # Rounded for the eye; TensorBoard gets all digits.
+        """Append an epoch. validated: its figures; None without validation, empty if not due."""
+        # Values are rounded for readers; TensorBoard gets all digits.
         row = {
             "epoch": tally.epoch,
             "loss": round(tally.mean_loss, 5),
@@ -41,13 +41,13 @@ class TrainingLog:
             "empty_batches": tally.empty,
             "non_finite_batches": tally.non_finite,
         }
-        # All rows have the same columns, also where no validation was due.
+        # All rows have the same columns, even where no validation was due.
         if validated is not None:
             row |= {name: validated.get(name, "") for name in METRICS}
         self.rows.append(row)
 
     def is_best(self, figures: Mapping[str, float]) -> bool:
-        """Whether a validation beats those before: by the share within pi/18, then the median."""
+        """Whether a validation beats all before it, by the share within pi/18, then the median."""
         if not self.best:
             return True
         rank = (figures["pi/18"], -figures["median"])
@@ -61,15 +61,15 @@ class TrainingLog:
         write_text(path, csv_text([header, *lines]))
 
     def total(self, column: str) -> int:
-        """The sum of a column."""
+        """The sum of a column over all epochs."""
         return sum(row[column] for row in self.rows)
 
 
 def scalars(
     tally: EpochTally, seconds: float, validated: Mapping[str, float] | None
 ) -> dict[str, float]:
-    """The figures of an epoch for TensorBoard, by name. seconds: what the epoch took."""
-    # Names with a slash are groups on TensorBoard's page.
+    """The figures of an epoch for TensorBoard, by name. seconds: duration of the epoch."""
+    # TensorBoard's page groups names by what stands before a slash.
     figures = {
         "loss": tally.mean_loss,
         "clutter_loss": tally.mean_clutter,
@@ -89,12 +89,12 @@ def summary(
     log: TrainingLog,
     iterations: int,
 ) -> dict:
-    """What was trained, on what, with what, and the figures it ended with.
+    """Settings, data, versions, devices and final figures of a training run.
 
-    The same training gives the same. validation_images: held out, of each mesh; empty without
-    validation.
+    validation_images: number of held-out images of each mesh; empty without validation. iterations:
+    number of iterations in all. Repeating a training run gives the same summary.
     """
-    # Neither times nor folders are in it: two trainings are compared file by file.
+    # It holds neither times nor folders, so that two training runs can be compared file by file.
     return {
         "settings": asdict(config),
         "data": {
@@ -123,7 +123,7 @@ def summary(
 
 
 def _versions(hardware: Hardware) -> dict[str, str | None]:
-    """Versions of what the numbers depend on."""
+    """Versions of the software that the numbers depend on."""
     on_gpu = hardware.devices.network[0].type == "cuda"
     return {
         "python": platform.python_version(),

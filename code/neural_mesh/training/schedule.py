@@ -1,4 +1,4 @@
-"""The learning rate over a training."""
+"""The learning rate over a training run."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import math
 
 from neural_mesh.settings import TrainConfig
 
-WARM_UP = 0.05  # of all epochs, with the cosine schedule
-LOWEST_WARM_UP = 0.02  # of the learning rate, in the first iterations
+WARM_UP = 0.05  # share of all epochs that the cosine schedule warms up for
+LOWEST_WARM_UP = 0.02  # share of the learning rate in the first iterations
 
 
 def learning_rate(config: TrainConfig, epoch: float) -> float:
     """Learning rate at a (fractional) epoch.
 
-    as-executed: the reference recomputes it from the base at epochs 1, 11, ..., so that it is a
-    fifth from epoch 1 on; one would expect a fifth of the last one each time.
+    as-executed: the reference recomputes the rate from the base rate at epochs 1, 11, ..., so that
+    it is a fifth from epoch 1 on, although it seems meant to fall to a fifth of the last rate each
+    time. cosine: a linear warm-up, then half a cosine down to 0.
     """
     if config.schedule == "as-executed":
         return config.learning_rate * (1.0 if epoch < 1 else 0.2)

@@ -1,4 +1,4 @@
-"""What a training is given: images with their meshes, and the devices and processes it runs on."""
+"""The input of a training run: images with their meshes, and its devices and processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from neural_mesh.settings import TrainConfig
 class TrainingData:
     """The images to train on, by mesh.
 
-    datasets[i] holds the images of meshes[i], of which there may be none. fingerprint: of the
-    prepared set.
+    datasets[i]: the images of meshes[i]; it may be empty. fingerprint: that of the prepared set.
     """
 
     meshes: list[Mesh]
@@ -25,16 +24,16 @@ class TrainingData:
 
     @property
     def sizes(self) -> list[int]:
-        """Images of each mesh."""
+        """Number of images of each mesh."""
         return [len(dataset) for dataset in self.datasets]
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a training runs on.
+    """The devices and processes that a training run uses.
 
-    devices: where network and banks lie. group: the processes that train together. workers:
-    decoding processes of this one. compiled: whether the network goes through torch.compile.
+    devices: where network and banks are. group: the processes that train together. workers: number
+    of decoding processes of this process. compiled: whether the network goes through torch.compile.
     """
 
     devices: Placement
@@ -44,12 +43,12 @@ class Hardware:
 
 
 def check_combination(config: TrainConfig, hardware: Hardware) -> None:
-    """ValueError for settings that do not go together."""
+    """Raise ValueError for settings that contradict each other."""
     devices = hardware.devices.network
     # torch synchronises batch norm between processes, and only on GPUs.
     if config.sync_batchnorm and (hardware.group.size == 1 or devices[0].type == "cpu"):
         raise ValueError("SYNC_BATCHNORM=true needs PARALLEL=ddp on several GPUs")
-    # DataParallel's replicas are made anew in every step.
+    # DataParallel copies the network in every step, and the copies are not compiled.
     if hardware.compiled and len(devices) > 1:
         raise ValueError(
             "COMPILE=true does not go with PARALLEL=dp on several GPUs; set PARALLEL=ddp"

@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk, from which a killed run goes on."""
+"""The state of an unfinished training run on disk, from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ from neural_mesh.training.setup import TrainingData
 from neural_mesh.training.step import Learner
 
 SECONDS_BETWEEN_STATES = 20.0  # at least
-LONGEST_SHARE = 20  # and this many times what writing one takes
+# The time between two states is at least this many times the time that writing one takes, so that
+# writing takes at most a twentieth of a run.
+TIMES_WRITING = 20
+# The keys that every state has. Two more are optional because older states lack them: "data", the
+# fingerprint of the prepared set, and "best", the figures of the best validation.
 STATE_KEYS = (
     "config",
     "images",
@@ -33,7 +37,7 @@ STATE_KEYS = (
 
 
 class StateFile:
-    """The state of a training with these settings and data; one with others is refused."""
+    """The state of a training run with these settings and data; a state of another is refused."""
 
     def __init__(self, path: Path, config: TrainConfig, data: TrainingData):
         self.path = path
@@ -46,16 +50,16 @@ class StateFile:
         return monotonic() > self.due
 
     def save(self, learner: Learner, epoch: int, log: TrainingLog) -> None:
-        """Write what a resumed run needs at the end of an epoch, by rank 0.
+        """Write the state at the end of an epoch; only rank 0 does.
 
-        An epoch that ended without a finite loss is no state to go on from. epoch: how many are
-        done.
+        epoch: number of finished epochs. No state is written where the last batch has no finite
+        loss.
         """
         started = monotonic()
         if learner.group.first and not learner.non_finite_in_a_row:
             self._write(learner, epoch, log)
         seconds = monotonic() - started
-        self.due = monotonic() + max(SECONDS_BETWEEN_STATES, LONGEST_SHARE * seconds)
+        self.due = monotonic() + max(SECONDS_BETWEEN_STATES, TIMES_WRITING * seconds)
 
     def _write(self, learner: Learner, epoch: int, log: TrainingLog) -> None:
         meshes = [
@@ -72,14 +76,14 @@ class StateFile:
             "best": log.best,
             "log": log.rows,
         }
-        # Given a path, torch would tell nothing of a full disk.
+        # Given a path instead of a file, torch does not report a full disk.
         with atomic_path(self.path) as temporary, open(temporary, "wb") as file:
             torch.save(state, file)
 
     def load(self) -> dict | None:
-        """What `save` wrote, None when there is nothing.
+        """Read what `save` wrote; None when there is no state.
 
-        ValueError when it is broken, or belongs to other settings, data or cuboids.
+        Raises ValueError when the file is broken, or belongs to other settings, data or cuboids.
         """
         if not self.path.is_file():
             return None
@@ -98,8 +102,8 @@ class StateFile:
         return state
 
     def _differing(self, state: dict) -> list[str]:
-        """In what a state is of another training: its settings, else its data, else its cuboids."""
-        # A state of an earlier version lacks settings, which had the value that is the default now.
+        """How a state differs from this run: in settings, else in data, else in cuboids."""
+        # A setting that a state of an earlier version lacks had the value that is now the default.
         stored = asdict(TrainConfig()) | state["config"]
         settings = [
             name
@@ -115,10 +119,10 @@ class StateFile:
         return [] if same_meshes(meshes, self.data.meshes) else ["cuboids"]
 
     def delete(self) -> None:
-        """Remove it, once the training has ended."""
+        """Remove the state once the training run has ended."""
         self.path.unlink(missing_ok=True)
 
 
 def _listed(value: object) -> object:
-    """A tuple as a list: files may hold either."""
+    """Turn a tuple into a list, since files may hold either."""
     return list(value) if isinstance(value, tuple) else value

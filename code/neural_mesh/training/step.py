@@ -20,14 +20,14 @@ from neural_mesh.network.losses import clutter_loss, contrastive_loss
 from neural_mesh.settings import TrainConfig
 from neural_mesh.training.setup import Hardware, check_combination
 
-MOST_NON_FINITE = 10  # batches in a row without a finite loss, then training stops
+MOST_NON_FINITE = 10  # batches in a row without a finite loss after which training stops
 
 
 class MeshBatch(NamedTuple):
     """Images of one mesh that are trained on together.
 
-    mesh: its index. sample: this process's share of the images. counts: images of each process; a
-    process that has none gets one all the same, which does not count.
+    mesh: index of the mesh. sample: this process's share of the images. counts: number of images of
+    each process; a process whose number is 0 still gets one image, which is left out afterwards.
     """
 
     mesh: int
@@ -36,19 +36,19 @@ class MeshBatch(NamedTuple):
 
     @property
     def images(self) -> int:
-        """Images of all processes."""
+        """Number of images of all processes together."""
         return sum(self.counts)
 
 
 @dataclass
 class EpochTally:
-    """What happened in an epoch, which is counted from 0."""
+    """Sums over the batches of an epoch so far; epochs are counted from 0."""
 
     epoch: int = 0
     images: int = 0
     batches: int = 0
     loss: float = 0.0  # summed over the batches that were trained on
-    clutter: float = 0.0  # the part of it that is clutter loss
+    clutter: float = 0.0  # the part of `loss` that is clutter loss
     trained: int = 0  # batches that moved bank and gradient
     empty: int = 0  # batches in which no vertex is visible
     non_finite: int = 0  # batches whose loss is not a finite number
@@ -56,17 +56,17 @@ class EpochTally:
 
     @property
     def mean_loss(self) -> float:
-        """Over the batches that were trained on."""
+        """Mean loss over the batches that were trained on."""
         return self.loss / max(self.trained, 1)
 
     @property
     def mean_clutter(self) -> float:
-        """Over the batches that were trained on."""
+        """Mean clutter loss over the batches that were trained on."""
         return self.clutter / max(self.trained, 1)
 
 
 class VertexFeatures(NamedTuple):
-    """Features of a batch beside the bank: on its device, and only of images that count.
+    """Features of the images of a batch that count, on the device of the bank.
 
     vertices [B, V, C], noise [B, n, C], positions_rc [B, V, 2] in crop pixels, visible [B, V].
     """
@@ -81,7 +81,7 @@ class Learner:
     """Network, banks and optimiser of one category.
 
     With several processes each learns from its share of every batch; banks and network stay the
-    same in all. Raises ValueError for settings that do not go together.
+    same in all processes. Raises ValueError for settings that contradict each other.
     """
 
     def __init__(self, config: TrainConfig, meshes: Sequence[Mesh], hardware: Hardware):
@@ -107,9 +107,9 @@ class Learner:
     def step(self, batch: MeshBatch, rate: float, tally: EpochTally) -> None:
         """One iteration, with an optimiser step when enough gradients are accumulated.
 
-        A batch without a visible vertex (the reference's weights turn into NaN there) or without a
-        finite loss is counted, and leaves banks and gradient alone. rate: the learning rate. Raises
-        ValueError when the loss stays without a finite value.
+        rate: the learning rate. tally: counts the batch. A batch without a visible vertex (which
+        turns the reference's weights into NaN) or without a finite loss leaves banks and gradient
+        unchanged. Raises ValueError after MOST_NON_FINITE such losses in a row.
         """
         tally.images += batch.images
         tally.batches += 1
@@ -126,9 +126,10 @@ class Learner:
         self.iteration += 1
 
     def try_step(self, batch: MeshBatch, rate: float, tally: EpochTally) -> bool:
-        """Take a step; False when it does not fit into the GPU's memory.
+        """Take a step; returns False when it does not fit into the GPU's memory.
 
-        The exception is gone by then, which would keep what the failed step had computed.
+        Its caller can free that memory: the exception, which holds the tensors of the failed step,
+        no longer exists by then.
         """
         try:
             self.step(batch, rate, tally)
@@ -137,9 +138,9 @@ class Learner:
         return True
 
     def _learn(self, batch: MeshBatch, seen: int, tally: EpochTally) -> None:
-        """Loss of a batch, its gradient, and the bank's move.
+        """Compute the loss of a batch and its gradient, and move the bank.
 
-        seen: visible vertices in all processes together.
+        seen: number of visible vertices in all processes together.
         """
         bank = self.banks[batch.mesh]
         features = self._features(batch)
@@ -156,12 +157,13 @@ class Learner:
         clutter = self.config.weight_regularisation * clutter
         values = torch.stack([main, clutter]).detach()
         self.group.sum(values)
-        # The host waits for the GPU here, and not after the backward pass.
+        # Reading the values makes the host wait for the GPU; here it costs less than after the
+        # backward pass.
         main_value, clutter_value = values.tolist()
         if not math.isfinite(main_value + clutter_value):
             self._skip_non_finite(tally)
             return
-        # DistributedDataParallel takes the mean over processes.
+        # DistributedDataParallel averages gradients over processes; the loss is a sum over them.
         ((main + clutter) * self.group.size).backward()
         self._move_bank(bank, features, batch.counts)
         tally.loss += main_value
@@ -170,16 +172,16 @@ class Learner:
         self.non_finite_in_a_row = 0
 
     def _features(self, batch: MeshBatch) -> VertexFeatures:
-        """Features of a batch at its vertices and at cells of clutter."""
+        """Features of a batch at its vertices and at its clutter cells."""
         device = self.devices.network[0]
         sample = batch.sample
         image = send(sample.image, device)
         positions_rc = send(sample.positions, device)
         noise_cells = send(sample.noise_cells, device)
-        # The network gives features at the vertices' cells, hidden or not, then at clutter cells.
+        # The network returns features at the vertices' cells, hidden or not, then at clutter cells.
         cells = torch.cat([cells_of(positions_rc, self.map_hw), noise_cells], dim=1)
         images = normalise(image).contiguous(memory_format=torch.channels_last)
-        # From here on only what counts, beside the bank.
+        # From here on only the images that count are kept, on the device of the bank.
         own = batch.counts[self.group.rank]
         bank_device = self.devices.bank
         features = self.parallel(images, cells)[:own].to(bank_device)
@@ -191,13 +193,13 @@ class Learner:
 
     @torch.no_grad()
     def _move_bank(self, bank: Bank, features: VertexFeatures, counts: Sequence[int]) -> None:
-        """Move a bank towards the features of a batch, those of all processes."""
+        """Move a bank towards the features of a batch in all processes."""
         total, images_seen = vertex_sums(features.vertices, features.visible)
         self.group.sum(total, images_seen)
         bank.update(total, images_seen, self.group.concatenate(features.noise, counts))
 
     def _move_weights(self, rate: float) -> None:
-        """An optimiser step along the accumulated gradients."""
+        """Take an optimiser step along the accumulated gradients."""
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = rate
         self.optimiser.step()
@@ -214,7 +216,7 @@ class Learner:
             )
 
     def state(self) -> dict:
-        """What a resumed training needs of all this."""
+        """Everything that a resumed training run needs of network, banks and optimiser."""
         return {
             "iteration": self.iteration,
             "network": self.network.state_dict(),
@@ -224,7 +226,7 @@ class Learner:
         }
 
     def load_state(self, state: dict) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned."""
         self.iteration = state["iteration"]
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -235,7 +237,7 @@ class Learner:
 
 
 def _network(config: TrainConfig, hardware: Hardware) -> FeatureNet:
-    """A network on its first device, in the memory layout that convolutions like best."""
+    """The network on its first device, in the memory layout in which convolutions are fastest."""
     network = build_network(config.backbone, config.pretrained)
     network = network.to(hardware.devices.network[0])
     network = network.to(memory_format=torch.channels_last)
@@ -247,9 +249,9 @@ def _network(config: TrainConfig, hardware: Hardware) -> FeatureNet:
 
 
 def _in_parallel(network: FeatureNet, hardware: Hardware) -> nn.Module:
-    """The network as devices and processes need it; it shares its parameters.
+    """Wrap a network for several devices or processes; the result shares its parameters.
 
-    Batch norm stays per replica. Of its running statistics those of rank 0 are kept, and by
+    Batch norm sees one replica at a time. Its running statistics are those of rank 0, or with
     DataParallel those of the first device.
     """
     devices = list(hardware.devices.network)

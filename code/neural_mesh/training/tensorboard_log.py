@@ -1,4 +1,4 @@
-"""What a training shows on the way: scalars and pictures for TensorBoard, the only user of it."""
+"""TensorBoard's log of a training run: scalars and pictures."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from neural_mesh.solve.model import Model
 from neural_mesh.storage.files import disk_errors
 
 PICTURES = 2  # images of each mesh that get a similarity map
-GREY_SHARE = 0.35  # of the photograph under a similarity map
-# Similarity that is black; what vertices have with unlike cells of a trained network lies below.
+GREY_SHARE = 0.35  # weight of the photograph under a similarity map
+# Similarity that is drawn black; with a trained network a vertex and an unlike cell have less.
 LOWEST_SHOWN = 0.4
 CROSS_RADIUS = 9  # pixels
 CROSS_COLOUR = (0, 255, 0)
 
 
 class TensorBoardLog:
-    """A TensorBoard log in `folder`, or nothing at all when there is no folder.
+    """A TensorBoard log in `folder`; without a folder it records nothing.
 
-    first_step: 0 starts a new log; a resumed training passes the step that it records next, and
-    what a killed run had written from there on is hidden. What is recorded is on disk at once,
-    unlike with torch's SummaryWriter, whose thread keeps two minutes of it and ends with a
-    traceback where the disk is full.
+    first_step: 0 starts a new log; a resumed training run passes the step that it records next, and
+    what a killed run had written from that step on is hidden. Each record is on disk at once,
+    whereas the thread of torch's SummaryWriter holds back two minutes of them and ends with a
+    traceback when the disk is full.
 
     Raises ValueError when tensorboard is not installed, and all methods WriteError when the disk
     is full.
@@ -46,17 +46,18 @@ class TensorBoardLog:
             from tensorboard.compat.proto.event_pb2 import Event, SessionLog
             from tensorboard.summary.writer.record_writer import RecordWriter
             from torch.utils.tensorboard import summary
-        except ImportError as error:
+        except Exception as error:  # of another protobuf or NumPy they raise this and that
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"TENSORBOARD=true needs a package ({error}); "
+                f"TENSORBOARD=true needs packages that cannot be used here ({reason}); "
                 "install requirements.txt or set TENSORBOARD=false"
             ) from error
-        # What an earlier training of the category wrote would be drawn beside this one.
+        # TensorBoard would draw the log of an earlier run of the category beside this one.
         if not first_step and folder.is_dir():
             shutil.rmtree(folder)
         self.summary = summary
         self.event = Event
-        # Later runs sort behind earlier ones.
+        # The time in the name sorts later runs after earlier ones.
         self.path = folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
         with disk_errors(self.path):
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ class TensorBoardLog:
             self.records.flush()
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Record numbers, by name, of a step."""
+        """Record the numbers of a step, by name."""
         if self.path is not None:
             for name, value in values.items():
                 self._add(step=step, summary=self.summary.scalar(name, value))
@@ -95,7 +96,7 @@ class TensorBoardLog:
 def draw_similarity_maps(
     board: TensorBoardLog, model: Model, datasets: Sequence[TrainingImages], step: int
 ) -> None:
-    """Record similarity maps of a few training images. datasets: of mesh 1, 2, ..."""
+    """Record similarity maps of a few training images. datasets: those of mesh 1, 2, ..."""
     for mesh, dataset in enumerate(datasets, start=1):
         stride = max(1, len(dataset) // PICTURES)
         for index in range(0, len(dataset), stride)[:PICTURES]:
@@ -103,7 +104,7 @@ def draw_similarity_maps(
             seen = visible.nonzero()[:, 0].tolist()
             if not seen:
                 continue
-            # Any vertex does; this one lies amid those that are seen.
+            # Any visible vertex would do; this one is in the middle of the list.
             vertex = seen[len(seen) // 2]
             features = model.features(image[None])[0]
             vertices, _ = model.banks(mesh)
@@ -125,13 +126,14 @@ def similarity_picture(
     vertex: int,
     position_rc: tuple[float, float],
 ) -> NDArray[np.uint8]:
-    """What the bank sees in an image.
+    """Draw how an image's features resemble the bank's: three panels, one below the other.
 
-    The crop, each cell's best vertex score, and its similarity with one vertex, one below the
-    other; white is similarity 1.
+    The first panel is the crop, the second each cell's highest similarity with any vertex, the
+    third its similarity with one vertex. White is similarity 1.
 
-    image [H, W, 3], features [C, H/8, W/8] and bank rows `vertices` [V, C], all unit vectors;
-    position_rc: where `vertex` is annotated, marked by a cross. Returns [3 H, W, 3].
+    image [H, W, 3]: the crop. features [C, H/8, W/8]: unit vectors. vertices [V, C]: the bank's
+    vertex rows, unit vectors. vertex: index of the one vertex. position_rc: where it is annotated
+    in the crop, marked by a cross. Returns [3 H, W, 3].
     """
     scores = torch.einsum("vc,chw->vhw", vertices, features)
     best = _score_panel(image, scores.amax(0))
@@ -153,7 +155,7 @@ def _score_panel(image: NDArray[np.uint8], scores: Tensor) -> NDArray[np.uint8]:
 
 
 def heat(values: NDArray) -> NDArray[np.float64]:
-    """Numbers [...] -> colours [..., 3] in 0..1: black at 0, then red, yellow, white at 1."""
+    """Colours [..., 3] in 0 to 1 for numbers [...]: black at 0, then red, yellow, white at 1."""
     return np.clip(3 * values[..., None] - np.arange(3), 0, 1)
 
 

@@ -26,14 +26,14 @@ from neural_mesh.training.validation import Validation
 
 # The reference writes after 200, 400, ... epochs, numbered 199, 399, ...
 REFERENCE_EPOCHS_BETWEEN_SAVES = 200
-PICTURES_PER_TRAINING = 10  # epochs of which TensorBoard gets similarity maps, about
+PICTURES_PER_TRAINING = 10  # about as many epochs send similarity maps to TensorBoard
 
 
 class Trainer:
-    """Trains one category, and writes its files into a folder.
+    """Train one category, and write its files into a folder.
 
     validation: None to train on all images. tensorboard: whether to keep a TensorBoard log. Raises
-    ValueError for settings that do not go together.
+    ValueError for settings that contradict each other.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Trainer:
         return self.folder / f"{kind}_{self.config.category}{end}"
 
     def resume(self) -> bool:
-        """Go on from a saved state if there is one. Raises as `StateFile.load`."""
+        """Resume from a saved state; returns whether there was one. Raises as `StateFile.load`."""
         group = self.hardware.group
         state = group.from_first(self.state_file.load() if group.first else None)
         if state is None:
@@ -73,18 +73,18 @@ class Trainer:
         return True
 
     def fit(self) -> None:
-        """Train to the last epoch, with states on the way so that a killed run can go on.
+        """Train to the last epoch, and save states in between so that a killed run can resume.
 
-        Raises ValueError when no image shows a vertex, a batch does not fit into a GPU's memory, or
-        the loss stays without a finite value.
+        Raises ValueError when no image shows a vertex, when a batch does not fit into a GPU's
+        memory, or when the loss stays not finite.
         """
         first = self.hardware.group.first
         if first and not self.epoch:
-            # Of a training that this one replaces.
+            # The file may be left over from a training run that this one replaces.
             self.path("saved_model", "_best.pth").unlink(missing_ok=True)
         board = self._open_tensorboard()
         images = sum(self.data.sizes)
-        # The bar counts images; a resumed training begins in its middle.
+        # The bar counts images; a resumed training run begins in its middle.
         total = images * self.config.total_epochs
         done = images * self.epoch
         name = self.config.category
@@ -103,7 +103,7 @@ class Trainer:
         return self.epoch >= self.config.total_epochs
 
     def _open_tensorboard(self) -> TensorBoardLog:
-        """TensorBoard's log, by rank 0; a resumed training hides only what it repeats."""
+        """TensorBoard's log of rank 0; a resumed run hides only the epochs that it repeats."""
         if not (self.tensorboard and self.hardware.group.first):
             return TensorBoardLog(None)
         folder = self.folder / "tensorboard" / self.config.category
@@ -117,7 +117,7 @@ class Trainer:
         tally = EpochTally(self.epoch)
         total = sum(len(loader) for loader in self.loaders if loader is not None)
         for batch in self._batches():
-            # The rate moves within an epoch, too.
+            # The rate also changes within an epoch.
             tally.rate = learning_rate(self.config, self.epoch + tally.batches / total)
             if not self.learner.try_step(batch, tally.rate, tally):
                 raise batch_too_large(self.learner, batch)
@@ -144,10 +144,10 @@ class Trainer:
                 yield MeshBatch(mesh, sample, sampler.counts(number))
 
     def _close_epoch(self, tally: EpochTally, seconds: float, board: TensorBoardLog) -> None:
-        """Validate and log an epoch that is done, and write what is due."""
+        """Validate and log a finished epoch, and write the checkpoint that is due."""
         self.epoch += 1
         validated = None
-        # The last epoch is always validated, so that its figures stand in the summary.
+        # The last epoch is always validated, so that the summary has its figures.
         if self.validation is not None:
             due = self._ended() or self.epoch % self.config.validate_every == 0
             validated = self._validate() if due else {}
@@ -159,14 +159,14 @@ class Trainer:
             self._save(f"_{self.epoch - 1}.pth")
 
     def _is_drawn(self) -> bool:
-        """Whether this is an epoch of which TensorBoard gets pictures."""
+        """Whether this epoch sends pictures to TensorBoard."""
         between = max(1, self.config.total_epochs // PICTURES_PER_TRAINING)
         return self.epoch == 1 or self._ended() or self.epoch % between == 0
 
     def _validate(self) -> dict[str, float]:
-        """Figures of the held-out images; the best network so far is saved."""
+        """Figures of the held-out images; a network that is the best so far is saved."""
         group = self.hardware.group
-        # Batch norm's running statistics differ between processes.
+        # Batch norm's running statistics differ between processes; all use those of rank 0.
         group.copy_from_first(list(self.learner.network.buffers()))
         figures = self.validation.figures(self.model(), group)
         if self.log.is_best(figures):
@@ -174,7 +174,8 @@ class Trainer:
             self._save("_best.pth")
         return figures
 
-    # ---- what a training leaves ------------------------------------------------------------------
+    # ---- the files of a training run
+    # ------------------------------------------------------------------
 
     def model(self) -> Model:
         """The network so far, for inference; the next epoch puts it into training mode again."""
@@ -197,7 +198,7 @@ class Trainer:
             save_checkpoint(self.path("saved_model", end), self._checkpoint())
 
     def _finish(self) -> None:
-        """Write log, summary and last checkpoint, by rank 0; the state has served."""
+        """Write log, summary and last checkpoint, and delete the state; only rank 0 writes."""
         if self.learner.non_finite_in_a_row:
             raise ValueError(
                 "the loss of the last batch is not finite, so no last checkpoint is written; "
@@ -216,7 +217,10 @@ class Trainer:
 
 
 def _make_loaders(data: TrainingData, hardware: Hardware) -> list[DataLoader | None]:
-    """A loader for each mesh that has images; all keep their workers, among whom they share."""
+    """A loader for each mesh that has images, None for the others.
+
+    All loaders keep their workers between epochs, so they divide the workers among them.
+    """
     workers = hardware.workers
     if workers:
         with_images = sum(1 for size in data.sizes if size)

@@ -1,4 +1,4 @@
-"""Training images that are held out, and how well their poses are found on the way."""
+"""Held-out training images, and how well their poses are found during a training run."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from neural_mesh.solve.model import Model
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.records import load_annotation
 
-METRICS = ("pi/6", "pi/18", "median")  # % of the images within, and degrees
-VALIDATION_BATCH = 8  # images
+METRICS = ("pi/6", "pi/18", "median")  # % of the images within the first two; degrees
+VALIDATION_BATCH = 8  # images solved together
 
 
 def hold_out(
     names: Sequence[Sequence[str]], fraction: float, seed: int
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Names per mesh -> those to train on and those to validate on.
+    """Split the names of each mesh into those to train on and those to validate on.
 
-    They are drawn by seed from the whole category. Raises ValueError when nothing would be left of
-    either.
+    names: of the images of each mesh. fraction: share to validate on, drawn by seed from the whole
+    category. Raises ValueError when either list would be empty.
     """
     # Sorted, so that the draw does not depend on which mesh an image belongs to.
     every = sorted(name for group in names for name in group)
@@ -50,7 +50,7 @@ def hold_out(
 
 @dataclass(frozen=True)
 class Validation:
-    """Training images that are not trained on: names[i] are compared with mesh i + 1."""
+    """Training images that are not trained on; those of names[i] are compared with mesh i + 1."""
 
     prepared: PreparedSet
     names: list[list[str]]
@@ -58,18 +58,18 @@ class Validation:
 
     @property
     def sizes(self) -> list[int]:
-        """Images of each mesh."""
+        """Number of held-out images of each mesh."""
         return [len(names) for names in self.names]
 
     def figures(self, model: Model, group: Group) -> dict[str, float]:
-        """The numbers of METRICS, rounded as they are logged. Raises as `accuracy`."""
+        """The figures named in METRICS, rounded as they are logged. Raises as `accuracy`."""
         reached = self.accuracy(model, group)
         return {name: round(reached.value(name), 3) for name in METRICS}
 
     def accuracy(self, model: Model, group: Group) -> Accuracy:
-        """What inference with SOLVER=best gives on them, by all processes together.
+        """Accuracy on the held-out images with SOLVER=best, by all processes together.
 
-        ValueError for an image that cannot be read.
+        Raises ValueError for an image that cannot be read.
         """
         solver = MeshSolver(model, SolveConfig(solver="best"), self.renderer)
         category = model.checkpoint.config.category
