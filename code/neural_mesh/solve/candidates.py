@@ -1,4 +1,4 @@
-"""The candidates of a solver on their way, from one stage to the next."""
+"""The candidates of a solver from one stage to the next."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from neural_mesh.compare.scene import Candidates
 
 @dataclass(frozen=True)
 class Track:
-    """K candidates of each of B images, and where they come from.
+    """K candidates of each of B images, with their start and the path they took.
 
-    start [B, K]: index into the start grid. path [B, K, steps so far, 7]: poses and losses, empty
+    start [B, K]: index into the start grid. path [B, K, steps so far, 7]: poses and losses; empty
     unless traced.
     """
 
@@ -24,7 +24,7 @@ class Track:
 
     @classmethod
     def begin(cls, poses: Tensor, start: Tensor) -> Track:
-        """Candidates at poses [B, K, 6], of which nothing is known yet."""
+        """Candidates at poses [B, K, 6] that have not been evaluated yet."""
         poses = poses.double()
         candidates = Candidates(
             poses=poses,
@@ -46,11 +46,11 @@ class Track:
         return Track(candidates, take(self.start, order), take(self.path, order))
 
     def extended(self, path: Tensor) -> Track:
-        """With the path [B, K, steps, 7] of another stage."""
+        """The same candidates, with the path [B, K, steps, 7] of another stage appended."""
         return Track(self.candidates, self.start, torch.cat([self.path, path], 2))
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
-    """values [B, K, ...] at index [B, k] -> [B, k, ...]."""
+    """Values [B, k, ...] picked from values [B, K, ...] by index [B, k]."""
     images = torch.arange(len(index), device=index.device)[:, None]
     return values[images, index].contiguous()

@@ -1,4 +1,4 @@
-"""Work on a batch of images in halves where a GPU's memory is too small for all of them at once."""
+"""Work on a batch of images in halves where a GPU's memory is too small for the whole batch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
-    """[work(all)], or its chunks where a GPU's memory is too small.
+    """Results of `work` for slices of a batch: one for all images if a GPU has the memory.
 
-    They are halves, quarters, ... down to single images; the new size is told once per batch.
-    Images do not influence each other, so the chunks together are the whole.
+    Otherwise the slices are halves, quarters and so on, down to single images; each new size is
+    reported once. Images do not influence each other, so the slices together give the same results.
 
-    images: how many there are. what: `work` makes, for the messages. Raises ValueError when not
-    even one image fits.
+    images: number of images. what: the product of `work`, for the messages. Raises ValueError when
+    not even one image fits.
     """
     # Chunks are worked on from the left, so that the results are in the images' order.
     todo = [slice(0, images)]
@@ -34,11 +34,11 @@ def in_halves(work: Callable[[slice], T], images: int, what: str) -> list[T]:
             if size == 1:
                 message = f"not even the {what} of one image fit into the GPU's memory; {error}"
                 raise ValueError(message.splitlines()[0]) from error
-        # Outside the except clause, which still holds what did not fit.
+        # Inside the except clause the exception would still hold the memory.
         torch.cuda.empty_cache()
         middle = chunk.start + size // 2
         todo[:0] = [slice(chunk.start, middle), slice(middle, chunk.stop)]
-        # One note for every size, not one for every chunk.
+        # Print one note for each new size instead of one for each slice.
         larger_half = size - size // 2
         if larger_half < smallest:
             smallest = larger_half

@@ -1,4 +1,4 @@
-"""Feature maps to poses with the meshes of a model, each made ready once."""
+"""Poses of feature maps with the meshes of a model, each of which is prepared once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from neural_mesh.solve.starts import Starts
 
 
 class SolvedImage(NamedTuple):
-    """What the solver says of one image.
+    """The solver's result for one image.
 
-    pose: of length 1; start: index into the start grid; mesh: from 1.
+    pose: a Pose of length 1. start: index into the start grid. mesh: number of the mesh, from 1.
     """
 
     pose: Pose
@@ -33,7 +33,7 @@ class SolvedImage(NamedTuple):
 
     @property
     def rank(self) -> float:
-        """The loss, so that one that is not finite is never the lowest."""
+        """The loss, or infinity where it is not finite, so that it is never the lowest."""
         return self.loss if np.isfinite(self.loss) else np.inf
 
 
@@ -52,8 +52,8 @@ class ReadyMesh(NamedTuple):
 class MeshSolver:
     """`solve` with the meshes of a model.
 
-    Each mesh's banks are brought to the device, and its start grid is rendered, once. Where a
-    GPU's memory is too small for a batch, see `in_halves`.
+    Each mesh's features are copied to the device once, and its start grid is rendered once. A batch
+    that does not fit into a GPU's memory is divided, see `in_halves`.
     """
 
     def __init__(self, model: Model, config: SolveConfig, renderer: Renderer):
@@ -68,7 +68,7 @@ class MeshSolver:
 
     def solve(self, number: int, features: Tensor) -> SolvedPoses:
         """Poses of mesh `number` in feature maps [B, C, H, W]."""
-        # Every batch of a mesh begins with the same starts.
+        # All batches of a mesh begin with the same starts.
         if number not in self.ready:
             mesh = self.model.mesh(number)
             starts = self.setup.starts(mesh)
@@ -82,13 +82,13 @@ class MeshSolver:
         return SolvedPoses.joined(chunks)
 
     def solve_images(self, mesh: int, features: Tensor) -> list[SolvedImage]:
-        """What is found in each of the feature maps [B, C, H, W].
+        """Results for feature maps [B, C, H, W].
 
-        mesh: its number or, for ANY_MESH, all of them, and the one of the lowest loss wins.
+        mesh: number of the mesh; with ANY_MESH all meshes are tried and the lowest loss wins.
         """
         if mesh != ANY_MESH:
             return self._with_mesh(mesh, features)
-        # Of equal losses the first mesh's wins.
+        # Of meshes with equal losses the first one wins.
         numbers = range(1, len(self.model.checkpoint.memory) + 1)
         by_mesh = [self._with_mesh(number, features) for number in numbers]
         return [
@@ -98,7 +98,7 @@ class MeshSolver:
 
     def _with_mesh(self, number: int, features: Tensor) -> list[SolvedImage]:
         solved = self.solve(number, features)
-        # Where the place was not searched, the run's settings say it.
+        # Without a search for the place, the principal point follows from the run's settings.
         pose = solved.pose if self.config.six_d else replace(solved.pose, principal_xy=None)
         images = []
         for i in range(len(features)):

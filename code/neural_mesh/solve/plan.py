@@ -1,4 +1,4 @@
-"""How the solver goes from starts to poses: which camera, how many candidates, which steps."""
+"""The solver's plan from starts to poses: its camera, its candidates and its steps."""
 
 from __future__ import annotations
 
@@ -13,26 +13,31 @@ from neural_mesh.digests import short_digest
 from neural_mesh.geometry.cameras import MapCamera, consistent_camera, paper_camera
 from neural_mesh.settings import NORMALISED_DISTANCE, SolveConfig
 
-# Chosen by benchmarks/solvers.py on one half of its photographs, under several draws of occluders,
-# and on sample data that the demo does not make. Secant and sign-based steps (BFGS, Rprop) came out
-# worse than Adam's: the score is linear within a triangle and has kinks between them. For the same
-# reason the best iterate is a worse pose than an average: it sits in a kink. Starts moved to the
-# minimum of a parabola through the grid's losses did not help.
+# The values of `best` were chosen with benchmarks/solvers.py on one half of its photographs, under
+# several draws of occluders, and on sample data that the demo does not make. Secant and sign-based
+# steps (BFGS, Rprop) came out worse than Adam's: the score is linear within a triangle and has
+# kinks between triangles. For the same reason the best iterate is a worse pose than an average: it
+# sits in a kink. Moving starts to the minimum of a parabola through the grid's losses did not help.
+
+# Pairs (candidates, steps) of the stages.
 BEST_STAGES = ((3, 3), (2, 5), (1, 20))
-# To their end, and then the best iterate: place and distance come out better.
+# In six dimensions all steps are taken and the best iterate is returned, which gives better places
+# and distances than the average.
 BEST_STAGES_6D = ((8, 5), (3, 10), (1, 24))
-# Radians, first and last step, geometric between them.
+# Learning rates of the first and the last step, in radians; geometric in between.
 BEST_RATES = (0.1, 0.03)
 BEST_RATES_6D = (0.15, 0.01)
+# See `Plan` for the meaning of these.
 BEST_AVERAGING = 0.25
 BEST_PATIENCE = 6
 BEST_BETAS = (0.7, 0.7)
-# Crops have their objects at about the start distance; more freedom costs accuracy under occlusion.
+# Objects in crops are at about the start distance; more freedom costs accuracy under occlusion.
 BEST_LOCAL_SCALE = 0.1
 BEST_LOCAL_SCALE_6D = 0.5
-# A unit step then moves the picture as a turn by one radian moves its parts: 0.5 CAD units of 5.
+# With this scale a unit step moves the picture as far as a turn by one radian moves its parts: an
+# object of radius 0.5 CAD units is 5 units away.
 PRINCIPAL_SCALE = 0.1
-# Just passes over the neighbours in the grid, which lead to the same pose.
+# Just above the distance of neighbours in the grid, which lead to the same pose.
 BEST_SEPARATION = np.radians(35.0)
 
 
@@ -40,18 +45,18 @@ BEST_SEPARATION = np.radians(35.0)
 class Plan:
     """How starts become poses.
 
-    stages: (candidates, steps) in turn; each goes on with the best candidates of the one before.
-    rates [all steps]: learning rate of each step, the same for all candidates. betas: Adam's.
-    local_scale: 0 to step in (centre, theta) as the reference does; otherwise steps are (sideways,
-    up, theta, log distance) in the camera's own frame, all in radians but the last, which is
-    multiplied by it.
-    principal_scale: focal lengths that a unit step moves the principal point by; 0 leaves it where
-    it is.
-    separation: radians; of the starts, those nearer than this to a better one come last.
-    averaging: share of the newest iterate in a running average of the iterates, which is what is
-    returned; 0 to return the last iterate. keep_best: return the best iterate, instead.
-    patience: evaluations in a row without a new lowest loss after which a candidate is done; 0 for
-    never.
+    stages: pairs (candidates, steps) in order; each stage continues with the best candidates of the
+    one before.
+    rates [all steps]: learning rate of each step, the same for all candidates.
+    betas: Adam's.
+    local_scale: 0 takes steps in (centre, theta) as the reference does. Otherwise steps are
+    (sideways, up, theta, log distance) in the camera's own frame; the first three are in radians,
+    and the last is multiplied by local_scale. principal_scale: focal lengths by which a unit step
+    moves the principal point; 0 keeps it fixed. separation: in radians; starts that are nearer than
+    this to a better start come last. averaging: share of the newest iterate in a running average of
+    the iterates, which is returned; 0 returns the last iterate. keep_best: return the best iterate
+    instead. patience: number of evaluations in a row without a new lowest loss after which a
+    candidate stops; 0 for never.
     """
 
     stages: tuple[tuple[int, int], ...]
@@ -66,21 +71,19 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """Renderings compared with an image after the start grid, at most.
-
-        What is returned is evaluated once more.
-        """
+        """Number of renderings compared with an image after the start grid, at most."""
+        # The pose that is returned is evaluated once more at the end.
         return sum(candidates * steps for candidates, steps in self.stages) + self.stages[-1][0]
 
     @property
     def fingerprint(self) -> str:
-        """Short name of everything in the plan: other plans, other poses."""
+        """A digest of the whole plan; poses of plans with different digests may differ."""
         values = [getattr(self, field.name) for field in fields(self)]
         plain = [x.tolist() if isinstance(x, np.ndarray) else x for x in values]
         return short_digest(repr(plain).encode())
 
     def rules(self, focal: float) -> StepRules:
-        """How a renderer steps, with a camera of this focal length in cells."""
+        """The rules by which a renderer steps. focal: the camera's focal length in cells."""
         beta1, beta2 = self.betas
         return StepRules(
             beta1=float(beta1),
@@ -88,7 +91,7 @@ class Plan:
             local_scale=float(self.local_scale),
             principal_scale=float(self.principal_scale * focal),
             averaging=float(self.averaging),
-            # more than there are where there is no end
+            # 0 means no limit: one more than there are evaluations.
             patience=self.patience or self.evaluations + 1,
         )
 
@@ -96,8 +99,8 @@ class Plan:
 def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] | None = None) -> Plan:
     """The plan of a solver.
 
-    "paper" follows `config`; "best" ignores its schedule and uses `stages`, or its own.
-    Raises ValueError for a solver that does not exist.
+    "paper" follows the schedule of `config`; "best" ignores it and uses `stages`, by default its
+    own. Raises ValueError for a solver that does not exist.
     """
     principal_scale = PRINCIPAL_SCALE if config.six_d else 0.0
     if config.solver == "paper":
@@ -140,8 +143,8 @@ def choose_camera(
 ) -> tuple[MapCamera, float]:
     """The camera that a solver renders with, and the distance of its start grid.
 
-    paper: the reference's 12 degree camera with the category's tuned distance. best: the camera
-    that the crops were made with.
+    "paper" uses the reference's 12 degree camera with the category's tuned distance, "best" the
+    camera that the crops were made with.
     """
     if config.solver == "paper":
         return paper_camera(map_hw), category_settings(category).paper_distance

@@ -30,16 +30,16 @@ from neural_mesh.solve.shards import WHOLE, Shard, ShardPoses, run_config
 from neural_mesh.storage.results import FeatureSet, PoseSet
 
 SECONDS_BETWEEN_SAVES = 10.0
-BATCHES_AHEAD = 2  # feature maps that may wait for the solver, which bounds the memory
+BATCHES_AHEAD = 2  # batches of feature maps that may wait for the solver, which bounds the memory
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How the work of a run is divided; the poses hardly depend on it.
+    """How the work of a run is divided; the poses depend on it in their last digit at most.
 
-    batch_size: images at a time. workers: decoding processes. shard: of the batches. overlap: solve
-    in a second thread while the network works on the next batches, which pays where they run on
-    different devices; the poses are the same.
+    batch_size: images at a time. workers: number of decoding processes. shard: this run's share of
+    the batches. overlap: solve in a second thread while the network computes the next batches,
+    which pays where network and solver run on different devices; the poses are the same.
     """
 
     batch_size: int
@@ -49,9 +49,9 @@ class RunOptions:
 
 
 class Run:
-    """Poses of one category at one occlusion level, computed batch by batch and kept on the way.
+    """Poses of one category at one occlusion level, computed batch by batch and saved in between.
 
-    target: the file of the poses. features: feature maps that take the place of the images.
+    target: the file of the poses. features: stored feature maps that take the place of the images.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Run:
         self.features = features
         self.subset = model.checkpoint.config.category + images.level
         self.failures: list[str] = []
-        self.solver: MeshSolver | None = None  # when there is something to solve
-        # Where poses are kept, and what they depend on.
+        self.solver: MeshSolver | None = None  # made when there is something to solve
+        # Poses that are kept depend on these settings; files of others are not used.
         data = images.prepared.fingerprint(self.subset)
         self.poses = ShardPoses(
             target,
@@ -84,21 +84,21 @@ class Run:
     def batches(self) -> list[Batch]:
         """The batches of this shard.
 
-        Their borders do not depend on what is done, so a resumed run repeats its numbers.
+        Their borders do not depend on which images are done, so a resumed run repeats its numbers.
         """
         batches = split_into_batches(self.images.names, self.options.batch_size)
         return batches[self.options.shard.number :: self.options.shard.of]
 
     def execute(self, advance: Callable[[int], None]) -> PoseSet | None:
-        """Solve what is missing; returns the poses, or None while other shards are still to come.
+        """Solve the batches that are not done; returns all poses, or None for one shard of several.
 
-        What an image gives may depend in the last digit on the others of its batch, so batches are
-        solved whole: one with an image that cannot be read is solved again by every later run.
+        The result for an image may depend in its last digit on the others of its batch, so batches
+        are solved as a whole; one with an unreadable image is solved again by every later run.
 
-        advance: called with the number of images that are done, batch after batch.
+        advance: called with the number of finished images, batch after batch.
         """
         saved_at = monotonic()
-        # What is there already?
+        # Skip the batches of which an earlier run left all poses.
         batches = self.batches()
         todo = [batch for batch in batches if not self.poses.has_all(batch.names)]
         advance(_images_in(batches) - _images_in(todo))
@@ -111,20 +111,20 @@ class Run:
             if monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
                 self.poses.save_partial()
                 saved_at = monotonic()
-        # A shard leaves its part; the last run, which is the whole, merges them.
+        # A shard saves its own poses; the last run, which is not a shard, merges them.
         if not self.options.shard.is_whole:
             self.poses.save_partial()
             return None
         return self.poses.save_whole()
 
     def _solve_batches(self, todo: Sequence[Batch]) -> Iterator[int]:
-        """Solve batch after batch, in order; yields how many images were in each."""
+        """Solve batch after batch, in order; yields the number of images in each."""
         if not self.options.overlap:
             for mesh, names, features in self._feature_batches(todo):
                 self._keep(names, self._solve(mesh, names, features))
                 yield len(names)
             return
-        # The network fills the queue in this thread, the solver empties it in the other.
+        # The network fills the queue in this thread, and the solver empties it in another.
         waiting: deque[tuple[list[str], Future]] = deque()
         with ThreadPoolExecutor(max_workers=1) as solver:
             for mesh, names, features in self._feature_batches(todo):
@@ -137,7 +137,7 @@ class Run:
     def _feature_batches(
         self, todo: Sequence[Batch]
     ) -> Iterator[tuple[int, list[str], Tensor | None]]:
-        """Feature maps batch after batch; images that cannot be read are reported and left out."""
+        """Feature maps batch after batch; unreadable images are reported and left out."""
         batches: Iterator[FeatureBatch]
         if self.features is not None:
             batches = stored_features(self.features, todo, self.model.device)
@@ -150,9 +150,7 @@ class Run:
             yield mesh, names, features
 
     def _keep_next(self, waiting: deque[tuple[list[str], Future]]) -> int:
-        """Wait for the first of the batches that are being solved; returns how many images were in
-        it.
-        """
+        """Wait for the first batch that is being solved; returns the number of its images."""
         names, solved = waiting.popleft()
         self._keep(names, solved.result())
         return len(names)
@@ -172,17 +170,17 @@ class Run:
     def _solve(
         self, mesh: int, names: list[str], features: Tensor | None
     ) -> list[SolvedImage | str]:
-        """What is found in each image, or why it has no pose.
+        """The result for each image, or the reason why it has no pose.
 
         A batch that fails is tried again image by image.
         """
         if features is None or not names:
             return []
-        # One feature map that is not finite would fail all of its batch.
+        # One feature map that is not finite would make the whole batch fail.
         finite = torch.isfinite(features).flatten(1).all(1).tolist()
         if not all(finite):
             return self._solve_finite(mesh, names, features, finite)
-        # Of a batch that fails, those images are kept that can be solved.
+        # If the batch fails, the images that can be solved are kept.
         try:
             solved = self.solver.solve_images(mesh, features)
         except (RuntimeError, ValueError, ArithmeticError) as error:
@@ -196,7 +194,7 @@ class Run:
     def _solve_finite(
         self, mesh: int, names: list[str], features: Tensor, finite: list[bool]
     ) -> list[SolvedImage | str]:
-        """As `_solve`, where only the feature maps that `finite` [B] says can be used."""
+        """Solve the feature maps that are finite [B], and give the reason for the others."""
         kept = features[torch.tensor(finite, device=features.device)]
         kept_names = [name for name, good in zip(names, finite, strict=True) if good]
         solved = iter(self._solve(mesh, kept_names, kept))

@@ -1,4 +1,4 @@
-"""The poses of a run on disk: what they depend on, shares of parallel runs, partial files."""
+"""The poses of a run on disk: their settings, the shares of parallel runs, and partial files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from neural_mesh.storage.results import PoseSet, load_poses, save_poses
 
 
 class Shard(NamedTuple):
-    """Share `number` (from 0) of `of` equal ones. Parallel runs divide a category's batches so."""
+    """Share `number` (from 0) of `of` equal shares of a category's batches, for parallel runs."""
 
     number: int = 0
     of: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """i/n with 0 <= i < n; ValueError for anything else."""
+        """Parse i/n with 0 <= i < n. Raises ValueError for anything else."""
         try:
             number, of = (int(part) for part in text.split("/"))
         except ValueError:
@@ -37,23 +37,23 @@ class Shard(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether there is no other share."""
+        """Whether this is the only share."""
         return self.of == 1
 
 
-WHOLE = Shard()  # the only share: everything
+WHOLE = Shard()  # the only share, of all batches
 
 
 def run_config(model: Model, config: SolveConfig, level: str, data: str) -> dict:
-    """Everything that poses depend on, as JSON values; the same values mean the same poses.
+    """Everything that poses depend on, as JSON values; equal values mean equal poses.
 
-    data: fingerprint of the prepared images.
+    level: occlusion level, "" for none. data: fingerprint of the prepared images.
     """
     trained = model.checkpoint.config
     camera, start_distance = choose_camera(
         config, trained.category, model.map_hw, trained.image_scale
     )
-    # Files hold JSON, which has no tuples.
+    # JSON, in which files hold the settings, has no tuples.
     solver_settings = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(config).items()
@@ -82,10 +82,10 @@ def run_config(model: Model, config: SolveConfig, level: str, data: str) -> dict
 class ShardPoses:
     """The poses that a shard has so far, in memory and on disk.
 
-    target: the file of all shards together. settings: what the poses depend on, see `run_config`;
-    files of other settings are not used. expected: names of the images of all shards. own: those of
-    this one. images: what is there so far, by name. merged_files: what other runs left behind and
-    this one has taken up.
+    target: the file of all shards together. settings: everything the poses depend on, see
+    `run_config`; files with other settings are not used. expected: names of the images of all
+    shards. own: names of this shard's images. images: the results so far, by name. merged_files:
+    files of other runs whose poses this one has adopted.
     """
 
     target: Path
@@ -106,12 +106,12 @@ class ShardPoses:
 
     @property
     def partial_file(self) -> Path:
-        """Poses of this shard so far."""
+        """The file of this shard's poses so far."""
         number, of = self.shard
         return self.target.with_name(f"{self.target.stem}.partial-{number}-of-{of}.npz")
 
     def finished(self) -> PoseSet | None:
-        """The result of an earlier run with the same settings and images, if there is one."""
+        """The result of an earlier run with the same settings and images; None without one."""
         if not self.target.is_file():
             return None
         poses = load_poses(self.target)
@@ -119,13 +119,13 @@ class ShardPoses:
         return poses if is_complete and poses.config == self.settings else None
 
     def collect(self) -> None:
-        """Take up the poses that killed or parallel runs left behind.
+        """Adopt the poses that killed or parallel runs left behind.
 
-        Says which files have other settings. Raises ValueError when another share differs in
-        nothing but the precision, which PRECISION=auto chooses by the machine: the shares would be
-        solved again instead of merged.
+        Prints a note about files with other settings. Raises ValueError when a file differs from
+        this run in nothing but the precision, which PRECISION=auto chooses by the machine: its
+        images would otherwise be solved again instead of merged.
         """
-        # The finished file may be of fewer images, as when the lists have grown.
+        # The finished file may have fewer images than are expected, when the lists have grown.
         files = sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz"))
         if self.target.is_file():
             files.insert(0, self.target)
@@ -135,27 +135,27 @@ class ShardPoses:
             except (FileNotFoundError, ValueError):
                 if path.is_file():
                     raise
-                continue  # another run has just merged it
+                continue  # another run has just merged the file
             if poses.config == self.settings:
-                self._take_up(poses)
+                self._adopt(poses)
                 if path != self.target:
                     self.merged_files.append(path)
             elif path != self.target:
-                self._tell_of_other(path, poses.config)
+                self._report_other(path, poses.config)
 
-    def _take_up(self, poses: PoseSet) -> None:
+    def _adopt(self, poses: PoseSet) -> None:
         for i, name in enumerate(poses.names.tolist()):
             if name in self.own:
                 self.images[name] = SolvedImage(
                     poses.pose[i : i + 1], poses.loss[i], poses.start[i], poses.mesh[i]
                 )
 
-    def _tell_of_other(self, path: Path, config: dict) -> None:
-        """Say that a file is of other settings. Raises as `collect`."""
+    def _report_other(self, path: Path, config: dict) -> None:
+        """Print that a file has other settings. Raises as `collect`."""
         solver_settings = config.get("solve", {})
         precision = solver_settings.get("precision")
         here = self.settings.get("solve", {}).get("precision")
-        # Would it be the same but for the precision?
+        # Compare the settings with those of this run, apart from the precision.
         with_precision_of_here = config | {"solve": solver_settings | {"precision": here}}
         if with_precision_of_here == self.settings and path != self.partial_file:
             raise ValueError(
@@ -185,18 +185,18 @@ class ShardPoses:
         )
 
     def save_partial(self) -> None:
-        """Write down what this shard has so far, if anything."""
+        """Write the poses of this shard so far; nothing when there are none."""
         if self.images:
             save_poses(self.partial_file, self.pose_set(), with_csv=False)
 
     def save_whole(self) -> PoseSet:
-        """Write the poses of all shards, and delete the partial files that are in it.
+        """Write the poses of all shards, and delete the partial files that were merged.
 
-        ValueError when there is none.
+        Raises ValueError when there are no poses.
         """
         if not self.images:
             raise ValueError(f"no test image of {self.category}{self.level} could be solved")
-        # The whole is written before its parts go.
+        # Partial files go only after the whole has been written.
         poses = self.pose_set()
         save_poses(self.target, poses)
         for path in {*self.merged_files, self.partial_file}:

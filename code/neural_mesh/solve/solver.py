@@ -33,15 +33,16 @@ from neural_mesh.solve.plan import Plan, make_plan
 from neural_mesh.solve.starts import Starts, make_starts
 
 MEMORY_BUDGET = 2 << 30  # bytes of score volumes held at a time on the CPU, at most
-FREE_SHARE = 0.25  # of the memory that is free, what score volumes may take
+FREE_SHARE = 0.25  # share of the free memory that score volumes may take
 
 
 @dataclass(frozen=True)
 class Setup:
     """Everything about solving that images and meshes share.
 
-    config: the solver and its settings. camera, start_distance (CAD units, of the start grid): see
-    `plan.choose_camera`. renderer: see `choose_renderer`.
+    config: the solver and its settings. camera, start_distance: the camera that renders and the
+    distance of the start grid in CAD units, see `plan.choose_camera`. renderer: see
+    `choose_renderer`. plan: the stages and steps.
     """
 
     config: SolveConfig
@@ -51,7 +52,7 @@ class Setup:
     plan: Plan
 
     def starts(self, mesh: Mesh) -> Starts:
-        """The start grid of `solve`, for several calls with the same mesh."""
+        """Make the start grid of a mesh, for several calls of `solve`."""
         scene = make_scene(mesh, self.camera)
         return make_starts(scene, self.config, self.start_distance, self.renderer)
 
@@ -63,7 +64,7 @@ def make_setup(
     renderer: Renderer,
     plan: Plan | None = None,
 ) -> Setup:
-    """A setup with the solver's own plan, or another in its place.
+    """Make a setup. plan: takes the place of the solver's own.
 
     Raises ValueError for a solver that does not exist.
     """
@@ -72,14 +73,15 @@ def make_setup(
 
 @dataclass(frozen=True)
 class SolvedPoses:
-    """Solved poses of B images, NumPy.
+    """Solved poses of B images, in NumPy arrays.
 
-    pose: azimuth in [0, 2 pi), elevation, theta [B], distance [B], and principal_xy [B, 2] where
-    the object's origin falls on the map, in cells. centre [B, 3]: the pose's, as the solver has it.
-    loss [B]: of this pose. start [B]: index into the start grid. start_losses [B, N]: of the whole
-    grid. evaluations [B]: renderings compared with the image after the grid, of all candidates.
-    path [B, steps + 1, 4] (centre, theta), path_principal_xy [B, steps + 1, 2] and path_losses
-    [B, steps + 1]: every iterate, the last repeated where a plan stopped early; None unless traced.
+    pose: azimuth in [0, 2 pi), elevation, theta and distance [B], and principal_xy [B, 2], where
+    the object's origin falls on the map, in cells. centre [B, 3]: the pose's camera centre, as the
+    solver computed it. loss [B]: that of the pose. start [B]: index of its start in the grid.
+    start_losses [B, N]: losses of the whole grid. evaluations [B]: number of renderings compared
+    with the image after the grid, over all candidates. path [B, steps + 1, 4] (centre, theta),
+    path_principal_xy [B, steps + 1, 2], path_losses [B, steps + 1]: every iterate, the last one
+    repeated where a candidate stopped early; None unless traced.
     """
 
     pose: Pose
@@ -108,7 +110,7 @@ class SolvedPoses:
 def memory_budget(device: torch.device) -> int:
     """Bytes that score volumes may take on a device.
 
-    A quarter of what is free, on the CPU no more than `MEMORY_BUDGET`.
+    They are a quarter of the free memory, and on the CPU at most `MEMORY_BUDGET`.
     """
     if device.type == "cuda":
         return int(FREE_SHARE * torch.cuda.mem_get_info(device)[0])
@@ -129,14 +131,14 @@ def solve(
 ) -> SolvedPoses:
     """Find the pose of the mesh in every feature map.
 
-    features [B, C, H, W]: unit feature maps, of any float type; scores are computed in float32 on
+    features [B, C, H, W]: unit feature maps of any float type; scores are computed in float32 on
     the renderer's device. bank [V, C]: unit vertex features. clutter [C]: unit clutter feature,
-    used if config.clutter. starts: what `Setup.starts` makes of the mesh, to make it once only.
-    trace: also return every iterate. budget_bytes: for the score volumes held at a time, by default
-    `memory_budget`.
+    used if config.clutter. starts: the result of `Setup.starts` for this mesh, made here by
+    default. trace: also return every iterate. budget_bytes: memory for the score volumes held at a
+    time, by default `memory_budget`.
 
-    Returns the poses in the order of the images; an image's result does not depend on the others in
-    the call. Raises ValueError when shapes do not fit together.
+    Returns the poses in the order of the images, which influence each other in rounding at most.
+    Raises ValueError when shapes do not fit together.
     """
     map_hw = tuple(setup.camera.map_hw)
     if tuple(features.shape[2:]) != map_hw:
@@ -148,13 +150,13 @@ def solve(
         raise ValueError(
             f"the bank has {len(bank)} vertex features, the mesh {len(mesh.vertices)} vertices"
         )
-    # what all images share
+    # Everything that all images share.
     device = setup.renderer.device
     scene = make_scene(mesh, setup.camera)
     starts = starts or setup.starts(mesh)
     bank = bank.to(device, torch.float32)
     clutter = clutter.to(device, torch.float32) if setup.config.clutter else None
-    # as many images at a time as the memory holds
+    # Solve as many images at a time as fit into the memory.
     budget_bytes = memory_budget(device) if budget_bytes is None else budget_bytes
     solved = []
     for batch in features.split(images_that_fit(scene, features.shape[1], budget_bytes)):
@@ -166,13 +168,13 @@ def solve(
 def solve_target(
     scene: Scene, target: Target, starts: Starts, setup: Setup, trace: bool = False
 ) -> SolvedPoses:
-    """`solve` for images whose scores are at hand."""
+    """Solve images whose scores are available in `target`."""
     plan = setup.plan
-    # the grid
+    # Score the start grid.
     start_losses = starts.losses(target, setup.renderer)
     start = starts.best(start_losses, plan.stages[0][0], plan.separation)
     track = Track.begin(starts.poses[start], start)
-    # the plan's stages
+    # Take the steps of each stage with the best candidates of the one before.
     rules = plan.rules(scene.camera.focal)
     evaluations = torch.zeros_like(start[:, 0])
     done = 0
@@ -190,7 +192,7 @@ def solve_target(
 def _solved(
     track: Track, start_losses: Tensor, evaluations: Tensor, keep_best: bool, trace: bool
 ) -> SolvedPoses:
-    """The candidate of every image that comes out best."""
+    """The best candidate of every image."""
     candidates = track.candidates
     losses = candidates.best_loss if keep_best else candidates.loss
     winner = losses.argmin(1, keepdim=True)
@@ -212,5 +214,5 @@ def _solved(
 
 
 def _winning(values: Tensor, winner: Tensor) -> NDArray:
-    """values [B, K, ...] of the winner [B, 1] -> [B, ...]."""
+    """Values [B, ...] of the candidate winner [B, 1] from values [B, K, ...]."""
     return take(values, winner)[:, 0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""The start grid: poses that all images begin with, drawn once, and the best of them."""
+"""The start grid: poses with which all images begin, rendered once, and the choice among them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from neural_mesh.settings import SolveConfig
 class Starts:
     """The start grid, shared by all images.
 
-    poses [S D A, 6]: S shifts over the map of D distances of A views, the views last. table:
-    pictures of the D A poses that are not shifted. shifts_rc: S pairs of whole cells.
+    poses [S D A, 6]: S shifts over the map, D distances and A views, of which the views vary
+    fastest. table: pictures of the D A poses without shift. shifts_rc: S pairs of whole cells.
+    views: A.
     """
 
     poses: Tensor
@@ -37,7 +38,8 @@ class Starts:
     def best(self, losses: Tensor, count: int, separation: float) -> Tensor:
         """Indices [B, count] of the best starts by losses [B, S D A], best first.
 
-        Of every view only where it fits best, and see `choose_starts`.
+        Each view is considered only at the shift and distance where it fits best. separation: see
+        `choose_starts`.
         """
         view_losses, placement = losses.unflatten(1, (-1, self.views)).min(1)
         view = choose_starts(self.poses[: self.views], view_losses, count, separation)
@@ -47,7 +49,7 @@ class Starts:
 def start_poses(config: SolveConfig, distance: float) -> NDArray[np.float64]:
     """Poses [N, 4] (camera centre, theta) of the start grid (reference).
 
-    Azimuth, elevation, theta, the last fastest.
+    The grid has azimuths, elevations and thetas, of which theta varies fastest.
     """
     azimuths = np.linspace(0, 2 * np.pi, config.azimuths, endpoint=False)
     elevations = np.linspace(*config.elevations)
@@ -60,7 +62,7 @@ def start_poses(config: SolveConfig, distance: float) -> NDArray[np.float64]:
 def start_placements(
     config: SolveConfig, map_hw: tuple[int, int]
 ) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
-    """Factors [D] of the start distance and S shifts (rows, columns) in whole cells of the grid."""
+    """Factors [D] of the start distance, and S shifts (rows, columns) in whole cells of the map."""
     if not config.six_d:
         return np.ones(1), [(0, 0)]
     rows, columns = (_whole_cells(np.linspace(*config.shifts) * cells) for cells in map_hw)
@@ -76,13 +78,13 @@ def make_starts(scene: Scene, config: SolveConfig, distance: float, renderer: Re
     """Render the start grid at a distance in CAD units."""
     factors, shifts_rc = start_placements(config, scene.camera.map_hw)
     most_down, most_right = np.abs(shifts_rc).max(0).tolist()
-    # views at every distance, drawn once
+    # Render the views at every distance once; a shift only moves the picture.
     views = start_poses(config, distance)
     at_distances = np.concatenate([views * [f, f, f, 1] for f in factors])
     poses = torch.as_tensor(at_distances, device=renderer.device)
     rotation = look_at(poses[:, :3], poses[:, 3])
     table = renderer.table(scene, poses[:, :3], rotation, (most_down, most_right))
-    # their places on the map
+    # Shifted poses differ in their principal point alone.
     middle = poses.new_tensor(scene.camera.principal_xy)
     principals = middle + poses.new_tensor(shifts_rc).flip(1)
     placed = [torch.cat([poses, xy.expand(len(poses), 2)], 1) for xy in principals]
@@ -92,10 +94,11 @@ def make_starts(scene: Scene, config: SolveConfig, distance: float, renderer: Re
 def choose_starts(poses: Tensor, losses: Tensor, count: int, separation: float) -> Tensor:
     """Indices [B, count] of the best starts by losses [B, N], best first.
 
-    Starts whose rotation (of poses [N, 4+]) is nearer than `separation` radians to a better one
-    come after all others.
+    poses [N, 4+]: the starts. separation: starts whose rotation is nearer than this, in radians, to
+    that of a better start come after all others.
     """
     rotation = look_at(poses[:, :3], poses[:, 3])
+    # The trace of the relative rotation gives the cosine of its angle.
     cosine = (torch.einsum("aij,bij->ab", rotation, rotation) - 1) / 2
     near = cosine > (np.cos(separation) if separation else np.inf)
     near.fill_diagonal_(True)
@@ -104,6 +107,7 @@ def choose_starts(poses: Tensor, losses: Tensor, count: int, separation: float) 
     for _ in range(min(count, len(poses))):
         best = losses.argmin(1)
         chosen.append(best)
-        losses = losses + near[best] * 1e3  # beyond any loss, and still in order among themselves
+        # Neighbours of the chosen start get more than any loss, and keep their order.
+        losses = losses + near[best] * 1e3
         losses.scatter_(1, best[:, None], torch.inf)
     return torch.stack(chosen, 1)
