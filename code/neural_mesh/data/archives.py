@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from neural_mesh.machine.resources import require_disk
 from neural_mesh.storage.files import disk_errors
+from neural_mesh.storage.foreign_files import refusal
 
 LEVELS = 2  # of an archive's folders that are merged with what is there
 SYMBOLIC_LINK = 0xA  # of a member's Unix mode, its highest four bits
@@ -45,7 +46,7 @@ def unpack(archive: Path, destination: Path) -> None:
     except BROKEN_ARCHIVE_ERRORS as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise ValueError(
-            f"{archive}: broken archive ({error}); delete it and run the command again"
+            refusal(archive, f"broken archive ({error}); delete it and run the command again")
         ) from error
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)

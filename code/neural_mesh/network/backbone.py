@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torchvision
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE
-from neural_mesh.storage.checkpoints import load_torch_file
+from neural_mesh.storage.checkpoints import load_weights
 
 IMAGENET_WEIGHTS = {  # torchvision's names
     "resnetext": "ResNet50_Weights.IMAGENET1K_V1",
@@ -218,21 +219,46 @@ def build_network(backbone: str, pretrained: str) -> FeatureNet:
     if pretrained == "imagenet":
         state = _imagenet_weights(backbone)
     elif Path(pretrained).is_file():
-        state = load_torch_file(Path(pretrained))
-        state = state.get("state_dict", state)
+        state = _bare_weights(Path(pretrained))
     else:
         raise ValueError(
             f"PRETRAINED is {pretrained!r}, "
             "it can be imagenet, none or a file of torchvision weights"
         )
-    network.net.load_trunk(state)
+    try:
+        network.net.load_trunk(state)
+    except ValueError as error:
+        raise ValueError(f"PRETRAINED is {pretrained}: {error}") from error
     return network
+
+
+def _bare_weights(path: Path) -> dict[str, Any]:
+    """The weights in a file, out of the containers that trainings put them into."""
+    content = load_weights(path)
+    if {"state", "memory"} <= content.keys():
+        raise ValueError(
+            f"{path} is a trained NeMo checkpoint; PRETRAINED takes torchvision's weights"
+        )
+    for name in ("state_dict", "model_state_dict", "model"):
+        if isinstance(content.get(name), dict):
+            content = content[name]
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def _imagenet_weights(backbone: str) -> dict[str, Tensor]:
     entry = torchvision.models.get_weight(IMAGENET_WEIGHTS[backbone])
+    # torch would neither check a copy of an earlier run nor say that it is one.
+    copy = Path(torch.hub.get_dir(), "checkpoints", Path(entry.url).name)
+    if copy.is_file():
+        try:
+            return load_weights(copy)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. It is the copy of the ImageNet weights that torchvision keeps: "
+                "delete it to have them downloaded again"
+            ) from error
     try:
-        return entry.get_state_dict(progress=True, check_hash=True)
+        return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"ImageNet weights could not be downloaded from {entry.url} ({error}); download that "

@@ -14,7 +14,7 @@ from neural_mesh.data.crops import map_size
 from neural_mesh.data.dataset import normalise
 from neural_mesh.geometry.meshes import Mesh, published_cuboid
 from neural_mesh.machine.devices import send
-from neural_mesh.network.backbone import FeatureNet, has_bfloat16
+from neural_mesh.network.backbone import BACKBONES, FeatureNet, has_bfloat16
 from neural_mesh.solve.halving import in_halves
 from neural_mesh.storage.checkpoints import Checkpoint, load_checkpoint
 from neural_mesh.storage.layout import numbered_meshes
@@ -99,12 +99,12 @@ def load_model(
 
     Its meshes come from the file itself or, for one of the reference, from mesh_folder. Where that
     folder's cuboid has another number of vertices but the authors' own has the right one, the
-    authors' is used. category: None for whatever it was trained on.
+    authors' is used. category: None for whatever the file says that it was trained on.
 
-    Raises ValueError when it was trained on another category than `category`, or does not fit its
-    meshes or backbone.
+    Raises ValueError when it was trained on another category than `category`, says none while
+    `category` is None, or does not fit its meshes or backbone.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, category)
     # Is it the right one?
     config = checkpoint.config
     if category is not None and config.category != category:
@@ -113,11 +113,17 @@ def load_model(
     if checkpoint.meshes is None:
         checkpoint = _with_meshes(checkpoint, mesh_folder)
     # Its network.
+    if config.backbone not in BACKBONES:
+        raise ValueError(
+            f"{path} was trained with backbone {config.backbone!r}, "
+            f"here there are {' and '.join(BACKBONES)}"
+        )
     network = FeatureNet(config.backbone)
     try:
         network.load_state_dict(checkpoint.state)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+        # The first line says no more than that there is an error.
+        reason = " ".join(str(error).splitlines()[1:2]).strip()[:120]
         raise ValueError(
             f"{path}: the weights do not fit backbone {config.backbone} ({reason})"
         ) from error

@@ -6,13 +6,17 @@ that a broken file is refused by a sentence that names the field.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from neural_mesh.categories import pascal3d_name
 from neural_mesh.settings import TrainConfig
+from neural_mesh.storage.pickled_settings import plain
 
 # Arguments of the reference that have another name here.
 REFERENCE_NAMES = {
@@ -26,6 +30,11 @@ REFERENCE_NAMES = {
     "adj_momentum": "bank_momentum",
     "train_accumulate": "accumulate",
 }
+# How the settings of the reference's successor (key cfg) may call what has the same meaning here.
+CATEGORY_NAMES = ("category", "cate", "type_")
+ALL_CATEGORIES = ("all", "None")
+STATED_NAMES = {"category", "type_"}  # of `args`, ours and the reference's
+BACKBONE_NAMES = ("backbone", "net_type")
 
 
 def check_content(path: Path, content: dict) -> None:
@@ -37,8 +46,7 @@ def check_content(path: Path, content: dict) -> None:
         banks = [banks]
     are_banks = [_is_array(bank, rank=2) and bank.is_floating_point() for bank in banks]
     _require(path, len(banks) > 0 and all(are_banks), "memory holds no feature banks")
-    has_epoch = isinstance(content.get("timestamp", 0), int)
-    _require(path, has_epoch, "timestamp is no number")
+    _require(path, isinstance(epoch_of(content), int), "timestamp is no number")
 
     meshes = content.get("meshes") or []
     are_meshes = isinstance(meshes, list) and all(isinstance(mesh, dict) for mesh in meshes)
@@ -81,6 +89,76 @@ def _is_array(value: object, rank: int | None = None) -> bool:
         return False
     needed = value.numel() * value.element_size()
     return rank in (None, value.ndim) and needed <= value.untyped_storage().nbytes()
+
+
+# ---- settings ------------------------------------------------------------------------------------
+
+
+def stated_settings(content: dict) -> dict:
+    """The settings that a file states, as plain values by name; empty where it states none.
+
+    They are `args` (ours and the reference's), or what is understood of `cfg` (its successor's).
+    """
+    settings = plain(content.get("args"))
+    settings = dict(settings) if isinstance(settings, dict) else {}
+    # Settings in groups, and those of the successor: only what cannot mean anything else.
+    if not _states_category(settings):
+        for source in (settings, plain(content.get("cfg"))):
+            settings = settings | _understood(source)
+    return settings
+
+
+def _states_category(settings: dict) -> bool:
+    return any(settings.get(name) for name in STATED_NAMES)
+
+
+def _understood(settings: object) -> dict:
+    """Category and backbone of settings in groups, where all that is said of them is one name."""
+    named = list(_texts(settings, levels=4))
+    found = {}
+    categories = {text for name, text in named if name in CATEGORY_NAMES}
+    if len(categories) == 1:
+        category = categories.pop()
+        if category.isidentifier() and category not in ALL_CATEGORIES:
+            found["category"] = pascal3d_name(category) or category
+    backbones = {text for name, text in named if name in BACKBONE_NAMES}
+    if len(backbones) == 1:
+        found["backbone"] = backbones.pop()
+    return found
+
+
+def _texts(settings: object, levels: int) -> Iterator[tuple[str, str]]:
+    """Names and values of all settings that are texts, those of inner groups too."""
+    if not isinstance(settings, dict) or not levels:
+        return
+    for name, value in settings.items():
+        if isinstance(value, str):
+            yield name, value
+        yield from _texts(value, levels - 1)
+
+
+def epoch_of(content: dict) -> object:
+    """After how many epochs a file was written; 0 where it does not say."""
+    return plain(content.get("timestamp", content.get("epoch", 0)))
+
+
+def with_category(path: Path, settings: dict, category: str | None) -> dict:
+    """Settings that have a category: the stated one or, with a note, the one that the user names.
+
+    ValueError where there is neither: none is guessed.
+    """
+    if _states_category(settings):
+        return settings
+    if category is None:
+        raise ValueError(
+            f"{path} does not say what it was trained on; "
+            "name it with --category, or set CATEGORIES to it"
+        )
+    print(
+        f"note: {path} does not say what it was trained on; it is taken for {category}, as named",
+        file=sys.stderr,
+    )
+    return settings | {"category": category}
 
 
 def train_config_of(path: Path, stored: dict) -> TrainConfig:

@@ -5,11 +5,14 @@ That is the meshes and the settings of the training.
 
 from __future__ import annotations
 
-import argparse
 import json
+import pickle
+import re
+import warnings
 import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -19,9 +22,19 @@ from torch import Tensor
 from neural_mesh.digests import short_file_digest
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.settings import TrainConfig
-from neural_mesh.storage.checkpoint_checks import check_content, train_config_of
+from neural_mesh.storage.checkpoint_checks import (
+    check_content,
+    epoch_of,
+    stated_settings,
+    train_config_of,
+    with_category,
+)
 from neural_mesh.storage.files import atomic_path
+from neural_mesh.storage.foreign_files import AGAIN, CUT_OFF, archive_is, is_safetensors, what_it_is
+from neural_mesh.storage.pickled_settings import READABLE
 
+# How files of torch before 1.6 begin: a pickle of a number.
+OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 METADATA = "nemo"  # the entry of a safetensors file that holds all but its tensors
 
 
@@ -119,64 +132,137 @@ def export_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 # ---- reading ----
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of this project, .pth or .safetensors, or of the reference.
+def load_checkpoint(path: Path, category: str | None = None) -> Checkpoint:
+    """Read a checkpoint of this project (.pth or .safetensors), of the reference or its successor.
 
-    Raises ValueError, naming what is wrong, when it is neither.
+    category: what it was trained on, where the file does not say so. Raises ValueError, naming what
+    is wrong or what the file is, when it is none of them.
     """
     path = Path(path)
+    if (path / "data.pkl").is_file():
+        raise ValueError(
+            f"{path} is a folder: a program has unpacked the checkpoint; "
+            "download it again, and keep the browser from unpacking it"
+        )
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a checkpoint, such as one in it")
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint not found: {path}; train first, or set LOAD_FILE_NAME")
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
+    # Its first bytes say what a file is, not its name.
+    if is_safetensors(path) or (path.suffix == ".safetensors" and not zipfile.is_zipfile(path)):
+        return _load_safetensors(path, category)
     content = load_torch_file(path)
     missing = [key for key in ("state", "memory") if key not in content]
     if missing:
-        raise ValueError(f"{path}: lacks {', '.join(missing)}, it is not a NeMo checkpoint")
-    settings = content.get("args")
-    if isinstance(settings, argparse.Namespace):
-        settings = vars(settings)
-    return _checkpoint_of(path, content, settings)
+        raise ValueError(
+            f"{path}: lacks {', '.join(missing)}, it is not a NeMo checkpoint{_instead(content)}"
+        )
+    return _checkpoint_of(path, content, stated_settings(content), category)
 
 
-def load_torch_file(path: Path) -> dict:
+def _instead(content: dict) -> str:
+    """What a file of torch.save is in place of a checkpoint, and what to do with it."""
+    if {"network", "optimiser", "banks"} <= content.keys():
+        return " but the state of an unfinished training; let TrainNeMo.sh finish it"
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return " but the weights of a network alone, from which PRETRAINED can start"
+    keys = ", ".join(sorted(str(key)[:40] for key in content)[:6]) or "nothing"
+    return f"; it holds {keys}"
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Named values of a file of torch.save or of safetensors, with nothing in it executed.
+
+    ValueError, naming what the file is, when it is neither.
+    """
+    return _read_safetensors(path)[1] if is_safetensors(path) else load_torch_file(path)
+
+
+def load_torch_file(path: Path) -> dict[str, Any]:
     """Read a file of torch.save without executing anything in it.
 
-    ValueError when it is broken or wants to run code.
+    ValueError when it is broken, is another kind of file, or wants to run code.
     """
     path = Path(path)
-    # The reference stores its arguments as a Namespace.
-    torch.serialization.add_safe_globals([argparse.Namespace])
+    other = what_it_is(path)
+    if zipfile.is_zipfile(path):
+        other = other or archive_is(path)
+    if other:
+        raise ValueError(f"{path} {other}")
     try:
         _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path)
     except Exception as error:  # broken bytes may raise nearly anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = _reason(error)
         raise ValueError(f"{path}: not a checkpoint that can be read safely ({reason})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not a checkpoint")
     return content
 
 
-def _check_archive(path: Path) -> None:
-    """ValueError when the members of a file unpack to more than the file holds.
+def _load(path: Path) -> Any:
+    """What torch reads of a file while nothing in it is executed."""
+    # Given a path, torch would go by its ending. Its warnings ask for reports of strangers' files.
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.serialization.safe_globals(READABLE):
+            return torch.load(file, map_location="cpu", weights_only=True)
 
-    torch.save compresses nothing, so such a file is not one of its own.
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in words of ours: torch's advise running what is in it."""
+    message = str(error)
+    wanted = re.search(
+        r"(?:GLOBAL|global|class|type|function) ([\w.<>' ]{1,80}?) (?:was|whose)", message
+    )
+    if wanted:
+        return f"it wants to run {wanted[1].strip()}, and nothing in a file is run"
+    if isinstance(error, _Refused):
+        return message
+    if isinstance(error, EOFError) or "EOF" in message:
+        return f"it is {CUT_OFF}"
+    if isinstance(error, pickle.UnpicklingError) and "magic" not in message.lower():
+        return "it holds more than tensors and plain values, and nothing in a file is run"
+    return f"its bytes are not what torch.save writes, or are broken; {AGAIN}"
+
+
+class _Refused(ValueError):
+    """A reason in words of ours."""
+
+
+def _check_archive(path: Path) -> None:
+    """ValueError when a file is not of torch.save, or its members unpack to more than it holds.
+
+    torch.save compresses nothing.
     """
     if not zipfile.is_zipfile(path):
-        return  # the format of torch before 1.6, which reads no more than there is
+        # The format of torch before 1.6, which reads no more than there is.
+        with open(path, "rb") as file:
+            start = file.read(len(OLD_FORMAT))
+        if start != OLD_FORMAT and start[:1] == b"\x80":
+            raise _Refused("it is a Python pickle of another program, and nothing in a file is run")
+        return
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
-            raise ValueError("it unpacks to more than it holds")
+            raise _Refused("it unpacks to more than it holds")
 
 
-def _load_safetensors(path: Path) -> Checkpoint:
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors; ValueError when the file is broken or another kind of file."""
+    other = what_it_is(path)
+    if other:
+        raise ValueError(f"{path} {other}")
     try:
         with safe_open(path, framework="pt") as file:
-            rest = (file.metadata() or {}).get(METADATA)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
     except Exception as error:  # broken bytes may raise nearly anything
         raise ValueError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def _load_safetensors(path: Path, category: str | None) -> Checkpoint:
+    metadata, tensors = _read_safetensors(path)
+    rest = metadata.get(METADATA)
     if rest is None:
         raise ValueError(
             f"{path}: lacks the metadata entry {METADATA}, "
@@ -206,16 +292,16 @@ def _load_safetensors(path: Path) -> Checkpoint:
         "timestamp": epoch,
         "data": data,
     }
-    return _checkpoint_of(path, content, config)
+    return _checkpoint_of(path, content, stated_settings({"args": config}), category)
 
 
-def _checkpoint_of(path: Path, content: dict, settings: object) -> Checkpoint:
-    """What a file holds, whatever its format; settings: named values, or there are none.
+def _checkpoint_of(path: Path, content: dict, settings: dict, category: str | None) -> Checkpoint:
+    """What a file holds, whatever its format. settings: as it states them. category: see above.
 
     ValueError, naming the field, when something in it is not what it must be.
     """
-    config = train_config_of(path, settings if isinstance(settings, dict) else {})
     check_content(path, content)
+    config = train_config_of(path, with_category(path, settings, category))
     memory = content["memory"]
     if isinstance(memory, Tensor):
         memory = [memory]
@@ -235,7 +321,7 @@ def _checkpoint_of(path: Path, content: dict, settings: object) -> Checkpoint:
         memory=[bank.float() for bank in memory],
         meshes=meshes,
         config=config,
-        epoch=int(content.get("timestamp", 0)),
+        epoch=int(epoch_of(content)),
         fingerprint=short_file_digest(path),
         data=str(content.get("data", "")),
     )

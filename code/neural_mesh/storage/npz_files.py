@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_mesh.storage.files import atomic_path
+from neural_mesh.storage.foreign_files import CUT_OFF, is_cut_off, refusal
 
 # Of a compressed file; an occluder mask of 12 megapixels has 2**24.
 MAX_UNPACKED_BYTES = 2**28
@@ -24,13 +25,21 @@ MAX_HEADER_BYTES = 10_000  # of an array
 SAVED_AT = (1980, 1, 1, 0, 0, 0)  # every member's time, so that equal content has equal bytes
 
 
+class _PickledError(ValueError):
+    """An array is no array but pickled objects."""
+
+
 def load_npz(
-    path: Path, required: Sequence[str], only: Sequence[str] | None = None
+    path: Path,
+    required: Sequence[str],
+    only: Sequence[str] | None = None,
+    absent_if_pickled: Sequence[str] = (),
 ) -> dict[str, NDArray]:
     """All arrays of an npz file, or those named in `only`.
 
-    Raises ValueError, naming file and key, when it is broken, pickled, lacks a required one, or
-    claims more than it holds (compressed members may grow to MAX_UNPACKED_BYTES).
+    absent_if_pickled: keys for which the reference pickles None; nothing is unpickled, they are
+    left out. Raises ValueError, naming file and key, when it is broken, pickled, lacks a required
+    one, or claims more than it holds (compressed members may grow to MAX_UNPACKED_BYTES).
     """
     path = Path(path)
     if not path.is_file():
@@ -44,16 +53,30 @@ def load_npz(
                 key = member.filename.removesuffix(".npy")
                 if only is None or key in only:
                     room -= member.file_size
-                    arrays[key] = _read_member(archive, member, room)
+                    try:
+                        arrays[key] = _read_member(archive, member, room)
+                    except _PickledError:
+                        if key not in absent_if_pickled:
+                            raise
     except Exception as error:  # a broken archive may raise nearly anything
         at = f" at {key[:60]!r}" if key else ""
-        raise ValueError(
-            f"{path}: cannot be read as npz without pickled objects{at} ({str(error)[:200]})"
-        ) from error
+        reason = f"cannot be read as npz without pickled objects{at} ({str(error)[:200]})"
+        if is_cut_off(path):
+            reason = CUT_OFF
+        raise ValueError(refusal(path, reason)) from error
     missing = [key for key in required if key not in arrays]
     if missing:
         raise ValueError(f"{path}: lacks {', '.join(missing)}")
     return arrays
+
+
+def names_in_npz(path: Path) -> set[str]:
+    """The keys of an npz file, of which nothing else is read; empty where it is broken."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except Exception:  # a broken archive may raise nearly anything
+        return set()
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -> NDArray:
@@ -64,7 +87,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, room: int) -
     file = io.BytesIO(content)
     shape, by_columns, dtype = _read_header(file)
     if dtype.hasobject:
-        raise ValueError("pickled objects")
+        raise _PickledError("pickled objects")
     needed = math.prod(shape) * max(dtype.itemsize, 1)
     if dtype.kind not in "biufUS" or min(shape, default=0) < 0 or needed > len(content):
         raise ValueError(f"claims {dtype} {shape}, which {len(content):,} bytes cannot hold")

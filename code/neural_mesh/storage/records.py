@@ -1,6 +1,7 @@
 """What is known of an image: the pose and crop of one object, and where a mesh's vertices fall.
 
-Annotation -> VertexAnnotation. The files have the reference's keys; none holds pickled objects.
+Annotation -> VertexAnnotation. The files have the reference's keys, and those of the reference are
+read too. Nothing in them is unpickled.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from neural_mesh.geometry.boxes import CropPlacement, place_crop
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.geometry.visibility import uncovered_vertices, vertices_in_crop
-from neural_mesh.storage.npz_files import load_npz, save_npz
+from neural_mesh.storage.npz_files import load_npz, names_in_npz, save_npz
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ _SHAPES = {
     "bbox": (4,),
     "crop_offset": (2,),
 }
+# Additions to the reference's keys. Its own files lack them; where its crop lies follows from the
+# rest.
+_PLACE_KEYS = ("geometry", "crop_scale", "crop_offset")
+_MOST_PIXELS_OFF = 2  # between stored boxes and those that the reference's rules give
 _RANKS = dict.fromkeys(_SHAPES, 1) | {
     "cropped_kp_list": 2,
     "visible": 1,
@@ -136,14 +141,33 @@ def save_annotation(path: Path, annotation: Annotation) -> None:
     save_npz(path, {key: value for key, value in values.items() if value is not None})
 
 
+def is_of_others(path: Path) -> bool:
+    """Whether another program made an annotation: it does not say how its crop was placed."""
+    names = names_in_npz(path)
+    return "azimuth" in names and "geometry" not in names
+
+
 def load_annotation(path: Path, kind: type[Annotation] = Annotation) -> Annotation:
-    """Read an annotation.
+    """Read an annotation, ours or the reference's.
 
     ValueError, naming file and key, when a value is missing or of the wrong shape.
     """
     keys = _keys(kind)
-    arrays = load_npz(path, [key for key in keys if key not in _OPTIONAL])
+    optional = {*_OPTIONAL, *_PLACE_KEYS}
+    required = [key for key in keys if key not in optional]
+    # For an image without occluders the reference pickles that there is no mask.
+    arrays = load_npz(path, required, keys, absent_if_pickled=("occ_mask",))
+    of_others = "geometry" not in arrays
+    weights = arrays.get("kp_weights")
+    if of_others and weights is not None and weights.dtype.kind == "f":
+        # It divides by zero at flat corners. Nothing is weighted here.
+        arrays["kp_weights"] = np.nan_to_num(weights, nan=0.0)
     values = {key: _checked_value(path, key, arrays[key]) for key in keys if key in arrays}
+    if of_others:
+        values |= _place_of_crop(path, values)
+    lacking = [key for key in _PLACE_KEYS if key not in values]
+    if lacking:
+        raise ValueError(f"{path}: lacks {', '.join(lacking)}")
     points, visible = values["cropped_kp_list"], values["visible"]
     if points.shape != (*visible.shape, 2):
         raise ValueError(
@@ -151,6 +175,33 @@ def load_annotation(path: Path, kind: type[Annotation] = Annotation) -> Annotati
         )
     pose = Pose(*(values.pop(key) for key in _POSE_KEYS), values.pop("principal"))
     return kind(pose=pose, **values)
+
+
+def _place_of_crop(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Where the crop of an annotation of the reference lies, by the reference's rules.
+
+    ValueError when its boxes contradict them: then it is somebody else's.
+    """
+    height, width = values["box_obj"][4:]
+    try:
+        crop = place_crop(
+            "paper",
+            (values["height"], values["width"]),
+            (int(height), int(width)),
+            values["bbox"],
+            values["principal"],
+            values["distance"],
+        )
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    for key in ("box", "box_ori", "box_obj"):
+        off = np.abs(values[key] - getattr(crop, key)).max()
+        if off > _MOST_PIXELS_OFF:
+            raise ValueError(
+                f"{path}: {key} is {off:.0f} pixels from where the reference puts it, "
+                "and it does not say how its crop was placed"
+            )
+    return {"geometry": "paper", "crop_scale": crop.scale, "crop_offset": crop.offset_rc}
 
 
 def _checked_value(path: Path, key: str, value: NDArray) -> Any:
