@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@" # if it was started as: sh SCRIPT
 # Find the poses of the test images, print the accuracy table and write the report page: ./InferenceNeMo.sh [OCC_LEVEL]
 # OCC_LEVEL is an occlusion level such as FGL1_BGL1; without it the unoccluded test set is used.
 # Edit the settings below, or set them for one run: SOLVER=best GPUS="" ./InferenceNeMo.sh FGL2_BGL2
 #
 # ---- settings
-ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
 DATAROOT="${DATAROOT:-$ROOT/data}"
 EXPROOT="${EXPROOT:-$ROOT/exp}"
 PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"
@@ -36,6 +37,8 @@ WORKERS="${WORKERS:-auto}"                                            # decoding
 # ---- end of settings
 
 set -euo pipefail
+[ -f "$ROOT/code/common.sh" ] || # a scheduler runs a copy of what it is given
+    { echo "error: $0 is not beside the project's code, as a copy that a scheduler makes; let the job run the script by its path" >&2; exit 1; }
 source "$ROOT/code/common.sh"
 OCC_LEVEL=""
 case "${1-}" in
@@ -61,12 +64,13 @@ done
 [ -z "$SHARD" ] || [ "$SAVE_FEATURES" = false ] ||
     fail "SHARD does not go with SAVE_FEATURES=true, since every share would write the same feature maps; leave one of them out"
 find_python
+CATEGORIES="$(code list_categories --categories "$CATEGORIES" --data "$PATH_PASCAL3DP" "$PATH_CACHE_TESTING_SET")"
 
 tested="$PATH_CACHE_TESTING_SET"
 [ -z "$OCC_LEVEL" ] || tested="$PATH_CACHE_TESTING_SET_OCC"
 results=(--mesh-d "$MESH_DIMENSIONS" --categories "$CATEGORIES" --exp "$EXPROOT" --azimuths "${AZIMUTH_SELECTION:+$AZIMUTH_SELECTION:$AZIMUTH_TEST}")
 data=("${results[@]}" --level "$OCC_LEVEL")
-network=(--raw "$PATH_PASCAL3DP" --prepared "$tested" --save-dir "$SAVED_NETWORK_PATH" --load-file-name "$LOAD_FILE_NAME")
+network=(--raw "$PATH_PASCAL3DP" --cuboids "$DATAROOT" --prepared "$tested" --save-dir "$SAVED_NETWORK_PATH" --load-file-name "$LOAD_FILE_NAME")
 solver=(--subtype "$SUBTYPE" --solver "$SOLVER" --six-d "$SIX_D" --renderer "$RENDERER" --total-epochs "$TOTAL_EPOCHS"
     --learning-rate "$LEARNING_RATE" --precision "$PRECISION" --batch-size "$BATCH_SIZE" --seed "$SEED" --workers "$WORKERS"
     --from-features "$SAVE_FEATURES")
@@ -104,4 +108,4 @@ if [ "$NUM_PICTURES" != 0 ]; then
     code draw_results "${data[@]}" "${network[@]}" --clean "$PATH_CACHE_TESTING_SET" --images "$NUM_PICTURES" --film "$NUM_FILMS" \
         --gpus "$GPUS"
 fi
-code write_report "${results[@]}" --raw "$PATH_PASCAL3DP" --clean "$PATH_CACHE_TESTING_SET" --occluded "$PATH_CACHE_TESTING_SET_OCC"
+code write_report "${results[@]}" --raw "$PATH_PASCAL3DP" --cuboids "$DATAROOT" --clean "$PATH_CACHE_TESTING_SET" --occluded "$PATH_CACHE_TESTING_SET_OCC"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@" # if it was started as: sh SCRIPT
 # Prepare PASCAL3D+ (and OccludedPASCAL3D) for training and testing. Finished work is kept, so run it again at will.
 # Edit the settings below, or set them for one run: ENABLE_OCCLUDED=true CATEGORIES="car bus" ./PrepareData.sh
 #
 # ---- settings
-ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
 DATAROOT="${DATAROOT:-$ROOT/data}"                                    # everything below lies here
 PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"    # raw PASCAL3D+, downloaded (7.5 GB) if missing
 PATH_OCCLUDED_PASCAL3DP="${PATH_OCCLUDED_PASCAL3DP:-$DATAROOT/OccludedPASCAL3D}"
@@ -27,6 +28,8 @@ WORKERS="${WORKERS:-auto}"                                            # processe
 # ---- end of settings
 
 set -euo pipefail
+[ -f "$ROOT/code/common.sh" ] || # a scheduler runs a copy of what it is given
+    { echo "error: $0 is not beside the project's code, as a copy that a scheduler makes; let the job run the script by its path" >&2; exit 1; }
 source "$ROOT/code/common.sh"
 help_or_no_arguments "$0" "$@"
 one_of ENABLE_OCCLUDED true false
@@ -47,13 +50,16 @@ words_of TEST_PARTS imagenet pascal
 words_of MESH_DIMENSIONS single multi
 words_of OCC_LEVELS FGL{1,2,3}_BGL{1,2,3}
 find_python
+CATEGORIES="$(code list_categories --categories "$CATEGORIES" \
+    --data "$PATH_PASCAL3DP" "$PATH_CACHE_TRAINING_SET" "$PATH_CACHE_TESTING_SET")"
 
 common=(--raw "$PATH_PASCAL3DP" --categories "$CATEGORIES" --overwrite "$OVERWRITE")
 wanted=(--raw "$PATH_PASCAL3DP" --categories "$CATEGORIES")
 if [ "$ENABLE_OCCLUDED" = true ]; then
     wanted+=(--occluded "$PATH_OCCLUDED_PASCAL3DP" --levels "$OCC_LEVELS")
 fi
-cuboids=(--number-vertices "$NUMBER_VERTICES" --geometry "$GEOMETRY")
+elsewhere=(--cuboids "$DATAROOT") # of a raw set that cannot be written
+cuboids=("${elsewhere[@]}" --number-vertices "$NUMBER_VERTICES" --geometry "$GEOMETRY")
 [ "$MINIMUM_THICKNESS" = auto ] || cuboids+=(--minimum-thickness "$MINIMUM_THICKNESS")
 # select_azimuths FOLDER ARGUMENTS...: lists of the wanted azimuths and of the others, for $mesh_d
 select_azimuths() {
@@ -65,8 +71,8 @@ code prepare_images "${common[@]}" "${images[@]}" --out "$PATH_CACHE_TRAINING_SE
 code prepare_images "${common[@]}" "${images[@]}" --out "$PATH_CACHE_TESTING_SET" --split val --parts "$TEST_PARTS"
 for mesh_d in $MESH_DIMENSIONS; do
     code make_cuboids "${common[@]}" --mesh-d "$mesh_d" "${cuboids[@]}"
-    code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TRAINING_SET" --workers "$WORKERS"
-    code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET" --workers "$WORKERS"
+    code annotate_vertices "${common[@]}" "${elsewhere[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TRAINING_SET" --workers "$WORKERS"
+    code annotate_vertices "${common[@]}" "${elsewhere[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET" --workers "$WORKERS"
     select_azimuths "$PATH_CACHE_TRAINING_SET"
     select_azimuths "$PATH_CACHE_TESTING_SET"
 done
@@ -75,7 +81,7 @@ if [ "$ENABLE_OCCLUDED" = true ]; then
         code prepare_images "${common[@]}" "${images[@]}" --out "$PATH_CACHE_TESTING_SET_OCC" --split val --parts "$TEST_PARTS" \
             --occluded "$PATH_OCCLUDED_PASCAL3DP" --level "$level"
         for mesh_d in $MESH_DIMENSIONS; do
-            code annotate_vertices "${common[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET_OCC" \
+            code annotate_vertices "${common[@]}" "${elsewhere[@]}" --mesh-d "$mesh_d" --prepared "$PATH_CACHE_TESTING_SET_OCC" \
                 --clean "$PATH_CACHE_TESTING_SET" --level "$level" --occluded-visibility "$OCCLUDED_VISIBILITY" --workers "$WORKERS"
             select_azimuths "$PATH_CACHE_TESTING_SET_OCC" --level "$level"
         done

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@" # if it was started as: sh SCRIPT
 # Train a neural mesh per category on the data of PrepareData.sh. A stopped training goes on where it was.
 # Edit the settings below, or set them for one run: GPUS="" BACKBONE=resnet18fpn TOTAL_EPOCHS=20 ./TrainNeMo.sh
 #
 # ---- settings
-ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
 DATAROOT="${DATAROOT:-$ROOT/data}"
 EXPROOT="${EXPROOT:-$ROOT/exp}"
 PATH_PASCAL3DP="${PATH_PASCAL3DP:-$DATAROOT/PASCAL3D+_release1.1}"
@@ -42,14 +43,17 @@ WORKERS="${WORKERS:-auto}"                                            # decoding
 # ---- end of settings
 
 set -euo pipefail
+[ -f "$ROOT/code/common.sh" ] || # a scheduler runs a copy of what it is given
+    { echo "error: $0 is not beside the project's code, as a copy that a scheduler makes; let the job run the script by its path" >&2; exit 1; }
 source "$ROOT/code/common.sh"
 help_or_no_arguments "$0" "$@"
 one_of MESH_DIMENSIONS single multi
 one_of RECIPE paper fixed
 one_of PARALLEL dp ddp
 find_python
+CATEGORIES="$(code list_categories --categories "$CATEGORIES" --data "$PATH_PASCAL3DP" "$PATH_CACHE_TRAINING_SET")"
 
-arguments=(--raw "$PATH_PASCAL3DP" --prepared "$PATH_CACHE_TRAINING_SET" --save-dir "$SAVED_NETWORK_PATH"
+arguments=(--raw "$PATH_PASCAL3DP" --cuboids "$DATAROOT" --prepared "$PATH_CACHE_TRAINING_SET" --save-dir "$SAVED_NETWORK_PATH"
     --mesh-d "$MESH_DIMENSIONS" --azimuths "$AZIMUTH_SELECTION" --categories "$CATEGORIES"
     --gpus "$GPUS" --parallel "$PARALLEL" --separate-bank "$SEPARATE_BANK"
     --sync-batchnorm "$SYNC_BATCHNORM" --compile "$COMPILE"
@@ -68,6 +72,11 @@ else
     fi
     log_folder="$(mktemp -d)" # else torchrun makes one and leaves it
     trap 'rm -rf "$log_folder"' EXIT
-    # unquoted: they are words
-    "$PYTHON" -m torch.distributed.run --log-dir "$log_folder" --nproc-per-node "$NUM_PROCESSES" $TORCHRUN_ARGUMENTS "$ROOT/code/train.py" "${arguments[@]}"
+    torchrun=(--log-dir "$log_folder" --nproc-per-node "$NUM_PROCESSES" $TORCHRUN_ARGUMENTS) # unquoted: they are words
+    case " $TORCHRUN_ARGUMENTS " in
+        *" --local-addr"* | *" --local_addr"*) ;;
+        *" --standalone "*) torchrun+=(--local-addr 127.0.0.1) ;; # a machine may not know its own name
+    esac
+    "$PYTHON" -m torch.distributed.run "${torchrun[@]}" "$ROOT/code/train.py" "${arguments[@]}" ||
+        fail "the training ended; the first message above says why. If it is of a rendezvous, start the same command on all machines at once, and check that they reach the host and port of --rdzv-endpoint"
 fi

@@ -35,7 +35,7 @@ from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh, publishe
 from neural_mesh.geometry.visibility import facing_weights, visible_vertices
 from neural_mesh.settings import FOCAL_PX
 from neural_mesh.stages.annotate_vertices import MeshedSubset, annotate_image
-from neural_mesh.stages.prepare_images import CroppedSubset, annotation_of, prepare_image
+from neural_mesh.stages.cropped_images import CroppedSubset, annotation_of, prepare_image
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D
 from neural_mesh.storage.mesh_files import read_off
 from neural_mesh.storage.records import Annotation

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from neural_mesh.settings import NORMALISED_DISTANCE
 
@@ -147,3 +149,53 @@ def category_settings(name: str) -> Category:
     One that PASCAL3D+ does not have gets a square crop and the consistent distance.
     """
     return CATEGORIES.get(name) or Category(name, name, GENERIC_CROP_HW, NORMALISED_DISTANCE)
+
+
+# ---- names that people give them -----------------------------------------------------------------
+
+# Of COCO, ImageNet and the published tables; what could mean two categories is not among them.
+_OTHER_NAMES = {
+    "airplane": "aeroplane",
+    "automobile": "car",
+    "couch": "sofa",
+    "motorcycle": "motorbike",
+    "television": "tvmonitor",
+} | {category.short: category.name for category in _PASCAL3D}
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: `Dining table`, `dining_table` and `diningtable` are one."""
+    return "".join(letter for letter in name.casefold() if letter not in " _-/")
+
+
+def pascal3d_name(name: str) -> str:
+    """What PASCAL3D+ calls a category, given any of its usual names; empty if it has none such."""
+    plain = _plain(name)
+    plain = _OTHER_NAMES.get(plain, plain)
+    return plain if plain in CATEGORIES else ""
+
+
+def is_same_category(name: str, other: str) -> bool:
+    """Whether two names certainly mean one category."""
+    if _plain(name) == _plain(other):
+        return True
+    return pascal3d_name(name) == pascal3d_name(other) != ""
+
+
+def category_meant(name: str, known: Iterable[str]) -> str:
+    """The one of the known categories that a name certainly means; empty if there is none."""
+    known = set(known)
+    if name in known:
+        return name
+    meant = [other for other in known if is_same_category(name, other)]
+    return meant[0] if len(meant) == 1 else ""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`, did you mean car`, of the known categories whose name is like it; empty if none is."""
+    plain_names = {_plain(other): other for other in known if other != name}
+    like = get_close_matches(_plain(name), plain_names, 1)
+    meant = category_meant(name, plain_names.values())
+    if like and not meant:
+        meant = plain_names[like[0]]
+    return f", did you mean {meant}" if meant else ""

@@ -148,3 +148,29 @@ def test_crops_of_kitti_that_broke_off_are_not_mixed_with_those_of_other_setting
     assert done.returncode == 1
     assert "fully_visible was prepared with other options" in done.stderr
     assert "2 fully_visible, 1 partly_occluded, 1 largely_occluded" in code(*arguments).stdout
+
+
+def test_a_picture_that_cannot_be_read_costs_its_own_objects_alone(kitti, tmp_path, capsys):
+    (kitti / "image_2/000000.png").write_bytes(b"no picture")
+    prepare_kitti3d(KittiOptions(kitti, tmp_path / "out", workers="1"))
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert "1 fully_visible, 0 partly_occluded, 1 largely_occluded of 2 frames" in line
+    assert "2 skipped: unreadable picture" in line
+    skipped = PreparedSet(tmp_path / "out/fully_visible").skipped("car").read_text()
+    assert skipped.startswith("000000_1: unreadable picture (")
+    assert "000000.png: not a picture of the kinds" in skipped
+
+
+def test_kitti_s_pictures_may_be_jpeg_and_its_texts_from_windows(kitti, tmp_path, capsys):
+    for path in (kitti / "image_2").iterdir():
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    for path in [*(kitti / "label_2").iterdir(), *(kitti / "calib").iterdir()]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    prepare_kitti3d(KittiOptions(kitti, tmp_path / "out", workers="1"))
+    assert "2 fully_visible, 1 partly_occluded" in capsys.readouterr().out
+
+
+def test_a_class_that_kitti_calls_otherwise_is_suggested(kitti, tmp_path):
+    with pytest.raises(ValueError, match="no car of .* did you mean Car"):
+        prepare_kitti3d(KittiOptions(kitti, tmp_path / "out", kind="car", workers="1"))

@@ -8,54 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.io import savemat
 
+from helpers.raw_cars import an_object, prepare_cars, write_mat
 from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.pascal3d import read_record
 from neural_mesh.data.splits import read_split
 from neural_mesh.geometry.meshes import published_cuboid
-from neural_mesh.stages.prepare_images import PreparationOptions, prepare_images
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D
 from neural_mesh.storage.mesh_files import write_off
 from neural_mesh.storage.records import load_annotation
-
-VIEW = {
-    "azimuth": 30.0,
-    "elevation": 10.0,
-    "theta": 2.0,
-    "distance": 6.0,
-    "focal": 1.0,
-    "viewport": 3000.0,
-    "px": 50.0,
-    "py": 40.0,
-}
-
-
-def an_object(name: str = "car", **changes: object) -> dict:
-    """An object of a record; changes to its viewpoint, or to itself. None deletes a field."""
-    view = VIEW | {key: value for key, value in changes.items() if key in VIEW}
-    whole = {
-        "class": name,
-        "bbox": np.array([20.0, 20.0, 80.0, 60.0]),
-        "cad_index": 1,
-        "anchors": {"wheel": {"status": 2}},
-        "viewpoint": {key: value for key, value in view.items() if value is not None},
-    }
-    whole |= {key: value for key, value in changes.items() if key not in VIEW}
-    return {key: value for key, value in whole.items() if value is not None}
-
-
-def write_mat(path: Path, *objects: dict, size: tuple = (100, 80, 3)) -> Path:
-    """A PASCAL3D+ annotation with any number of objects."""
-    keys = sorted({key for an_object in objects for key in an_object})
-    stacked = np.empty((1, len(objects)), dtype=[(key, object) for key in keys])
-    for i, an_object in enumerate(objects):
-        for key in keys:
-            stacked[0, i][key] = an_object.get(key, np.zeros((0, 0)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    savemat(path, {"record": {"imgsize": np.array(size, float), "objects": stacked}})
-    return path
-
 
 # name: (objects, outcome when strict, outcome of the reference's rule); None = used
 RECORDS = {
@@ -103,11 +64,6 @@ def broken_raw(tmp_path) -> Path:
     return raw.root
 
 
-def prepare_cars(raw: Path, out: Path, split: str = "val", **options: object) -> None:
-    """Prepare a set of cars in one process."""
-    prepare_images(PreparationOptions(raw, out, split, ("car",), workers="1", **options))
-
-
 @pytest.mark.parametrize("rules", ["strict", "reference"])
 def test_every_record_follows_one_rule_and_is_counted_by_reason(
     broken_raw, capsys, tmp_path, rules
@@ -117,7 +73,9 @@ def test_every_record_follows_one_rule_and_is_counted_by_reason(
     prepared = PreparedSet(tmp_path / rules)
     prepare_cars(broken_raw, prepared.root, record_rules=rules)
     skipped = [f"{name}: {reason}" for name, reason in reason_of.items() if reason]
-    assert prepared.skipped("car").read_text().splitlines() == sorted(skipped)
+    lines = prepared.skipped("car").read_text().splitlines()
+    assert [line.split(" (")[0] for line in lines] == sorted(skipped)
+    assert all("(" in line for line in lines), "a reason without what was found"
 
     line = capsys.readouterr().out.splitlines()[-1]
     assert f"val: {len(RECORDS) - len(reasons)} images of 1 category" in line

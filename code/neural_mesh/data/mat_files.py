@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat, savemat
 
@@ -35,7 +36,25 @@ TEXT_KINDS = (16, 17, 18)
 CELL = 1
 STRUCT = 2
 CHAR = 4
+SPARSE = 5
 NUMBERS = range(6, 16)
+OTHER_CLASSES = {
+    3: "an object",
+    16: "a function",
+    17: "an object such as a string; save texts as char",
+}
+
+# How files of other kinds begin that people call .mat.
+SAVE_AGAIN = "save it with -v7, or from Python with scipy.io.savemat"
+OTHER_FILES = {
+    b"\x89HDF\r\n\x1a\n": f"an HDF5 file; {SAVE_AGAIN}",
+    b"MATLAB 7.3 ": f"a MATLAB 7.3 file, which is HDF5; {SAVE_AGAIN}",
+    b"version https://git-lfs": "a Git LFS pointer; run git lfs pull",
+    b"PK\x03\x04": f"a zip archive, as NumPy's npz files are; {SAVE_AGAIN}",
+    b"\x80": f"a pickle of Python; {SAVE_AGAIN}",
+    b"<": "a web page or another text of tags; download it again",
+    b"{": f"JSON; {SAVE_AGAIN}",
+}
 
 
 class Element(NamedTuple):
@@ -52,12 +71,34 @@ def read_mat(path: Path) -> dict[str, NDArray]:
     what is left.
     """
     path = Path(path)
-    # A file that is too large is not read; its check says so.
-    content = b""
-    if path.stat().st_size <= MAX_MAT_BYTES:
-        content = path.read_bytes()
+    size = path.stat().st_size
+    if size > MAX_MAT_BYTES:
+        raise ValueError(f"{size:,} bytes, of an annotation at most {MAX_MAT_BYTES:,} are read")
+    content = path.read_bytes()
     check_mat(content)
     return loadmat(io.BytesIO(content))
+
+
+def structs_of(value: NDArray) -> list[np.void]:
+    """The structs of a struct array, or of a cell array that holds some, in their order."""
+    if value.dtype.names:
+        return list(value.reshape(-1))
+    if value.dtype != object:
+        return []
+    # Python's lists of dictionaries are saved as cells.
+    cells = [cell for cell in value.reshape(-1) if isinstance(cell, np.ndarray)]
+    return [struct for cell in cells for struct in structs_of(cell)]
+
+
+def field_of(struct: np.void, name: str) -> NDArray:
+    """A field of a struct, out of the cells that it may lie in alone.
+
+    Raises ValueError when there is no such field.
+    """
+    value = np.asarray(struct[name])
+    while value.dtype == object and value.size == 1 and isinstance(value.item(), np.ndarray):
+        value = value.item()
+    return value
 
 
 def write_mat(path: Path, variables: Mapping[str, object], description: bytes) -> None:
@@ -80,7 +121,7 @@ def check_mat(content: bytes) -> None:
     """
     byte_order = content[126:128]
     if len(content) < HEADER_BYTES + 8 or byte_order not in (b"IM", b"MI"):
-        raise ValueError(f"not a MATLAB 5 file, or larger than {MAX_MAT_BYTES:,} bytes")
+        raise ValueError(_other_kind(content))
     order = "<" if byte_order == b"IM" else ">"
     at = HEADER_BYTES
     room = MAX_MAT_BYTES
@@ -101,6 +142,16 @@ def check_mat(content: bytes) -> None:
                 raise ValueError("a compressed element is not one array")
         _check_array(array, order, 0)
         at += 8 + size
+
+
+def _other_kind(content: bytes) -> str:
+    """What a file is that is no MATLAB 5 file, and what to do."""
+    if not content:
+        return "an empty file"
+    for start, sentence in OTHER_FILES.items():
+        if content.startswith(start):
+            return sentence
+    return f"not a MATLAB 5 file; {SAVE_AGAIN}"
 
 
 def _elements(content: bytes, order: str) -> list[Element]:
@@ -147,11 +198,14 @@ def _check_array(content: bytes, order: str, depth: int) -> None:
         _check_members(data, items, order, depth)
     elif array_class == CHAR and _is_blank(data) and items <= MAX_BLANKS:
         return
+    elif array_class == SPARSE:
+        _check_sparse(data, dimensions, is_complex)
     elif array_class == CHAR or array_class in NUMBERS:
         text_kinds = TEXT_KINDS if array_class == CHAR else ()
         _check_values(data, items, is_complex, (*DATA_KINDS, *text_kinds))
     else:
-        raise ValueError(f"an array of class {array_class}, which no annotation has")
+        kind = OTHER_CLASSES.get(array_class, "nothing that is known")
+        raise ValueError(f"an array of class {array_class}, {kind}")
 
 
 def _check_kinds(flags: Element, sizes: Element, name: Element) -> None:
@@ -195,3 +249,15 @@ def _check_values(
     lengths = [len(element.content) for element in data]
     if len(lengths) != 1 + is_complex or any(items > length for length in lengths):
         raise ValueError(f"an array claims {items} items and has {sum(lengths)} bytes")
+
+
+def _check_sparse(data: Sequence[Element], dimensions: Sequence[int], is_complex: bool) -> None:
+    """Check a sparse matrix: rows, starts of columns, then values, of which no more are claimed."""
+    if len(dimensions) != 2 or len(data) != 3 + is_complex:
+        raise ValueError(f"a sparse array of size {dimensions} in {len(data)} pieces")
+    rows, starts, *values = data
+    allowed = all(value.kind in DATA_KINDS for value in values)
+    if not allowed or (rows.kind, starts.kind) != (INT32, INT32):
+        raise ValueError(f"data of kinds {[element.kind for element in data]}")
+    if len(starts.content) != 4 * (dimensions[1] + 1):
+        raise ValueError(f"a sparse array claims {dimensions[1]} columns")

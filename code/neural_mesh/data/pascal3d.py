@@ -5,15 +5,15 @@ the nested MATLAB record of an image -> the object that stands for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_mesh.categories import category_settings
-from neural_mesh.data.mat_files import read_mat
+from neural_mesh.categories import category_settings, is_same_category
+from neural_mesh.data.mat_files import field_of, read_mat, structs_of
 from neural_mesh.geometry.cameras import Pose
 
 RULES = ("strict", "reference")
@@ -22,11 +22,15 @@ FIELD_ERRORS = (IndexError, KeyError, ValueError, TypeError, OverflowError)
 
 
 class UnusableRecord(ValueError):
-    """An annotation that cannot be used; `reason` is short and the same for all of its kind."""
+    """An annotation that cannot be used; `reason` is short and the same for all of its kind.
+
+    detail: the file, and what it says.
+    """
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Record:
     keypoints_xy: NDArray[np.float64]  # [K, 2], 0 where not visible
     keypoint_status: NDArray[np.int64]  # [K], 1 = visible
     objects: int  # how many the image has
+    class_name: str  # as the annotation writes it
 
     @property
     def focal_px(self) -> float:
@@ -56,7 +61,8 @@ def read_record(path: Path, category: str, rules: str = "strict") -> Record:
 
     rules: `strict` takes the first object of the category that has a fine viewpoint, a positive
     distance and a box; `reference` takes the first object whatever its class, also when its
-    distance is 0 or its box is empty. Neither guesses a number that is missing. Raises
+    distance is 0 or its box is empty. Neither guesses a number that is missing. Where no class is
+    the category's own name, one that certainly means it counts (`is_same_category`). Raises
     UnusableRecord with the reason when there is no such object, FileNotFoundError when there is no
     such file.
     """
@@ -65,20 +71,16 @@ def read_record(path: Path, category: str, rules: str = "strict") -> Record:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"annotation not found: {path}")
-    image = _read_image(path, with_classes=rules == "strict")
+    image = _read_image(path)
     height, width = image.hw
     if not 0 < min(height, width) <= max(height, width) <= MAX_NUMBER:
         raise UnusableRecord("no image size", f"{path} says {width} x {height}")
 
     # The candidates, of which the first usable one is taken.
-    if rules == "reference":
-        candidates = list(image.objects[:1])
-    else:
-        classed = zip(image.objects, image.classes, strict=True)
-        candidates = [candidate for candidate, name in classed if name == category]
+    candidates = _candidates(image, category) if rules == "strict" else list(image.objects[:1])
     if not candidates:
-        classes = ", ".join(image.classes) or "no object"
-        raise UnusableRecord("no object of the category", f"{path} has {classes}")
+        classes = ", ".join(name or "one without a class" for name in image.classes)
+        raise UnusableRecord("no object of the category", f"{path} has {classes or 'no object'}")
     problems = []
     for candidate in candidates:
         try:
@@ -90,29 +92,54 @@ def read_record(path: Path, category: str, rules: str = "strict") -> Record:
 
 @dataclass(frozen=True)
 class _AnnotatedImage:
-    """What an annotation says.
-
-    the size of its image, the objects in it, and their classes if asked for.
-    """
+    """What an annotation says: the size of its image, the objects in it, and their classes."""
 
     hw: tuple[int, int]
     objects: Sequence[np.void]
     classes: Sequence[str]
 
 
-def _read_image(path: Path, with_classes: bool) -> _AnnotatedImage:
+def _candidates(image: _AnnotatedImage, category: str) -> list[np.void]:
+    """The objects of a category."""
+    exact = [number for number, name in enumerate(image.classes) if name == category]
+    alike = [n for n, name in enumerate(image.classes) if is_same_category(name, category)]
+    return [image.objects[number] for number in exact or alike]
+
+
+def _read_image(path: Path) -> _AnnotatedImage:
     try:
-        record = read_mat(path)["record"]
-        objects = record["objects"][0, 0].reshape(-1)
-        size = np.asarray(record["imgsize"][0, 0]).reshape(-1)
-        width, height = (int(value) for value in size[:2])
-        classes = []
-        if with_classes:
-            classes = [str(candidate["class"].reshape(-1)[0]) for candidate in objects]
+        record = _image_record(read_mat(path))
+        objects = structs_of(np.asarray(record["objects"]))
+        width, height = (int(value) for value in field_of(record, "imgsize").reshape(-1)[:2])
+        classes = [_class_of(candidate) for candidate in objects]
     except Exception as error:  # on broken bytes SciPy raises nearly anything
-        detail = f"{path} ({type(error).__name__}: {error})"
-        raise UnusableRecord("unreadable annotation", detail) from error
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise UnusableRecord("unreadable annotation", f"{path} ({kind}{error})") from error
     return _AnnotatedImage((height, width), objects, classes)
+
+
+def _image_record(variables: Mapping[str, NDArray]) -> np.void:
+    """The struct `record` of an annotation, or the only one like it; ValueError without one."""
+    named = {name: value for name, value in variables.items() if not name.startswith("__")}
+    if "record" in named:
+        records = structs_of(named["record"])[:1]
+    else:
+        every = [struct for value in named.values() for struct in structs_of(value)]
+        records = [struct for struct in every if "objects" in struct.dtype.names]
+    if len(records) != 1:
+        raise ValueError(f"it holds {', '.join(named) or 'nothing'}, but no struct called record")
+    fields = records[0].dtype.names
+    for name in ("imgsize", "objects"):
+        if name not in fields:
+            raise ValueError(f"its record has no {name}, it has {', '.join(fields)}")
+    return records[0]
+
+
+def _class_of(candidate: np.void) -> str:
+    """The class that an object has; empty where it has none."""
+    if "class" not in candidate.dtype.names:
+        return ""
+    return str(next(iter(field_of(candidate, "class").reshape(-1)), "")).strip()
 
 
 def _record_of(
@@ -120,8 +147,8 @@ def _record_of(
 ) -> Record:
     """One object as a Record; UnusableRecord when a value is missing, not finite, or cannot be."""
     try:
-        viewpoint = candidate["viewpoint"][0, 0]
-        bbox = np.asarray(candidate["bbox"], dtype=np.float64).reshape(-1)
+        viewpoint = structs_of(np.asarray(candidate["viewpoint"]))[0]
+        bbox = np.asarray(field_of(candidate, "bbox"), dtype=np.float64).reshape(-1)
     except FIELD_ERRORS as error:
         raise UnusableRecord("no fine viewpoint or box", f"{path} ({error})") from None
     if bbox.shape != (4,) or not (np.abs(bbox) <= MAX_NUMBER).all():
@@ -150,12 +177,13 @@ def _record_of(
         keypoints_xy=keypoints,
         keypoint_status=status,
         objects=len(image.objects),
+        class_name=_class_of(candidate),
     )
 
 
 def _number(holder: np.void, field: str, path: Path) -> float:
     try:
-        value = float(np.asarray(holder[field]).reshape(-1)[0])
+        value = float(field_of(holder, field).reshape(-1)[0])
     except FIELD_ERRORS:
         raise UnusableRecord(f"no {field}", f"{path} has no number there") from None
     if not np.isfinite(value):
@@ -182,10 +210,10 @@ def _keypoints(candidate: np.void, category: str) -> tuple[NDArray, NDArray]:
     status = np.zeros(len(names), np.int64)
     for i, name in enumerate(names):
         try:
-            anchor = candidate["anchors"][0, 0][name][0, 0]
-            status[i] = int(anchor["status"].reshape(-1)[0])
+            anchor = structs_of(structs_of(np.asarray(candidate["anchors"]))[0][name])[0]
+            status[i] = int(field_of(anchor, "status").reshape(-1)[0])
             if status[i] == 1:
-                points[i] = anchor["location"].reshape(-1)[:2]
+                points[i] = field_of(anchor, "location").reshape(-1)[:2]
         except FIELD_ERRORS:
             status[i] = 0
         if not np.isfinite(points[i]).all():

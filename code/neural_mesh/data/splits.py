@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from neural_mesh.categories import did_you_mean
 from neural_mesh.storage.files import plain_name, read_text
-from neural_mesh.storage.layout import RawPascal3D, read_list
+from neural_mesh.storage.foreign_files import refusal
+from neural_mesh.storage.layout import RawPascal3D, read_list, without_ending
 
 MAX_SUBSET_BYTES = 16 * 2**20
 MAX_NAMES = 1_000_000  # of a subset pickle, in all of its lists
+FLAG = re.compile(r"[\s,;](-1|0|\+?1)$")
 # What pickles of lists of strings consist of, in all protocols.
 FRAMES = {"PROTO", "FRAME", "STOP"}
 LISTS = {"MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS"}
@@ -22,12 +26,20 @@ OLD_TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING"}
 LIST_OPCODES = FRAMES | LISTS | MEMORY | TEXTS | OLD_TEXTS
 
 
+class NoSplit(FileNotFoundError):
+    """A data set has no list of a split of a category."""
+
+
 @dataclass(frozen=True)
 class Split:
-    """Image names per subtype, and the file that said so."""
+    """Image names per subtype, and the file that said so.
+
+    note: what is worth knowing about that choice, if anything.
+    """
 
     subtypes: dict[str, list[str]]
     source: str
+    note: str = ""
 
     @property
     def names(self) -> list[str]:
@@ -40,17 +52,29 @@ def read_split(raw: RawPascal3D, category: str, split: str) -> Split:
 
     The ImageNet part follows `Image_subsets` if it is there, as the paper, else `Image_sets`; the
     PASCAL VOC part the image sets of VOC 2012. Raises ValueError when a name is not a plain file
-    name.
+    name, NoSplit when there is no list.
     """
     # The parts follow each other, and so do the files that they come from.
     subtypes: dict[str, list[str]] = {}
     sources = []
+    notes = []
     for part in raw.parts:
         read_part = _imagenet_split if part == "imagenet" else _voc_split
         of_part = read_part(raw, category, split)
         subtypes |= of_part.subtypes
         sources.append(of_part.source)
-    return Split(subtypes, " + ".join(sources))
+        notes.append(of_part.note)
+    return Split(subtypes, " + ".join(sources), "".join(notes))
+
+
+def has_split(raw: RawPascal3D, category: str, split: str) -> bool:
+    """Whether any part of the data that `raw` names has a list of a split."""
+    lists = []
+    if "imagenet" in raw.parts:
+        lists += [raw.subset_pickle(category, split), raw.image_set(category, split)]
+    if "pascal" in raw.parts:
+        lists.append(raw.voc_image_set(category, split))
+    return any(path.is_file() for path in lists)
 
 
 def record_rules(setting: str, split: Split) -> str:
@@ -70,11 +94,26 @@ def _imagenet_split(raw: RawPascal3D, category: str, split: str) -> Split:
     if pickled.is_file():
         return _pickled_split(pickled, raw.image_set(category, "subtype"))
     if plain.is_file():
-        return Split({category: read_list(plain)}, f"Image_sets/{plain.name}")
-    raise FileNotFoundError(
-        f"no split for {category}: neither {pickled} nor {plain} is there; "
-        "set CATEGORIES to what the data hold"
+        note = ""
+        if pickled.parent.is_dir():
+            note = (
+                f"{pickled.parent} has no {pickled.name}; the {split} images of {category} are "
+                f"those of Image_sets, not the paper's, and RECORD_RULES=auto is strict for them"
+            )
+        return Split({category: read_image_set(plain)}, f"Image_sets/{plain.name}", note)
+    raise NoSplit(
+        f"no split for {category}: neither {pickled} nor {plain} is there{_remedy(raw, category)}"
     )
+
+
+def _remedy(raw: RawPascal3D, category: str) -> str:
+    """What to do where a category has no list, as the end of a sentence."""
+    there = raw.categories()
+    if category in there:
+        return "; write the names of the images into the latter, one a line"
+    hint = did_you_mean(category, there)
+    held = f", which are {', '.join(sorted(there))}" if there and not hint else ""
+    return f"{hint}; set CATEGORIES to what the data hold{held}"
 
 
 def _pickled_split(pickled: Path, subtype_file: Path) -> Split:
@@ -88,6 +127,7 @@ def _pickled_split(pickled: Path, subtype_file: Path) -> Split:
         raise ValueError(
             f"{pickled} has {len(groups)} lists but {subtype_file} names {len(subtypes)} subtypes"
         )
+    groups = [list(map(without_ending, group)) for group in groups]
     return Split(dict(zip(subtypes, groups, strict=True)), f"Image_subsets/{pickled.name}")
 
 
@@ -95,7 +135,7 @@ def _voc_split(raw: RawPascal3D, category: str, split: str) -> Split:
     """Lines `name flag` of VOC's image sets; the flag is -1 where the image lacks the category."""
     path = raw.voc_image_set(category, split)
     if not path.is_file():
-        raise FileNotFoundError(
+        raise NoSplit(
             f"no PASCAL VOC split for {category}: {path} is not there; "
             "leave pascal out of TRAIN_PARTS and TEST_PARTS"
         )
@@ -103,8 +143,25 @@ def _voc_split(raw: RawPascal3D, category: str, split: str) -> Split:
     for line in read_text(path).splitlines():
         words = line.split()
         if words and words[1:] != ["-1"]:
-            names.append(plain_name(words[0], path))
+            names.append(plain_name(without_ending(words[0]), path))
     return Split({"pascal": names}, f"PASCAL/{path.name}")
+
+
+def read_image_set(path: Path) -> list[str]:
+    """Image names of a list, one a line; the lines may have VOC's flags, as in `_voc_split`.
+
+    Raises ValueError, naming the file, when a line is not a plain name.
+    """
+    lines = list(dict.fromkeys(filter(None, map(str.strip, read_text(path).splitlines()))))
+    flags = [FLAG.search(line) for line in lines]
+    flag_of = {
+        line[: flag.start()]: flag[1] for line, flag in zip(lines, flags, strict=True) if flag
+    }
+    # If some lines have none, or names would be the same without, these are no flags.
+    if len(flag_of) < len(lines):
+        return read_list(path)
+    names = [name.rstrip(" \t,;") for name, flag in flag_of.items() if flag != "-1"]
+    return [plain_name(without_ending(name), path) for name in names]
 
 
 # ---- pickled lists -------------------------------------------------------------------------------
@@ -132,7 +189,8 @@ def read_subset_pickle(path: Path) -> list[list[str]]:
     try:
         groups = _unpickle_lists(path.read_bytes())
     except Exception as error:  # a broken pickle may raise nearly anything
-        raise ValueError(f"{path}: not a plain list of image names ({str(error)[:200]})") from error
+        reason = f"not a plain list of image names ({str(error)[:200]})"
+        raise ValueError(refusal(path, reason)) from error
     if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
         raise ValueError(f"{path}: not a list of lists of image names")
     entries = sum(map(len, groups))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
@@ -74,9 +75,24 @@ def fraction(text: str) -> float:
     return value
 
 
+def at_home(text: str) -> str:
+    """argparse type of a text that may be a path: a `~` that no shell has replaced is the home."""
+    if text != "~" and not text.startswith("~/"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r}: no home folder is known here") from None
+
+
+def path(text: str) -> Path:
+    """argparse type of a path, which may begin with `~`."""
+    return Path(at_home(text))
+
+
 def words(text: str) -> tuple[str, ...]:
-    """argparse type of a list with spaces or commas in it."""
-    return tuple(text.replace(",", " ").split())
+    """argparse type of a list with spaces, commas or semicolons in it."""
+    return tuple(text.replace(",", " ").replace(";", " ").split())
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -86,6 +102,15 @@ def names(text: str) -> tuple[str, ...]:
         return tuple(plain_name(name, "a name on the command line") for name in words(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def categories(text: str) -> tuple[str, ...]:
+    """argparse type of a list of categories, each of which counts once."""
+    given = names(text)
+    once = tuple(dict.fromkeys(given))
+    if len(once) < len(given):
+        print(f"note: of {' '.join(given)} each counts once", file=sys.stderr)
+    return once
 
 
 def level(text: str) -> str:
@@ -108,7 +133,10 @@ def azimuths(text: str) -> Azimuths:
 def add_categories(parser: argparse.ArgumentParser) -> None:
     """Add --categories, the 12 of PASCAL3D+ unless told."""
     parser.add_argument(
-        "--categories", type=names, default=tuple(CATEGORIES), help="names, separated by spaces"
+        "--categories",
+        type=categories,
+        default=tuple(CATEGORIES),
+        help="names, separated by spaces",
     )
 
 
@@ -144,15 +172,24 @@ def add_azimuths(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cuboids(parser: argparse.ArgumentParser) -> None:
+    """Add --cuboids."""
+    parser.add_argument(
+        "--cuboids",
+        type=path,
+        help="folder of CAD_single and CAD_multi where --raw cannot be written",
+    )
+
+
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add what names a trained network, the images it is used on, and where its results lie."""
-    parser.add_argument("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
+    parser.add_argument("--raw", type=path, required=True, help="PASCAL3D+_release1.1")
     parser.add_argument(
-        "--prepared", type=Path, required=True, help="test set made by PrepareData.sh"
+        "--prepared", type=path, required=True, help="test set made by PrepareData.sh"
     )
-    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--exp", type=path, required=True, help="folder of the results")
     parser.add_argument(
-        "--save-dir", type=Path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>"
+        "--save-dir", type=path, help="folder of the checkpoints, if not <exp>/NeMo_<mesh>"
     )
     parser.add_argument(
         "--load-file-name",
@@ -165,6 +202,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         default="single",
         help="one cuboid per category or per CAD model",
     )
+    add_cuboids(parser)
     add_level(parser)
     parser.add_argument(
         "--gpus", default="all", help="all or indices, the first is used; empty: CPU"

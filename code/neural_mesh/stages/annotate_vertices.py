@@ -24,7 +24,12 @@ from neural_mesh.storage.files import atomic_path, lock, remove_parts
 from neural_mesh.storage.layout import PreparedSet, RawPascal3D, write_list
 from neural_mesh.storage.mesh_files import read_off
 from neural_mesh.storage.npz_files import load_npz
-from neural_mesh.storage.records import VertexAnnotation, load_annotation, save_annotation
+from neural_mesh.storage.records import (
+    VertexAnnotation,
+    is_of_others,
+    load_annotation,
+    save_annotation,
+)
 
 BYTES_PER_VERTEX = 40  # of an annotation: position, visibility, weight
 
@@ -36,7 +41,8 @@ class VertexOptions:
     raw: PASCAL3D+_release1.1, with CAD_single and CAD_multi. mesh_d: single or multi. clean: the
     clean test set, when `prepared` is the occluded one of a level. occluded_visibility: `clean`, as
     if there were no occluder (reference); `subtract`, what it covers is hidden. overwrite: delete
-    what is there of the categories first. workers: a number of processes, or auto.
+    what is there of the categories first. workers: a number of processes, or auto. cuboids: where
+    they lie if not in `raw`.
     """
 
     raw: Path
@@ -48,6 +54,7 @@ class VertexOptions:
     occluded_visibility: str = "clean"
     overwrite: bool = False
     workers: str = "auto"
+    cuboids: Path | None = None
 
     @property
     def links_to_clean(self) -> bool:
@@ -88,6 +95,9 @@ def annotate_vertices(options: VertexOptions) -> None:
     with WorkerPool(worker_count(options.workers)) as pool:
         for category in options.categories:
             subset = category + options.level
+            if not PreparedSet(options.prepared).lists(subset).is_dir():
+                # Training images alone, or test images alone; their preparation has said so.
+                continue
             purpose = f"annotate-{options.mesh_d}-{subset}"
             with lock(options.prepared, purpose, f"the vertices of {subset}"):
                 if options.links_to_clean:
@@ -108,7 +118,8 @@ def annotate_category(options: VertexOptions, category: str, pool: WorkerPool) -
     prepared = PreparedSet(options.prepared)
     folder = prepared.vertex_annotation(options.mesh_d, subset, "x").parent
     remove_parts(folder)
-    paths = RawPascal3D(options.raw).cuboids(options.mesh_d, category)
+    raw = RawPascal3D(options.raw, cuboid_root=options.cuboids)
+    paths = raw.cuboids(options.mesh_d, category)
     meshes = tuple(read_off(path) for path in paths)
     if options.overwrite:
         shutil.rmtree(folder, ignore_errors=True)
@@ -137,7 +148,7 @@ def annotate_subset(subset: MeshedSubset, pool: WorkerPool) -> AnnotatedCount:
 def annotate_image(subset: MeshedSubset, name: str) -> bool:
     """Write the vertex annotation of one image; returns whether it is new."""
     target = subset.prepared.vertex_annotation(subset.mesh_d, subset.name, name)
-    if target.is_file() and (not subset.subtract or _is_subtracted(target)):
+    if target.is_file() and not _is_outdated(subset, name, target):
         return False
     annotation = load_annotation(subset.prepared.annotation(subset.name, name))
     # A single cuboid stands for all CAD models.
@@ -162,6 +173,15 @@ def annotate_image(subset: MeshedSubset, name: str) -> bool:
     }
     save_annotation(target, VertexAnnotation(**values | of_vertices))
     return True
+
+
+def _is_outdated(subset: MeshedSubset, name: str, target: Path) -> bool:
+    """Whether a vertex annotation is of another kind than the one wanted."""
+    if subset.subtract and not _is_subtracted(target):
+        return True
+    # What another program found belongs to crops of its own.
+    crop = subset.prepared.annotation(subset.name, name)
+    return is_of_others(target) and not is_of_others(crop)
 
 
 def _is_subtracted(path: Path) -> bool:

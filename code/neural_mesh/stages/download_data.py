@@ -10,7 +10,7 @@ from neural_mesh.categories import CATEGORIES
 from neural_mesh.data.archives import half_unpacked, unpack
 from neural_mesh.data.downloads import DownloadError, download
 from neural_mesh.settings import DOWNLOADS, OCC_LEVELS, OCCLUDED_REPOSITORY
-from neural_mesh.storage.files import lock
+from neural_mesh.storage.files import can_be_written, lock
 from neural_mesh.storage.layout import RawOccluded, RawPascal3D
 
 PASCAL3D_FOLDER = "PASCAL3D+_release1.1"  # as its archive unpacks
@@ -31,6 +31,7 @@ def download_data(
     # What the user gives wins over the settings.
     addresses = DOWNLOADS | dict(other_addresses or {})
     raw_set = RawPascal3D(raw)
+    _tell_where(raw_set)
     fetched = [fetch_pascal3d(raw_set, addresses), fetch_subsets(raw_set, addresses)]
     if occluded is not None:
         for level in levels:
@@ -39,12 +40,24 @@ def download_data(
     print(f"data sets: {new} downloaded, {len(fetched) - new} already there or not to be had")
 
 
+def _tell_where(raw: RawPascal3D) -> None:
+    """Say which folders were unpacked one level too deep, and are read there."""
+    for name in ("Annotations", "Images", "Image_sets", "Image_subsets", "CAD"):
+        folder = raw.folder(name)
+        if folder != raw.root / name:
+            print(f"note: {folder} was unpacked one folder too deep; it is read", file=sys.stderr)
+
+
 def fetch_pascal3d(raw: RawPascal3D, addresses: Mapping[str, str]) -> bool:
     """PASCAL3D+ itself, if its annotations are not there; returns whether they were not."""
     annotations = raw.root / "Annotations"
     folder = raw.root.parent
+
+    def is_there() -> bool:
+        return raw.folder("Annotations").is_dir()
+
     if raw.root.name != PASCAL3D_FOLDER:
-        if annotations.is_dir():
+        if is_there():
             return False
         raise ValueError(
             f"{annotations} is not there, and the download unpacks as {PASCAL3D_FOLDER}; "
@@ -54,9 +67,9 @@ def fetch_pascal3d(raw: RawPascal3D, addresses: Mapping[str, str]) -> bool:
         f"download it yourself, unpack it so that {annotations} exists, and run the command again"
     )
     archive = folder / f"{PASCAL3D_FOLDER}.zip"
-    fetched = fetch(addresses[PASCAL3D_FOLDER], archive, folder, annotations.is_dir, manual)
+    fetched = fetch(addresses[PASCAL3D_FOLDER], archive, folder, is_there, manual)
     # An archive of another layout leaves nothing where it is looked for.
-    if not annotations.is_dir():
+    if not is_there():
         raise ValueError(
             f"the archive of PASCAL3D+ was unpacked into {folder}, "
             f"but {annotations} is not there; {manual}"
@@ -72,8 +85,19 @@ def fetch_subsets(raw: RawPascal3D, addresses: Mapping[str, str]) -> bool:
     subsets = raw.root / "Image_subsets"
     archive = raw.root / "Image_subsets.zip"
     manual = f"download it yourself and unpack it as {subsets}"
+
+    def is_there() -> bool:
+        return raw.folder("Image_subsets").is_dir()
+
+    if not is_there() and not can_be_written(raw.root):
+        print(
+            f"note: {subsets} is not there, and {raw.root} cannot be written. Going on with "
+            "Image_sets, whose split may differ from the paper's.",
+            file=sys.stderr,
+        )
+        return False
     try:
-        return fetch(addresses["Image_subsets"], archive, raw.root, subsets.is_dir, manual)
+        return fetch(addresses["Image_subsets"], archive, raw.root, is_there, manual)
     except DownloadError as error:
         print(
             f"note: {error}. Going on with Image_sets, whose split may differ from the paper's.",

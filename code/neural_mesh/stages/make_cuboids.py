@@ -16,7 +16,7 @@ from neural_mesh.machine import console
 from neural_mesh.settings import EXACT_MINIMUM_THICKNESS, CuboidConfig
 from neural_mesh.storage.files import holds, lock, write_text
 from neural_mesh.storage.layout import RawPascal3D
-from neural_mesh.storage.mesh_files import read_off, write_off
+from neural_mesh.storage.mesh_files import read_off, read_off_vertices, write_off
 
 DEFAULT = CuboidConfig()
 
@@ -26,7 +26,8 @@ class CuboidOptions:
     """Which cuboids are made, and how.
 
     raw: PASCAL3D+_release1.1, with CAD/<category>/NN.off. mesh_d: single or multi. geometry: paper
-    or exact; decides what minimum_thickness is where it is None.
+    or exact; decides what minimum_thickness is where it is None. cuboids: where they are made if
+    `raw` cannot be written.
     """
 
     raw: Path
@@ -36,6 +37,7 @@ class CuboidOptions:
     geometry: str = "paper"
     minimum_thickness: float | None = None
     overwrite: bool = False
+    cuboids: Path | None = None
 
     @property
     def config(self) -> CuboidConfig:
@@ -49,13 +51,16 @@ class CuboidOptions:
 
 def make_cuboids(options: CuboidOptions) -> None:
     """Make the cuboids of all categories, and say how many there are."""
-    raw = RawPascal3D(console.require_folder(options.raw, "PASCAL3D+", "set PATH_PASCAL3DP"))
+    root = console.require_folder(options.raw, "PASCAL3D+", "set PATH_PASCAL3DP")
+    raw = RawPascal3D(root, cuboid_root=options.cuboids)
     meshes = 0
     for category in options.categories:
         meshes += make_category(raw, category, options.mesh_d, options.config, options.overwrite)
     cuboids = console.count(meshes, "cuboid")
     categories = console.count(len(options.categories), "category")
-    print(f"{options.mesh_d}: {cuboids} of {categories} in {raw.root}/CAD_{options.mesh_d}")
+    folders = {raw.cuboid_folder(options.mesh_d, category) for category in options.categories}
+    places = " and ".join(sorted({str(folder.parent) for folder in folders}))
+    print(f"{options.mesh_d}: {cuboids} of {categories} in {places}")
 
 
 def make_category(
@@ -69,18 +74,18 @@ def make_category(
     checkpoints belong to it.
     """
     cads = raw.cads(category)
-    folder = raw.cuboid_folder(mesh_d, category)
+    folder = raw.cuboid_folder(mesh_d, category, overwrite)
     if mesh_d == "single":
         # One cuboid around all CAD models, or one around each.
         cads_of = {folder / "01.off": cads}
     else:
         cads_of = {folder / path.name: [path] for path in cads}
-    record = raw.cuboid_source(mesh_d, category)
+    record = raw.cuboid_source(mesh_d, category, overwrite)
     source = _source(cads, config)
     complete = holds(record, source) and all(target.is_file() for target in cads_of)
     if complete and not overwrite:
         return len(cads_of)
-    with lock(raw.root, f"cuboids-{mesh_d}-{category}", f"the {mesh_d} cuboids of {category}"):
+    with lock(record.parent, f"cuboids-{category}", f"the {mesh_d} cuboids of {category}"):
         # Another run may have been here meanwhile.
         is_known = holds(record, source)
         # What is missing or was made otherwise, and, with `overwrite`, everything.
@@ -110,7 +115,7 @@ def _source(cads: Sequence[Path], config: CuboidConfig) -> str:
 
 def _cuboid_around(cads: Sequence[Path], config: CuboidConfig) -> Mesh:
     """The cuboid around CAD models; ValueError, naming the first, when there is none."""
-    points = np.concatenate([read_off(path).vertices for path in cads])
+    points = np.concatenate([read_off_vertices(path) for path in cads])
     try:
         return cuboid_mesh(cuboid_grid(points, config.number_vertices, config.minimum_thickness))
     except ValueError as error:

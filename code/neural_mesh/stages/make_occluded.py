@@ -24,7 +24,7 @@ from neural_mesh.storage.files import lock
 from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D
 from neural_mesh.storage.mesh_files import read_off
 
-OCCLUDER_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+OCCLUDER_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,11 @@ def _occluder_files(folder: Path | None) -> tuple[Path, ...]:
     if folder is None:
         return ()
     pictures = [path for path in folder.iterdir() if path.suffix.lower() in OCCLUDER_SUFFIXES]
+    if not pictures:
+        raise ValueError(
+            f"{folder} holds no occluders (files ending in {' '.join(OCCLUDER_SUFFIXES)}); "
+            "leave out --occluders for procedural ones"
+        )
     return tuple(sorted(pictures))
 
 

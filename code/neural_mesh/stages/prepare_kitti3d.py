@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from neural_mesh.categories import category_settings
+from neural_mesh.categories import category_settings, did_you_mean
 from neural_mesh.data.crops import (
     crops_size,
-    placement_fields,
     is_prepared,
+    placement_fields,
     remove_half_written,
     write_crop,
 )
@@ -30,14 +30,14 @@ from neural_mesh.data.kitti import (
     read_projection,
     viewpoint,
 )
-from neural_mesh.geometry.boxes import place_crop, crop_image
+from neural_mesh.geometry.boxes import crop_image, place_crop
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.machine import console
 from neural_mesh.machine.resources import require_disk
 from neural_mesh.machine.workers import WorkerPool, in_pool, worker_count
 from neural_mesh.settings import NORMALISED_DISTANCE
 from neural_mesh.storage.files import holds, lock, remove_parts, write_text
-from neural_mesh.storage.layout import PreparedSet, write_list
+from neural_mesh.storage.layout import PreparedSet, first_file, write_list
 from neural_mesh.storage.pictures import read_picture
 from neural_mesh.storage.records import Annotation
 
@@ -72,6 +72,10 @@ class KittiOptions:
         plain = self.kitti / kind_of_file
         return plain if plain.is_dir() else self.kitti / f"{kind_of_file}_2"
 
+    def picture(self, frame: str) -> Path:
+        """The picture of a frame, a PNG or of another kind."""
+        return first_file([self.folder("image") / f"{frame}.png"])
+
     @property
     def crop_hw(self) -> tuple[int, int]:
         return category_settings(self.category).crop_hw
@@ -97,11 +101,15 @@ class KittiOptions:
 
 
 class CropOutcome(NamedTuple):
-    """What became of one object of the wanted class; refusal: empty, or why it was left out."""
+    """What became of one object of the wanted class; refusal: empty, or why it was left out.
+
+    detail: what was found instead, where that says more.
+    """
 
     occlusion: int
     name: str
     refusal: str
+    detail: str = ""
 
 
 def prepare_kitti3d(options: KittiOptions) -> None:
@@ -129,9 +137,13 @@ def prepare_kitti3d(options: KittiOptions) -> None:
                 [o.name for o in outcomes if o.occlusion == occlusion and not o.refusal]
             )
         if not any(names_of_sets):
-            raise ValueError(f"no {options.kind} of {options.folder('label')} could be used")
+            raise ValueError(
+                f"no {options.kind} of {options.folder('label')} could be used"
+                f"{_what_there_is(options, outcomes, frames)}"
+            )
         for occlusion, names in enumerate(names_of_sets):
             write_lists(options, occlusion, names)
+            write_skipped(options, occlusion, outcomes)
     # What there is, and why the rest was left out.
     counts = []
     for occlusion_name, names in zip(OCCLUSION_NAMES, names_of_sets, strict=True):
@@ -139,6 +151,22 @@ def prepare_kitti3d(options: KittiOptions) -> None:
     skipped = console.reason_counts((o.refusal for o in outcomes if o.refusal), "skipped")
     of_frames = console.count(len(frames), "frame")
     print(f"KITTI3D: {', '.join(counts)} of {of_frames} in {options.out}{skipped}")
+
+
+def _what_there_is(
+    options: KittiOptions, outcomes: Sequence[CropOutcome], frames: Sequence[str]
+) -> str:
+    """What the labels hold instead of a usable object, as the end of a sentence."""
+    if outcomes:
+        first = outcomes[0]
+        reasons = console.reason_counts((o.refusal for o in outcomes), "skipped")
+        return reasons + (f", {first.detail}" if first.detail else "")
+    kinds: set[str] = set()
+    for frame in frames:
+        labels = read_labels(options.folder("label") / f"{frame}.txt")
+        kinds |= {label.kind for label in labels}
+    hint = did_you_mean(options.kind, kinds)
+    return f"; they are of {', '.join(sorted(kinds)) or 'no class'}{hint}"
 
 
 def crop_frames(options: KittiOptions, frames: Sequence[str]) -> list[CropOutcome]:
@@ -193,6 +221,7 @@ def crop_frame(options: KittiOptions, frame: str) -> list[CropOutcome]:
     """Crop the wanted objects of a frame; returns what became of all of the class."""
     outcomes = []
     image = projection = None
+    unreadable = ""
     for i, label in options.labels(frame):
         outcome = CropOutcome(label.occlusion, f"{frame}_{i}", options.refusal(label))
         outcomes.append(outcome)
@@ -203,8 +232,14 @@ def crop_frame(options: KittiOptions, frame: str) -> list[CropOutcome]:
             continue
         # The picture is read for the first object that needs it.
         if image is None:
-            image = read_picture(options.folder("image") / f"{frame}.png", "RGB")
             projection = read_projection(options.kitti / "calib" / f"{frame}.txt")
+            try:
+                image = read_picture(options.picture(frame), "RGB")
+            except (ValueError, OSError) as error:
+                unreadable = " ".join(str(error).split())
+        if image is None:
+            outcomes[-1] = outcome._replace(refusal="unreadable picture", detail=unreadable)
+            continue
         try:
             crop, annotation = crop_object(options, outcome.name, label, image, projection)
             write_crop(prepared, options.category, annotation, crop, JPEG_QUALITY)
@@ -246,6 +281,15 @@ def crop_object(
         **placement_fields(placement),
     )
     return crop_image(image, placement), annotation
+
+
+def write_skipped(options: KittiOptions, occlusion: int, outcomes: Sequence[CropOutcome]) -> None:
+    """Write which pictures of one test set could not be read, and why."""
+    broken = [o for o in outcomes if o.occlusion == occlusion and o.detail]
+    lines = [f"{outcome.name}: {outcome.refusal} ({outcome.detail})\n" for outcome in broken]
+    path = options.sets[occlusion].skipped(options.category)
+    if lines or path.is_file():
+        write_text(path, "".join(sorted(lines)))
 
 
 def write_lists(options: KittiOptions, occlusion: int, names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,15 @@ def select_azimuths(
     counts = []
     for category in categories:
         subset = category + level
+        if not PreparedSet(root).lists(subset).is_dir():
+            print(f"note: {root} has no images of {subset} to choose from", file=sys.stderr)
+            continue
         # The lock of annotate_vertices.py, which writes these lists too.
         with lock(root, f"annotate-{mesh_d}-{subset}", f"the lists of {subset}"):
             counts.append(write_selections(PreparedSet(root), mesh_d, subset, azimuths))
     # Over all categories, for either pattern.
     totals = []
-    for pattern in counts[0]:
+    for pattern in (azimuths.pattern, azimuths.complement):
         total = sum(count[pattern] for count in counts)
         totals.append(f"{total:,} in {pattern}")
     of_categories = console.count(len(counts), "category")

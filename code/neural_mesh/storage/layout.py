@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from neural_mesh.digests import short_digest
 from neural_mesh.settings import ALL_AZIMUTHS, Azimuths
-from neural_mesh.storage.files import plain_name, read_json, read_text, write_text
+from neural_mesh.storage.files import can_be_written, plain_name, read_json, read_text, write_text
+from neural_mesh.storage.pictures import PHOTOGRAPH_SUFFIXES
 
 IMAGE_ENDINGS = {"imagenet": "JPEG", "pascal": "jpg"}  # by part of PASCAL3D+
+PICTURE_SUFFIXES = {*PHOTOGRAPH_SUFFIXES, ".jpe", ".jfif"}
+CATEGORY_OF_PART = re.compile(r"(.+)_(?:imagenet|pascal)(?:_(?:train|val)\.(?:txt|pkl))?")
 
 
 # ---- what others offer ----
@@ -22,57 +28,85 @@ class RawPascal3D:
     """PASCAL3D+_release1.1.
 
     parts: `imagenet` (all that the paper uses), `pascal` (the images from PASCAL VOC 2012).
+    cuboid_root: where cuboids lie that have no place in `root`, since it cannot be written.
     """
 
     root: Path
     parts: tuple[str, ...] = ("imagenet",)
+    cuboid_root: Path | None = None
+
+    def folder(self, name: str) -> Path:
+        """One of Annotations, CAD, Image_sets, Image_subsets, Images and PASCAL.
+
+        It may lie in a folder of its own name, or all of them in one of the root's: file managers
+        unpack like that.
+        """
+        return _unpacked(self.root, name)
 
     def image(self, category: str, name: str) -> Path:
-        folders = [self.root / "Images" / f"{category}_{part}" for part in self.parts]
+        """The picture of an image, whatever ending it has; with the usual one if there is none."""
+        folders = [self._of_part("Images", category, part) for part in self.parts]
         endings = [IMAGE_ENDINGS[part] for part in self.parts]
         images = zip(folders, endings, strict=True)
-        return _first_file([folder / f"{name}.{ending}" for folder, ending in images])
+        return first_file([folder / f"{name}.{ending}" for folder, ending in images])
 
     def annotation(self, category: str, name: str) -> Path:
-        folders = [self.root / "Annotations" / f"{category}_{part}" for part in self.parts]
-        return _first_file([folder / f"{name}.mat" for folder in folders])
+        folders = [self._of_part("Annotations", category, part) for part in self.parts]
+        return first_file([folder / f"{name}.mat" for folder in folders])
+
+    def _of_part(self, name: str, category: str, part: str) -> Path:
+        return _unpacked(self.folder(name), f"{category}_{part}")
+
+    def categories(self) -> set[str]:
+        """What there are images, annotations, lists or CAD models of."""
+        parts = [*_names_in(self.folder("Images")), *_names_in(self.folder("Annotations"))]
+        parts += _names_in(self.folder("Image_sets")) + _names_in(self.folder("Image_subsets"))
+        found = {CATEGORY_OF_PART.fullmatch(name) for name in parts}
+        models = [name for name in _names_in(self.folder("CAD")) if "." not in name]
+        return {match.group(1) for match in found if match} | set(models)
 
     def voc_image_set(self, category: str, split: str) -> Path:
         """split: train, val."""
-        return self.root / "PASCAL/VOCdevkit/VOC2012/ImageSets/Main" / f"{category}_{split}.txt"
+        main = self.folder("PASCAL") / "VOCdevkit/VOC2012/ImageSets/Main"
+        return main / f"{category}_{split}.txt"
 
     def subset_pickle(self, category: str, split: str) -> Path:
-        return self.root / "Image_subsets" / f"{category}_imagenet_{split}.pkl"
+        return self.folder("Image_subsets") / f"{category}_imagenet_{split}.pkl"
 
     def image_set(self, category: str, split: str) -> Path:
         """split: train, val or subtype."""
-        return self.root / "Image_sets" / f"{category}_imagenet_{split}.txt"
+        return self.folder("Image_sets") / f"{category}_imagenet_{split}.txt"
 
     def cad_folder(self, category: str) -> Path:
-        return self.root / "CAD" / category
+        return _unpacked(self.folder("CAD"), category)
 
     def cads(self, category: str) -> list[Path]:
         """The CAD models 01.off, 02.off, ...; FileNotFoundError when there is none."""
         return numbered_meshes(self.cad_folder(category))
 
-    def cuboid_folder(self, mesh_d: str, category: str) -> Path:
-        return self.root / f"CAD_{mesh_d}" / category
+    def cuboid_folder(self, mesh_d: str, category: str, overwrite: bool = False) -> Path:
+        """Where the cuboids of a category are, or will be made.
 
-    def cuboid_source(self, mesh_d: str, category: str) -> Path:
+        overwrite: those that are there are made again.
+        """
+        own = self.root / f"CAD_{mesh_d}" / category
+        if self.cuboid_root is None:
+            return own
+        other = self.cuboid_root / f"CAD_{mesh_d}" / category
+        # Cuboids that others made in a share serve, too.
+        is_of_use = can_be_written(own) or (own.is_dir() and not overwrite)
+        return own if is_of_use and not other.is_dir() else other
+
+    def cuboid_source(self, mesh_d: str, category: str, overwrite: bool = False) -> Path:
         """What the cuboids were made from, and how.
 
         Beside their folder, since the reference counts the files in it.
         """
-        return self.root / f"CAD_{mesh_d}" / f"{category}.json"
+        return self.cuboid_folder(mesh_d, category, overwrite).with_name(f"{category}.json")
 
     def cuboids(self, mesh_d: str, category: str) -> list[Path]:
         """The cuboid meshes of a category; FileNotFoundError when there is none."""
         return numbered_meshes(self.cuboid_folder(mesh_d, category))
-
-
-def _first_file(paths: list[Path]) -> Path:
-    """The first of the paths that is a file, or the first."""
-    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def numbered_meshes(folder: Path) -> list[Path]:
@@ -80,13 +114,17 @@ def numbered_meshes(folder: Path) -> list[Path]:
 
     Raises FileNotFoundError when there is none, ValueError when a number is missing.
     """
-    files = Path(folder).glob("*.off")
-    meshes = sorted(path for path in files if path.stem.isdigit() and len(path.stem) <= 3)
+    folder = Path(folder)
+    files = [folder / name for name in _names_in(folder) if name.lower().endswith(".off")]
+    meshes = [path for path in files if path.stem.isdecimal() and len(path.stem) <= 3]
+    meshes.sort(key=lambda path: (int(path.stem), path.name))
     if not meshes:
         raise FileNotFoundError(
             f"no meshes: {folder} holds no 01.off, 02.off, ...; run PrepareData.sh"
         )
     for number, path in enumerate(meshes, start=1):
+        if 1 <= int(path.stem) < number:
+            raise ValueError(f"meshes in {folder} have a number twice: {path.name} is one of them")
         if int(path.stem) != number:
             raise ValueError(
                 f"meshes in {folder} are numbered with a gap: {number:02d}.off is missing"
@@ -101,20 +139,77 @@ class RawOccluded:
     root: Path
 
     def folder(self, category: str, level: str) -> Path:
-        return self.root / "images" / f"{category}{level}"
+        """The pictures of a category at a level; each level is an archive of its own."""
+        return self._of_level("images", category, level)
+
+    def _of_level(self, kind: str, category: str, level: str) -> Path:
+        # As `RawPascal3D.folder`.
+        in_archive = self.root / f"OccludedPASCAL3D_{level}" / kind / f"{category}{level}"
+        usual = _unpacked(_unpacked(self.root, kind), f"{category}{level}")
+        return in_archive if in_archive.is_dir() and not usual.is_dir() else usual
 
     def image(self, category: str, level: str, name: str) -> Path:
-        return self.folder(category, level) / f"{name}.JPEG"
+        """The picture of an image, whatever ending it has; with the usual one if there is none."""
+        return first_file([self.folder(category, level) / f"{name}.JPEG"])
 
     def annotation(self, category: str, level: str, name: str) -> Path:
-        return self.root / "annotations" / f"{category}{level}" / f"{name}.npz"
+        return self._of_level("annotations", category, level) / f"{name}.npz"
 
     def source(self, category: str, level: str) -> Path:
         """How make_occluded.py made the pictures; absent from the published sets."""
         return self.root / "lists" / f"{category}{level}.json"
 
     def names(self, category: str, level: str) -> list[str]:
-        return sorted(p.stem for p in self.folder(category, level).glob("*.JPEG"))
+        """Of the pictures that there are, whatever their endings."""
+        files = [Path(name) for name in _names_in(self.folder(category, level))]
+        pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+        return sorted({file.stem for file in pictures if not file.name.startswith(".")})
+
+
+# ---- looking for it ----
+
+
+def _unpacked(root: Path, name: str) -> Path:
+    """The folder `name` of a root; where it was unpacked one level too deep, that one."""
+    usual = root / name
+    if (usual / name).is_dir():
+        return usual / name
+    beside = root / root.name / name
+    if root.name and beside.is_dir() and not usual.is_dir():
+        return beside / name if (beside / name).is_dir() else beside
+    return usual
+
+
+def _names_in(folder: Path) -> list[str]:
+    """The names in a folder; none where there is no such folder."""
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def first_file(paths: list[Path]) -> Path:
+    """The first of the paths that is a file; then one with another ending; else the first path."""
+    for path in paths:
+        if path.is_file():
+            return path
+    for path in paths:
+        if path.parent.is_dir():
+            others = _by_stem(path.parent, path.suffix == ".mat", path.parent.stat().st_mtime_ns)
+            if path.stem in others:
+                return path.parent / others[path.stem]
+    return paths[0]
+
+
+@lru_cache(maxsize=16)
+def _by_stem(folder: Path, annotations: bool, changed_ns: int) -> dict[str, str]:
+    """The pictures of a folder, or its annotations, by their names without endings.
+
+    changed_ns: when the folder was changed, so that what is remembered is not too old.
+    """
+    suffixes = {".mat"} if annotations else PICTURE_SUFFIXES
+    files = [Path(name) for name in _names_in(folder)]
+    files = [file for file in files if file.suffix.lower() in suffixes]
+    # Of several a JPEG, the last one, is taken.
+    files.sort(key=lambda file: (file.suffix.lower() in (".jpg", ".jpeg"), file.name))
+    return {file.stem: file.name for file in files}
 
 
 # ---- what the scripts prepare of it ----
@@ -175,6 +270,10 @@ class PreparedSet:
         paths = sorted(self.lists(subset).glob("*.txt"))
         skipped = self.skipped(subset)
         return {path.name: read_list(path) for path in paths if path != skipped}
+
+    def subsets(self) -> set[str]:
+        """What there are lists of."""
+        return set(_names_in(self.root / "lists"))
 
     def vertex_lists(self, mesh_d: str, subset: str) -> Path:
         """Folder of the lists of images by mesh."""
@@ -253,13 +352,19 @@ def checkpoint_path(folder: Path, file_name: str, category: str) -> Path:
     return Path(folder) / file_name.replace("%s", category)
 
 
+def without_ending(name: str) -> str:
+    """A file's name without the ending of a picture, if it has one; in any case."""
+    stem, dot, ending = name.rpartition(".")
+    return stem if dot + ending.lower() in PICTURE_SUFFIXES else name
+
+
 def read_list(path: Path) -> list[str]:
-    """Image names of a list file, one per line, `.JPEG` taken off, blank lines dropped.
+    """Image names of a list file, one per line, without endings of pictures and blank lines.
 
     Raises ValueError, naming the file, when a line is not a plain name: names become parts of
     paths.
     """
-    names = [line.strip().removesuffix(".JPEG") for line in read_text(path).splitlines()]
+    names = [without_ending(line.strip()) for line in read_text(path).splitlines()]
     return [plain_name(name, path) for name in names if name]
 
 
