@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@" # if it was started as: sh SCRIPT
 # From nothing to poses, a table and pictures: installs, makes sample data, prepares, trains, infers, draws.
 # Everything lies in demo/, your own data/ and exp/ are not touched. A second run reuses what is there.
 #
 # ---- settings
-ROOT="$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+ROOT="$(CDPATH= cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")" && pwd)"
 DEMOROOT="${DEMOROOT:-$ROOT/demo}"
 DEMO_CATEGORIES="${DEMO_CATEGORIES:-car chair}"       # the generator has these
 DEMO_TRAIN_IMAGES="${DEMO_TRAIN_IMAGES:-240}"         # per category
@@ -15,6 +16,8 @@ GPUS="${GPUS-all}"                                    # all, indices such as "0 
 # ---- end of settings
 
 set -euo pipefail
+[ -f "$ROOT/code/common.sh" ] || # a scheduler runs a copy of what it is given
+    { echo "error: $0 is not beside the project's code, as a copy that a scheduler makes; let the job run the script by its path" >&2; exit 1; }
 source "$ROOT/code/common.sh"
 help_or_no_arguments "$0" "$@"
 make_environment

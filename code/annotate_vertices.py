@@ -6,7 +6,6 @@ Also the lists that training and inference read.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import MESH_DIMENSIONS
@@ -19,13 +18,17 @@ def main() -> None:
     option = parser.add_argument
     option(
         "--raw",
-        type=Path,
+        type=arguments.path,
         required=True,
         help="PASCAL3D+_release1.1, with CAD_single and CAD_multi",
     )
-    option("--prepared", type=Path, required=True, help="folder of the prepared set")
+    option("--prepared", type=arguments.path, required=True, help="folder of the prepared set")
     option("--mesh-d", choices=MESH_DIMENSIONS, required=True)
-    option("--clean", type=Path, help="the clean test set, when --prepared is the occluded one")
+    option(
+        "--clean",
+        type=arguments.path,
+        help="the clean test set, when --prepared is the occluded one",
+    )
     option("--level", type=arguments.level, default="", help="occlusion level; with --clean")
     option(
         "--occluded-visibility",
@@ -33,6 +36,7 @@ def main() -> None:
         default="clean",
         help="clean: as if there were no occluder (reference); subtract: what it covers is hidden",
     )
+    arguments.add_cuboids(parser)
     arguments.add_overwrite(parser)
     arguments.add_workers(parser)
     arguments.add_categories(parser)

@@ -6,9 +6,9 @@ fail() {
     exit 1
 }
 
-# Print the comment at the top of a script and its settings block.
+# Print the comment at the top of a script, below its first two lines, and its settings block.
 show_help() {
-    sed -n '2,/^# ---- end of settings/p' "$1" | sed -e '/^# ---- end of settings/d' -e 's/^# \{0,1\}//'
+    sed -n '3,/^# ---- end of settings/p' "$1" | sed -e '/^# ---- end of settings/d' -e 's/^# \{0,1\}//'
 }
 
 # help_or_no_arguments SCRIPT ARGUMENTS...: --help prints the settings, anything else is an error.
@@ -45,21 +45,37 @@ words_of() {
     done
 }
 
+PACKAGES="torch torchvision numba scipy PIL tqdm matplotlib safetensors tensorboard"
+
+# has_packages PYTHON NAMES...: whether a Python runs, is new enough and finds these packages.
+has_packages() {
+    "$1" -c 'import importlib.util as u, sys
+sys.exit(sys.version_info < (3, 10) or any(u.find_spec(n) is None for n in sys.argv[1:]))' "${@:2}" 2>/dev/null
+}
+
 # The Python to use: $PYTHON, else the project's own environment, else python3; it must have what the project needs.
 find_python() {
+    local venv="$ROOT/.venv" remedy="or ./DemoNeMo.sh, which makes an environment"
     if [ -z "${PYTHON-}" ]; then
-        if [ -x "$ROOT/.venv/bin/python" ]; then PYTHON="$ROOT/.venv/bin/python"; else PYTHON=python3; fi
+        PYTHON=python3
+        if "$venv/bin/python" -c pass 2>/dev/null; then
+            PYTHON="$venv/bin/python"
+        elif [ -d "$venv" ]; then
+            remedy="or ./DemoNeMo.sh, which makes $venv again: the Python that it was made with is gone"
+        fi
     fi
-    command -v "$PYTHON" >/dev/null || fail "no Python at '$PYTHON'; set PYTHON, or run ./DemoNeMo.sh, which makes an environment"
-    "$PYTHON" -c 'import importlib.util as u, sys
-sys.exit(any(u.find_spec(n) is None for n in "torch torchvision numba scipy PIL tqdm matplotlib safetensors tensorboard".split()))' ||
-        fail "'$PYTHON' lacks packages; run '$PYTHON -m pip install -r \"$ROOT/requirements.txt\"', or ./DemoNeMo.sh, which makes an environment"
+    PYTHON="${PYTHON/#\~\//${HOME-}/}"
+    command -v "$PYTHON" >/dev/null || fail "no Python at '$PYTHON'; set PYTHON, $remedy"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        fail "'$PYTHON' does not run or is older than Python 3.10; set PYTHON to another one, $remedy"
+    has_packages "$PYTHON" $PACKAGES ||
+        fail "'$PYTHON' lacks packages; run '$PYTHON -m pip install -r \"$ROOT/requirements.txt\"', $remedy"
 }
 
 # make_environment [tests]: make .venv with the packages of requirements.txt, for "tests" also with those of
 # tests/requirements.txt, and with the project itself, so that `import neural_mesh` works; unless that has been done.
 make_environment() {
-    local venv="$ROOT/.venv" base="" candidate file packages=()
+    local venv="$ROOT/.venv" base="" candidate file packages=() names="$PACKAGES"
     local files=("$ROOT/requirements.txt") marker="$ROOT/.venv/installed.txt"
     if [ -n "${PYTHON-}" ]; then
         find_python
@@ -68,9 +84,12 @@ make_environment() {
     if [ "${1-}" = tests ]; then
         files+=("$ROOT/tests/requirements.txt")
         marker="$venv/installed-tests.txt"
+        names="$names pytest"
     fi
-    # a marker names the project's folder, too, to which the environment points
-    if ! { echo "$ROOT" && cat "${files[@]}"; } | cmp -s - "$marker"; then
+    # a marker names the project's folder, too, to which the environment points; a system that has got another
+    # Python since leaves the marker, but no packages
+    if ! { echo "$ROOT" && cat "${files[@]}"; } | cmp -s - "$marker" || ! has_packages "$venv/bin/python" $names; then
+        [ -w "$ROOT" ] || fail "$ROOT cannot be written, so no environment can be made in it; set PYTHON to one with the packages of requirements.txt"
         for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
             if command -v "$candidate" >/dev/null && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
                 base="$candidate"

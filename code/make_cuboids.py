@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import EXACT_MINIMUM_THICKNESS, MESH_DIMENSIONS, CuboidConfig
@@ -15,7 +14,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     option = parser.add_argument
     option(
-        "--raw", type=Path, required=True, help="PASCAL3D+_release1.1, with CAD/<category>/NN.off"
+        "--raw",
+        type=arguments.path,
+        required=True,
+        help="PASCAL3D+_release1.1, with CAD/<category>/NN.off",
     )
     option("--mesh-d", choices=MESH_DIMENSIONS, required=True)
     option(
@@ -37,6 +39,7 @@ def main() -> None:
         "0, the default of paper: flat axes collapse as in the reference; "
         f"{EXACT_MINIMUM_THICKNESS}: the default of exact",
     )
+    arguments.add_cuboids(parser)
     arguments.add_overwrite(parser)
     arguments.add_categories(parser)
     make_cuboids(CuboidOptions(**vars(parser.parse_args())))

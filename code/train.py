@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.data.decoded_crops import CACHES
 from neural_mesh.machine import arguments, console
@@ -18,9 +17,14 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     option = parser.add_argument
-    option("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, with the cuboids")
-    option("--prepared", type=Path, required=True, help="training set made by PrepareData.sh")
-    option("--save-dir", type=Path, required=True, help="folder of the checkpoints")
+    option(
+        "--raw", type=arguments.path, required=True, help="PASCAL3D+_release1.1, with the cuboids"
+    )
+    option(
+        "--prepared", type=arguments.path, required=True, help="training set made by PrepareData.sh"
+    )
+    option("--save-dir", type=arguments.path, required=True, help="folder of the checkpoints")
+    arguments.add_cuboids(parser)
     add_network(parser)
     add_training(parser)
     add_options(parser)
@@ -35,7 +39,12 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option("--mesh-d", choices=MESH_DIMENSIONS, default=default.mesh_d, help="cuboids to train")
     option("--backbone", choices=BACKBONES, default=default.backbone, help="network")
-    option("--pretrained", default=default.pretrained, help="imagenet, none or a state-dict file")
+    option(
+        "--pretrained",
+        type=arguments.at_home,
+        default=default.pretrained,
+        help="imagenet, none or a state-dict file",
+    )
     option(
         "--image-scale",
         type=float,
@@ -190,7 +199,7 @@ def main() -> None:
         sync_batchnorm=args.sync_batchnorm,
         recipe=args.recipe,
     )
-    folders = TrainFolders(args.raw, args.prepared, args.save_dir, args.azimuths)
+    folders = TrainFolders(args.raw, args.prepared, args.save_dir, args.azimuths, args.cuboids)
     options = TrainOptions(
         gpus=args.gpus,
         parallel=args.parallel,

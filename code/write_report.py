@@ -8,7 +8,6 @@ settings, and a gallery of the best, median and worst images.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.report.scores import EvaluationSets
@@ -22,18 +21,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--exp", type=arguments.path, required=True, help="folder of the results")
     parser.add_argument(
-        "--clean", type=Path, required=True, help="clean test set, whose annotations are the truth"
+        "--clean",
+        type=arguments.path,
+        required=True,
+        help="clean test set, whose annotations are the truth",
     )
     parser.add_argument(
         "--occluded",
-        type=Path,
+        type=arguments.path,
         required=True,
         help="occluded test set; need not exist where no level was solved",
     )
     parser.add_argument(
-        "--raw", type=Path, required=True, help="PASCAL3D+_release1.1, for the meshes"
+        "--raw", type=arguments.path, required=True, help="PASCAL3D+_release1.1, for the meshes"
     )
     parser.add_argument(
         "--mesh-d",
@@ -41,12 +43,14 @@ def main() -> None:
         default="single",
         help="one cuboid per category or per CAD model",
     )
+    arguments.add_cuboids(parser)
     arguments.add_azimuths(parser)
     arguments.add_categories(parser)
     args = parser.parse_args()
     experiment = Experiment(args.exp, args.mesh_d, args.azimuths)
     sets = EvaluationSets(PreparedSet(args.clean), PreparedSet(args.occluded))
-    write_report(experiment, RawPascal3D(args.raw), sets, args.categories)
+    raw = RawPascal3D(args.raw, cuboid_root=args.cuboids)
+    write_report(experiment, raw, sets, args.categories)
 
 
 if __name__ == "__main__":

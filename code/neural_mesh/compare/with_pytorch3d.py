@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from neural_mesh.compare.scene import (
     Gradients,
     Scene,
     Target,
+    look_at,
     pixel_features,
     principal_points,
 )
@@ -108,6 +110,24 @@ def visible_pytorch3d(
     hit = (face >= 0)[..., None]
     corners = torch.where(hit, faces[face.clamp_min(0) % len(faces)], 0)
     return corners, torch.where(hit, bary, 0)
+
+
+def pytorch3d_complaint(device: torch.device) -> str:
+    """Why PyTorch3D cannot be used on a device, found by rendering a triangle; empty if it can be.
+
+    It is compiled for one PyTorch, and with CUDA or without.
+    """
+    corners = np.array([[-1.0, 0.0, -1.0], [1.0, 0.0, -1.0], [0.0, 0.0, 1.0]])
+    camera = MapCamera(focal=4.0, principal_xy=(2.0, 2.0), map_hw=(4, 4))
+    triangle = Scene(corners, np.array([[0, 1, 2]], np.int32), camera, None)
+    centre = torch.tensor([[0.0, -3.0, 0.0]], device=device)
+    rotation = look_at(centre, torch.zeros(1, device=device))
+    try:
+        visible_pytorch3d(triangle, centre, rotation)
+    except Exception as error:  # a loader's, a compiler's, a GPU's
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        return f"{type(error).__name__}: {lines[0]}"
+    return ""
 
 
 def gradient_through_rays(

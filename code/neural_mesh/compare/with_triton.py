@@ -1,4 +1,4 @@
-"""Render-and-compare on a GPU, by the kernels of `triton_launch`."""
+"""Render-and-compare on a GPU, with the kernels that `triton_launch` starts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TritonRenderer:
         stage: Stage,
         trace: bool = False,
     ) -> Tensor:
-        """See `Renderer.advance`; the whole stage is one kernel, which the host does not await."""
+        """See `Renderer.advance`; the stage is one kernel, for which the host does not wait."""
         rows = stage.rows if trace else 0
         path = candidates.poses.new_empty(*candidates.loss.shape, rows, 7)
         kernels().advance(
@@ -102,28 +102,39 @@ class TritonRenderer:
 
 
 def has_triton(device: torch.device) -> bool:
-    """Whether Triton is installed and a device is a GPU, or its interpreter is asked for."""
+    """Whether Triton is installed, and the device is a GPU or Triton's interpreter is on."""
     on_gpu = device.type == "cuda" or bool(os.environ.get("TRITON_INTERPRET"))
     return on_gpu and importlib.util.find_spec("triton") is not None
 
 
 def kernels() -> ModuleType:
-    """`triton_launch`, imported when first called: triton comes only with PyTorch for CUDA."""
+    """The module `triton_launch`, imported late because only PyTorch for CUDA brings Triton."""
     from neural_mesh.compare import triton_launch
 
     return triton_launch
 
 
+def triton_complaint() -> str:
+    """Why the Triton that is installed cannot be imported; empty if it can be."""
+    try:
+        kernels()
+    except Exception as error:  # of a library, a driver, another PyTorch
+        lines = str(error).strip().splitlines() or ["no reason given"]
+        return f"{type(error).__name__}: {lines[0]}"
+    return ""
+
+
 @lru_cache(maxsize=4)
 def mesh_on_device(scene: Scene, device: torch.device) -> MeshArrays:
-    """The mesh as the kernels take it; it stays on the device, since every call reads it."""
+    """The mesh in the form that the kernels take; it stays on the device for further calls."""
     return kernels().place_mesh(mesh_arrays(scene), device)
 
 
 def scores_on_device(target: Target, width: int) -> MapScores:
-    """Scores and clutter of maps `width` cells wide as the kernels take them."""
+    """Scores and clutter of maps `width` cells wide, in the form that the kernels take."""
     scores = target.scores.float().contiguous()
     if target.clutter is None:
+        # The kernels do not read a clutter that is not used, and any tensor takes its place.
         return MapScores(scores, scores, False, width)
     return MapScores(scores, target.clutter.float().contiguous(), True, width)
 

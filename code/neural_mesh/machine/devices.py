@@ -13,12 +13,15 @@ from torch import Tensor
 IMAGES_ON_GPU = 64
 IMAGES_ON_CPU = 8
 MOST_DECODING_WORKERS = 8  # unless told otherwise
+# Set by schedulers and users.
+HIDING_VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
 def gpus_of(text: str) -> list[int]:
     """GPUS as set by the user -> indices.
 
-    `all` is every one that torch can use, an empty text is the CPU.
+    `all` is every one that torch can use, an empty text is the CPU. Indices are torch's, which
+    counts what CUDA_VISIBLE_DEVICES leaves, the fastest first unless CUDA_DEVICE_ORDER=PCI_BUS_ID.
 
     Raises ValueError when the text is something else or names a GPU that is not there.
     """
@@ -34,10 +37,24 @@ def gpus_of(text: str) -> list[int]:
     absent = [gpu for gpu in gpus if gpu >= available]
     if absent:
         raise ValueError(
-            f"GPUS names GPU {absent[0]}, but torch can use {available or 'none'} on this machine; "
-            'GPUS="" uses the CPU'
+            f"GPUS names GPU {absent[0]}, but torch can use {available or 'none'} on this machine"
+            f'{_renumbering()}; GPUS="" uses the CPU'
         )
     return gpus
+
+
+def _renumbering() -> str:
+    """What hides GPUs here and gives the others new numbers, if anything does."""
+    for name in HIDING_VARIABLES:
+        value = os.environ.get(name)
+        if value in ("", "-1"):
+            return f", since {name}={value} hides all of them"
+        if value is not None:
+            return (
+                f", since {name}={value} hides the others and numbers these from 0: "
+                "GPUS=0 is its first, GPUS=all takes all that it names"
+            )
+    return ""
 
 
 def first_device(gpus: Sequence[int]) -> torch.device:

@@ -17,8 +17,12 @@ from torch.nn import functional
 from neural_mesh.compare.scene import Renderer
 from neural_mesh.compare.specification import TorchRenderer
 from neural_mesh.compare.with_numba import NumbaRenderer
-from neural_mesh.compare.with_pytorch3d import Pytorch3dFeatureRenderer, Pytorch3dRenderer
-from neural_mesh.compare.with_triton import TritonRenderer, has_triton
+from neural_mesh.compare.with_pytorch3d import (
+    Pytorch3dFeatureRenderer,
+    Pytorch3dRenderer,
+    pytorch3d_complaint,
+)
+from neural_mesh.compare.with_triton import TritonRenderer, has_triton, triton_complaint
 from neural_mesh.geometry.meshes import CuboidGrid, Mesh, cuboid_mesh
 from neural_mesh.settings import SolveConfig
 from neural_mesh.solve.plan import choose_camera, make_plan
@@ -62,12 +66,31 @@ def check_renderer(name: str, device: torch.device) -> None:
             f"RENDERER=triton needs a CUDA device and the triton package, found {device}; "
             "RENDERER=auto picks what works"
         )
-    if name.startswith("pytorch3d") and importlib.util.find_spec("pytorch3d") is None:
+    if name == "triton" and (complaint := triton_complaint()):
+        raise ValueError(
+            f"RENDERER=triton needs Triton, and the one that is installed cannot be imported "
+            f"({complaint}); install requirements.txt again, or set RENDERER=auto"
+        )
+    if name.startswith("pytorch3d"):
+        _check_pytorch3d(name, device)
+
+
+def _check_pytorch3d(name: str, device: torch.device) -> None:
+    """ValueError when PyTorch3D is not there or does not work on a device."""
+    remedy = (
+        "https://github.com/facebookresearch/pytorch3d/blob/main/INSTALL.md; RENDERER=auto "
+        "works without it and gives the same numbers"
+    )
+    if importlib.util.find_spec("pytorch3d") is None:
         raise ValueError(
             f"RENDERER={name} needs PyTorch3D, which is not installed: get it with `conda install "
-            "-c conda-forge pytorch3d` or by "
-            "https://github.com/facebookresearch/pytorch3d/blob/main/INSTALL.md; RENDERER=auto "
-            "works without it and gives the same numbers"
+            f"-c conda-forge pytorch3d` or by {remedy}"
+        )
+    if complaint := pytorch3d_complaint(device):
+        raise ValueError(
+            f"RENDERER={name} needs PyTorch3D, and the one that is installed does not work on "
+            f"{device} ({complaint}): most often it was built for another PyTorch than "
+            f"{torch.__version__}, or without CUDA; build it again by {remedy}"
         )
 
 

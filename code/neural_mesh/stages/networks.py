@@ -19,7 +19,7 @@ class TrainedNetworks:
     Fields are named as the options of entry points. raw: PASCAL3D+_release1.1, whose cuboids
     checkpoints of the reference need. prepared: the test set. exp: the experiment. save_dir: folder
     of the checkpoints, None for the experiment's own. load_file_name: of a checkpoint, with %s for
-    the category. level: empty for images without occluders.
+    the category. level: empty for images without occluders. cuboids: where they lie if not in raw.
     """
 
     raw: Path
@@ -31,6 +31,12 @@ class TrainedNetworks:
     mesh_d: str = "single"
     level: str = ""
     azimuths: Azimuths = ALL_AZIMUTHS
+    cuboids: Path | None = None
+
+    @property
+    def raw_set(self) -> RawPascal3D:
+        """Of which the meshes are needed."""
+        return RawPascal3D(self.raw, cuboid_root=self.cuboids)
 
     @property
     def experiment(self) -> Experiment:
@@ -50,5 +56,5 @@ class TrainedNetworks:
     def load(self, category: str, device: torch.device, precision: str = "float32") -> Model:
         """The network of a category. Raises as `load_model`."""
         # Checkpoints of the reference hold no meshes.
-        cuboids = RawPascal3D(self.raw).cuboid_folder(self.mesh_d, category)
+        cuboids = self.raw_set.cuboid_folder(self.mesh_d, category)
         return load_model(self.checkpoint(category), category, cuboids, device, precision)

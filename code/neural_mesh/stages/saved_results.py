@@ -14,7 +14,7 @@ from neural_mesh.machine.devices import first_device, gpus_of
 from neural_mesh.pictures.selection import OverlayMeshes
 from neural_mesh.pictures.solved import SolvedSet
 from neural_mesh.stages.networks import TrainedNetworks
-from neural_mesh.storage.layout import PreparedSet, RawPascal3D
+from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.results import PoseSet, load_poses
 
 
@@ -89,7 +89,7 @@ class SavedResults:
         return SolvedSet(
             poses=poses,
             prepared=PreparedSet(self.networks.prepared),
-            meshes=OverlayMeshes(RawPascal3D(self.networks.raw), self.networks.mesh_d),
+            meshes=OverlayMeshes(self.networks.raw_set, self.networks.mesh_d),
             annotations=[],
             errors=np.full(len(poses), np.nan),
             overlay=self.overlay,

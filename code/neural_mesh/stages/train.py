@@ -37,7 +37,11 @@ from neural_mesh.storage.layout import (
 )
 from neural_mesh.storage.mesh_files import read_off
 from neural_mesh.storage.timings import record_seconds
-from neural_mesh.training.memory import require_room_for_crops, require_room_for_weights
+from neural_mesh.training.memory import (
+    require_room_for_crops,
+    require_room_for_weights,
+    workers_for_batches,
+)
 from neural_mesh.training.setup import Hardware, TrainingData
 from neural_mesh.training.trainer import Trainer
 from neural_mesh.training.validation import Validation, hold_out
@@ -48,13 +52,19 @@ class TrainFolders:
     """What a training reads and where it writes.
 
     raw: PASCAL3D+_release1.1, with the cuboids. prepared: the training set. save_dir: of the
-    checkpoints. azimuths: which ones are trained on.
+    checkpoints. azimuths: which ones are trained on. cuboids: where they lie if not in `raw`.
     """
 
     raw: Path
     prepared: Path
     save_dir: Path
     azimuths: Azimuths = ALL_AZIMUTHS
+    cuboids: Path | None = None
+
+    @property
+    def raw_set(self) -> RawPascal3D:
+        """Of which the cuboids are needed."""
+        return RawPascal3D(self.raw, cuboid_root=self.cuboids)
 
     @property
     def training_set(self) -> PreparedSet:
@@ -196,7 +206,7 @@ class CategoryTraining:
         if self.options.overwrite or not last.is_file():
             return False
         # It is kept if this training would give it again.
-        trained = load_checkpoint(last)
+        trained = load_checkpoint(last, self.config.category)
         data = self.folders.training_set.fingerprint(self.config.category)
         remedy = "set OVERWRITE=true to train again, or SAVED_NETWORK_PATH to another folder"
         # The fingerprint of data is empty where it is unknown.
@@ -213,8 +223,7 @@ class CategoryTraining:
 
     @property
     def _cuboid_folder(self) -> Path:
-        raw = RawPascal3D(self.folders.raw)
-        return raw.cuboid_folder(self.config.mesh_d, self.config.category)
+        return self.folders.raw_set.cuboid_folder(self.config.mesh_d, self.config.category)
 
     def _has_other_cuboids(self, trained: list[Mesh] | None) -> bool:
         """Whether the cuboids have changed since; False where there is nothing to compare."""
@@ -248,7 +257,7 @@ class CategoryTraining:
         # What there is: meshes, and the images of each.
         console.require_folder(self.folders.prepared, "training set", "run PrepareData.sh first")
         prepared = self.folders.training_set
-        cuboids = RawPascal3D(self.folders.raw).cuboids(config.mesh_d, config.category)
+        cuboids = self.folders.raw_set.cuboids(config.mesh_d, config.category)
         meshes = [read_off(path) for path in cuboids]
         names = self._image_names(prepared, len(meshes))
         held_out = None
@@ -262,6 +271,9 @@ class CategoryTraining:
             processes = self.group.local_size
             require_room_for_crops(prepared, names, config, cache, workers, processes)
             require_room_for_weights(self.folders.save_dir, config)
+        workers = workers_for_batches(
+            names, meshes, config, self.options.image_cache, workers, self.group
+        )
         # What the trainer is given.
         datasets = self._datasets(prepared, names, meshes, workers)
         data = TrainingData(meshes, datasets, prepared.fingerprint(config.category))
