@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import DOWNLOADS, OCC_LEVELS
@@ -24,8 +23,8 @@ def main() -> None:
     """Fetch what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     option = parser.add_argument
-    option("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
-    option("--occluded", type=Path, help="OccludedPASCAL3D, if it is wanted")
+    option("--raw", type=arguments.path, required=True, help="PASCAL3D+_release1.1")
+    option("--occluded", type=arguments.path, help="OccludedPASCAL3D, if it is wanted")
     option("--levels", type=arguments.words, default=OCC_LEVELS, help="occlusion levels")
     option(
         "--address",

@@ -17,7 +17,6 @@ place of these:
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.pictures.selection import NUM_PICTURES, OVERLAYS, SELECTIONS, Choice
@@ -32,7 +31,10 @@ def parse() -> argparse.Namespace:
     )
     option = parser.add_argument
     option(
-        "--clean", type=Path, required=True, help="clean test set, whose annotations are the truth"
+        "--clean",
+        type=arguments.path,
+        required=True,
+        help="clean test set, whose annotations are the truth",
     )
     option(
         "--images",
@@ -63,8 +65,8 @@ def parse() -> argparse.Namespace:
         "--landscape", choices=("truth", "prediction"), help="loss over a set, around these poses"
     )
     other("--viewpoints", action="store_true", help="distribution of the poses")
-    other("--poses", type=Path, help="npz or csv file of poses to draw")
-    other("--compare", type=Path, help="folder of the results to compare with")
+    other("--poses", type=arguments.path, help="npz or csv file of poses to draw")
+    other("--compare", type=arguments.path, help="folder of the results to compare with")
     arguments.add_network(parser)
     return parser.parse_args()
 

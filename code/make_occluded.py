@@ -5,7 +5,6 @@ PrepareData.sh made.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import OCC_LEVELS
@@ -16,15 +15,20 @@ def main() -> None:
     """Occlude the test images of all categories to all levels."""
     parser = argparse.ArgumentParser(description=__doc__)
     option = parser.add_argument
-    option("--raw", type=Path, required=True, help="PASCAL3D+_release1.1, or a set in its layout")
+    option(
+        "--raw",
+        type=arguments.path,
+        required=True,
+        help="PASCAL3D+_release1.1, or a set in its layout",
+    )
     option(
         "--prepared",
-        type=Path,
+        type=arguments.path,
         help="occlude the crops of this prepared set; --raw then gives the CAD models",
     )
     option(
         "--out",
-        type=Path,
+        type=arguments.path,
         required=True,
         help="folder of the occluded set "
         "(PATH_OCCLUDED_PASCAL3DP; --prepared: PATH_CACHE_TESTING_SET_OCC)",
@@ -37,7 +41,7 @@ def main() -> None:
     )
     option(
         "--occluders",
-        type=Path,
+        type=arguments.path,
         help="folder of cut-out pictures (PNG with alpha); without it they are procedural",
     )
     option(

@@ -5,7 +5,6 @@ layout.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.machine.workers import worker_count
@@ -20,7 +19,7 @@ def parse() -> argparse.Namespace:
     option = parser.add_argument
     option(
         "--out",
-        type=Path,
+        type=arguments.path,
         required=True,
         help=f"folder to put {RAW_FOLDER} and {OCCLUDED_FOLDER} in",
     )

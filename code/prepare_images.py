@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.stages.prepare_images import PreparationOptions, prepare_images
@@ -13,10 +12,10 @@ def main() -> None:
     """Prepare the training set, the test set, or an occluded test set."""
     parser = argparse.ArgumentParser(description=__doc__)
     option = parser.add_argument
-    option("--raw", type=Path, required=True, help="PASCAL3D+_release1.1")
-    option("--out", type=Path, required=True, help="folder of the prepared set")
+    option("--raw", type=arguments.path, required=True, help="PASCAL3D+_release1.1")
+    option("--out", type=arguments.path, required=True, help="folder of the prepared set")
     option("--split", choices=("train", "val"), required=True)
-    option("--occluded", type=Path, help="OccludedPASCAL3D; with --level")
+    option("--occluded", type=arguments.path, help="OccludedPASCAL3D; with --level")
     arguments.add_level(parser)
     option("--geometry", choices=("paper", "exact"), default="paper")
     option(

@@ -6,7 +6,6 @@ One set per degree of occlusion.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.stages.prepare_kitti3d import KittiOptions, prepare_kitti3d
@@ -20,13 +19,13 @@ def main() -> None:
     option = parser.add_argument
     option(
         "--kitti",
-        type=Path,
+        type=arguments.path,
         required=True,
         help="KITTI's folder training, with label_2, image_2 and calib",
     )
     option(
         "--out",
-        type=Path,
+        type=arguments.path,
         required=True,
         help="folder of the prepared sets, one folder per degree of occlusion",
     )

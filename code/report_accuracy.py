@@ -6,7 +6,6 @@ It is printed in the reference's format, and written as Markdown and CSV.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import MESH_DIMENSIONS
@@ -17,15 +16,20 @@ from neural_mesh.storage.layout import Experiment
 def main() -> None:
     """Print and write the table of one occlusion level."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--exp", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--exp", type=arguments.path, required=True, help="folder of the results")
     parser.add_argument(
-        "--clean", type=Path, required=True, help="clean test set, whose annotations are the truth"
+        "--clean",
+        type=arguments.path,
+        required=True,
+        help="clean test set, whose annotations are the truth",
     )
     parser.add_argument(
-        "--prepared", type=Path, help="the set that was solved, if not the clean one"
+        "--prepared", type=arguments.path, help="the set that was solved, if not the clean one"
     )
     parser.add_argument(
-        "--train", type=Path, help="training set: adds the two baselines that know only its poses"
+        "--train",
+        type=arguments.path,
+        help="training set: adds the two baselines that know only its poses",
     )
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, default="single")
     arguments.add_level(parser)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from neural_mesh.machine import arguments, console
 from neural_mesh.settings import MESH_DIMENSIONS
@@ -14,7 +13,10 @@ def main() -> None:
     """Write the lists of all categories of one set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--prepared", type=Path, required=True, help="folder of a set with vertex annotations"
+        "--prepared",
+        type=arguments.path,
+        required=True,
+        help="folder of a set with vertex annotations",
     )
     parser.add_argument("--mesh-d", choices=MESH_DIMENSIONS, required=True)
     arguments.add_level(parser)
