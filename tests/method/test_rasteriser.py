@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.renderers import CPU, FAST, INTERPRETED, SPECIFICATION, compare, renderer_named
+from helpers.renderers import (
+    CPU,
+    FAST,
+    INTERPRETED,
+    ON_CPU,
+    SPECIFICATION,
+    compare,
+    renderer_named,
+)
 from helpers.scenes import MESHES, random_poses, random_target
 from neural_mesh.compare import kernels_numba, specification
 from neural_mesh.compare.rasteriser import rasterise_poses
@@ -110,7 +118,7 @@ def test_the_nearest_triangle_is_kept():
 
 
 @pytest.mark.parametrize("lookups", [1, 11 * 17 * 3 * 2 * 4, 1 << 20])
-@pytest.mark.parametrize("renderer", ["torch", "numba", *(["triton"] if INTERPRETED else [])])
+@pytest.mark.parametrize("renderer", ON_CPU)
 def test_a_table_of_pictures_scores_like_its_pictures(renderer, lookups, monkeypatch):
     """Whether pictures are looked up one by one, four by four, or all at once."""
     monkeypatch.setattr(specification, "CPU_LOOKUPS", lookups)

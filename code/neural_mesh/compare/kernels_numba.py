@@ -1,7 +1,8 @@
 """CPU kernels: a triangle rasteriser, and render-and-compare with its optimiser.
 
-The only module that imports numba, and one module on purpose: numba keeps what it has compiled on
-disk and notices a change of a function's own file only, not of another that it calls into.
+This is the only module that imports numba. All kernels are in one module on purpose: numba keeps
+compiled functions on disk and notices a change of a function's own file, but not of another file
+into which the function calls.
 
 Frames and units as in `scene`, whose named tuples are the arguments here: the camera is x right, y
 down, z forward; `rotation` is object_from_cv_cam; the map is measured in cells. A pixel's ray is
@@ -12,21 +13,43 @@ along a ray is the depth. Sums over pixels run in float64.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numba
 import numpy as np
 from numba import njit, prange
+from numba.core.caching import FunctionCache
 from numpy.typing import NDArray
 
-# `scene` has these three, too; a test compares them. See above why they are not imported.
+# `scene` also has these three, and a test compares them. They are not imported for the reason
+# above.
 NEAR = 1e-3
 TINY = 1e-9
 ADAM_EPSILON = 1e-8
-# Division by zero gives infinity; other threads go on.
-COMPILED = {"cache": True, "error_model": "numpy", "nogil": True}
-# Lets sums be reordered, keeps infinities and NaN.
+
+
+def _can_keep() -> bool:
+    """Whether numba finds a folder for what it compiles; it refuses to compile where it does not.
+
+    That is the code's own, or one of the user's, unless both are read-only.
+    """
+    try:
+        FunctionCache(_can_keep)
+    except RuntimeError:
+        print(
+            "note: the code and your home cannot be written, so its kernels are compiled anew by "
+            "every run, which takes half a minute; set NUMBA_CACHE_DIR to a folder of your own",
+            file=sys.stderr,
+        )
+        return False
+    return True
+
+
+# Division by zero gives infinity, and other threads can run during a kernel.
+COMPILED = {"cache": _can_keep(), "error_model": "numpy", "nogil": True}
+# Lets the compiler reorder sums, and keeps infinities and NaN.
 REASSOCIATE = {"contract", "reassoc", "arcp", "nsz"}
 
 
@@ -41,10 +64,10 @@ class View(NamedTuple):
 
 
 class Image(NamedTuple):
-    """What one image is compared with: scores [P, V] and clutter [P] of a map `width` cells wide.
+    """Scores [P, V] and clutter [P] of one image, whose map is `width` cells wide.
 
-    background: sum over all pixels of relu(-clutter), what an empty picture scores; covered pixels
-    add the difference.
+    background: sum over all pixels of relu(-clutter), which is the score of an empty picture; each
+    covered pixel adds its difference from that.
     """
 
     width: int
@@ -55,7 +78,7 @@ class Image(NamedTuple):
 
 
 class Fragments(NamedTuple):
-    """What pixels see: face [H, W] (-1: none), depth z [H, W] (inf) and barycentrics [H, W, 3]."""
+    """Face [H, W] (-1 off the mesh), depth z [H, W] (infinite off it), barycentrics [H, W, 3]."""
 
     face: NDArray
     z: NDArray
@@ -63,7 +86,7 @@ class Fragments(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """Room for one picture: vertices in cells uv [V, 2], their depth [V], and what pixels see."""
+    """Memory for one picture: vertices uv [V, 2] in cells, their depth [V], and the fragments."""
 
     uv: NDArray
     depth: NDArray
@@ -71,7 +94,7 @@ class Buffers(NamedTuple):
 
 
 class Box(NamedTuple):
-    """A cuboid: corners low, high [3], distance of its vertices step [3], their number [3]."""
+    """A cuboid: corners low, high [3], spacing of vertices step [3], their number samples [3]."""
 
     low: NDArray
     high: NDArray
@@ -80,7 +103,7 @@ class Box(NamedTuple):
 
 
 class Side(NamedTuple):
-    """A side of a cuboid on a plane across `axis`; `first` is the number of its first vertex."""
+    """A cuboid's side where the coordinate on `axis` is `plane`; first: its first vertex."""
 
     axis: int
     plane: float
@@ -112,7 +135,7 @@ def rasterise_triangles(uv, depth, faces, fragments):
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if abs(area) < 1e-12:
             continue
-        # the cells whose centres lie in the triangle's bounding box
+        # Find the cells whose centres lie in the triangle's bounding box.
         left = min(ax, bx, cx)
         right = max(ax, bx, cx)
         top = min(ay, by, cy)
@@ -126,12 +149,14 @@ def rasterise_triangles(uv, depth, faces, fragments):
         for row in range(first_row, last_row + 1):
             y = row + 0.5
             for col in range(first_col, last_col + 1):
+                # Barycentric coordinates on the map; a pixel outside has a negative one.
                 x = col + 0.5
                 wa = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
                 wb = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
                 wc = 1.0 - wa - wb
                 if wa < 0 or wb < 0 or wc < 0:
                     continue
+                # The inverse depth is linear on the map, which makes them perspective-correct.
                 inverse = wa / za + wb / zb + wc / zc
                 z = 1.0 / inverse
                 if z < fragments.z[row, col]:
@@ -145,13 +170,12 @@ def rasterise_triangles(uv, depth, faces, fragments):
 def rasterise(
     uv: NDArray, depth: NDArray, faces: NDArray, height: int, width: int
 ) -> tuple[NDArray[np.int32], NDArray, NDArray]:
-    """Which triangle each pixel sees, hard visibility, no culling.
+    """Find the triangle that each pixel sees, with hard visibility and without culling.
 
-    uv [V, 2]: projected vertices as (x right, y down), pixel (row, col) is sampled at (col + 0.5,
+    uv [V, 2]: projected vertices as (x right, y down); pixel (row, col) is sampled at (col + 0.5,
     row + 0.5). depth [V]: distance along the viewing axis, positive in front. faces [F, 3].
-    Returns the face per pixel int32 [H, W] (-1: none), its depth [H, W] (inf: none) and the
-    perspective-correct barycentric coordinates of the point seen [H, W, 3], all zero where there is
-    none.
+    Returns each pixel's face int32 [H, W] (-1 off the mesh), depth [H, W] (infinite off it), and
+    the perspective-correct barycentric coordinates [H, W, 3] (0 off it).
     """
     fragments = empty_fragments((height, width))
     rasterise_triangles(
@@ -164,14 +188,17 @@ def rasterise(
 
 
 def empty_fragments(shape: tuple[int, ...]) -> Fragments:
-    """What pixels [...] see where nothing is drawn."""
+    """Fragments of pixels [...] on which nothing is drawn."""
     face = np.full(shape, -1, np.int32)
     return Fragments(face, np.full(shape, np.inf), np.zeros((*shape, 3)))
 
 
 @njit(**COMPILED)
 def _project(vertices, view, uv, depth):
-    """Vertices [V, 3] -> uv [V, 2] in cells and depth [V]; uv behind the near plane is not used."""
+    """Project vertices [V, 3] to uv [V, 2] in cells and depth [V].
+
+    uv is left as it was behind the near plane, where it is not read.
+    """
     rotation = view.rotation
     for v in range(vertices.shape[0]):
         x = vertices[v, 0] - view.centre[0]
@@ -187,7 +214,7 @@ def _project(vertices, view, uv, depth):
 
 @njit(**COMPILED)
 def _add_mesh(vertices, faces, view, image, buffers, total):
-    """Any triangle mesh: z-buffer, then per pixel the score and its derivative, see `_evaluate`."""
+    """Add any triangle mesh to total: z-buffer, then each pixel's score and derivative."""
     rotation = view.rotation
     scores = image.scores
     clutter = image.clutter
@@ -202,7 +229,7 @@ def _add_mesh(vertices, faces, view, image, buffers, total):
         face = fragments.face[row, col]
         if face < 0:
             continue
-        # the score
+        # Interpolate the score between the corners of the triangle.
         a = faces[face, 0]
         b = faces[face, 1]
         c = faces[face, 2]
@@ -217,13 +244,14 @@ def _add_mesh(vertices, faces, view, image, buffers, total):
                 continue
         else:
             total[0] += score
-        # the ray in the object frame
+        # Turn the pixel's ray into the object frame.
         dx = (col + 0.5 - view.px) / view.focal
         dy = (row + 0.5 - view.py) / view.focal
         wx = rotation[0, 0] * dx + rotation[0, 1] * dy + rotation[0, 2]
         wy = rotation[1, 0] * dx + rotation[1, 1] * dy + rotation[1, 2]
         wz = rotation[2, 0] * dx + rotation[2, 1] * dy + rotation[2, 2]
-        # q = ((sb - sa) e2 x D + (sc - sa) D x e1) / (e1 . e2 x D), edges e1, e2 from corner a
+        # The score's derivative by the camera's centre, for edges e1, e2 from corner a and the ray
+        # D: q = ((sb - sa) e2 x D + (sc - sa) D x e1) / (e1 . e2 x D)
         ax, ay, az = vertices[a]
         e1x = vertices[b, 0] - ax
         e1y = vertices[b, 1] - ay
@@ -242,7 +270,7 @@ def _add_mesh(vertices, faces, view, image, buffers, total):
         qx = u * kx + v * (wy * e1z - wz * e1y)
         qy = u * ky + v * (wz * e1x - wx * e1z)
         qz = u * kz + v * (wx * e1y - wy * e1x)
-        # dO/dC = q, dO/dR = t q d^T
+        # Add dO/dcentre = q and dO/drotation = t q d^T.
         t = fragments.z[row, col]
         for i, q in enumerate((qx, qy, qz)):
             total[1 + i] += q
@@ -256,7 +284,7 @@ def _add_mesh(vertices, faces, view, image, buffers, total):
 
 @njit(**COMPILED)
 def _side_axes(axis):
-    """The axes (rows, columns) of the grid of vertices on the sides across `axis`."""
+    """The axes along which rows and columns of vertices run on the sides across `axis`."""
     if axis == 2:
         return 1, 0
     if axis == 1:
@@ -266,7 +294,7 @@ def _side_axes(axis):
 
 @njit(**COMPILED)
 def _project_corner(i, j, side, box, view, out):
-    """Corner of a side (i, j: 0 low, 1 high along rows, columns) -> out [3]: x, y, depth."""
+    """Project a corner of a side (i, j: 0 low, 1 high along rows, columns) to out: x, y, depth."""
     rows, columns = _side_axes(side.axis)
     rotation = view.rotation
     offset = np.empty(3)
@@ -283,10 +311,10 @@ def _project_corner(i, j, side, box, view, out):
 
 @njit(**COMPILED)
 def _span(quad, y, width):
-    """First column and one past the last whose centre a convex quad [4, 2+] covers on the line y.
+    """Columns, from the first to one past the last, whose centres a quad covers on the line y.
 
-    Half-open, and a shared edge always gives the same number, so that neighbouring sides never
-    count a pixel twice.
+    quad [4, 2+]: corners of a convex quadrilateral. The interval is half-open, and an edge that two
+    sides share gives the same number for both, so that no pixel is counted twice.
     """
     left = np.inf
     right = -np.inf
@@ -311,10 +339,15 @@ def _span(quad, y, width):
 
 @njit(**COMPILED, fastmath=REASSOCIATE)
 def _add_side(side, quad, box, view, image, total):
-    """A cuboid's side that faces the camera: hit point -> cell -> diagonal -> score, derivative.
+    """Add a cuboid's side that faces the camera to total.
 
-    Suffixes _a, _r, _c: along the side's axis, rows and columns.
+    Each pixel's hit point gives a cell of the grid, the cell's diagonal one of its two triangles,
+    and that triangle the score and its derivative. Suffixes _a, _r and _c mean along the side's
+    axis, its rows and its columns.
     """
+    # Sums are reordered here (REASSOCIATE), and LLVM decides how by the order in which values
+    # appear: that of g_c before g_r below, and that of the fields of the named tuples. Another
+    # order changes the last bit of losses and gradients. It is kept so that results stay the same.
     scores = image.scores
     clutter = image.clutter
     use_clutter = image.use_clutter
@@ -322,7 +355,7 @@ def _add_side(side, quad, box, view, image, total):
     focal = view.focal
     px = view.px
     py = view.py
-    # the grid of vertices, and the camera as the side sees it
+    # The grid of vertices, and the camera in the side's axes.
     axis = side.axis
     rows, columns = _side_axes(axis)
     first = side.first
@@ -343,7 +376,7 @@ def _add_side(side, quad, box, view, image, total):
     cx = view.rotation[columns, 0]
     cy = view.rotation[columns, 1]
     cz = view.rotation[columns, 2]
-    # the lines of the map that the side covers
+    # Find the lines of the map that the side covers.
     height = scores.shape[0] // width
     top = quad[:, 1].min()
     bottom = quad[:, 1].max()
@@ -355,10 +388,11 @@ def _add_side(side, quad, box, view, image, total):
         a0 = ay * dy + az
         r0 = ry * dy + rz
         c0 = cy * dy + cz
+        # dy is the same on the whole line, so its products are taken once, after the line.
         gain = sum_a = sum_r = sum_c = t_a = t_r = t_c = tx_a = tx_r = tx_c = 0.0
         for col in range(begin, end):
             p = row * width + col
-            # where the ray meets the plane, in cells of the grid
+            # Find where the ray meets the plane, in cells of the grid.
             dx = (col + 0.5 - px) / focal
             ray_a = a0 + ax * dx
             ray_r = r0 + rx * dx
@@ -371,7 +405,7 @@ def _add_side(side, quad, box, view, image, total):
             j = min(max(int(at_c), 0), last_c)
             at_r -= i
             at_c -= j
-            # the score on its half of the cell, and the score's slopes
+            # Interpolate the score on one half of the cell, and find its slopes.
             corner = first + i * stride + j
             s01 = np.float64(scores[p, corner + 1])
             s10 = np.float64(scores[p, corner + stride])
@@ -391,7 +425,8 @@ def _add_side(side, quad, box, view, image, total):
                     continue
             else:
                 gain += score
-            # q = g - (g . D) / (n . D) n, with the normal n along the axis
+            # The score's derivative by the camera's centre, with the normal n along the axis:
+            # q = g - (g . D) / (n . D) n
             q_r = g_r * per_r
             q_c = g_c * per_c
             q_a = -(q_r * ray_r + q_c * ray_c) * per_a
@@ -418,9 +453,9 @@ def _add_side(side, quad, box, view, image, total):
 
 @njit(**COMPILED)
 def _add_cuboid(mesh, view, image, total):
-    """A cuboid wholly in front of the camera: the sides that face it tile the silhouette.
+    """Add a cuboid in front of the camera to total: the sides that face it tile the silhouette.
 
-    Returns False, with nothing added, when a corner lies behind the near plane.
+    Returns False, and adds nothing, when a corner lies behind the near plane.
     """
     low = mesh.low
     high = mesh.high
@@ -436,7 +471,8 @@ def _add_cuboid(mesh, view, image, total):
     box = Box(low, high, (high - low) / (samples - 1), samples)
     quad = np.empty((4, 3))
     first = 0
-    for axis in (2, 1, 0):  # the order of the sides in `meshes.cuboid_mesh`
+    # The sides are in the order of `meshes.cuboid_mesh`.
+    for axis in (2, 1, 0):
         rows, columns = _side_axes(axis)
         for end in range(2):
             plane = high[axis] if end else low[axis]
@@ -455,9 +491,9 @@ def _add_cuboid(mesh, view, image, total):
 
 @njit(**COMPILED)
 def _evaluate(mesh, view, image, buffers, total):
-    """Loss of one view of one image.
+    """Loss of one view of one image, and its derivatives in total [13].
 
-    Leaves its derivatives in total [13] = (unused, dloss/dcentre [3], dloss/drotation [9]).
+    total: the first number is not used afterwards, then dloss/dcentre [3] and dloss/drotation [9].
     """
     total[:] = 0.0
     done = False
@@ -473,7 +509,7 @@ def _evaluate(mesh, view, image, buffers, total):
 
 @njit(**COMPILED)
 def _buffers(vertex_count, height, width):
-    """Room for pictures of so many cells."""
+    """Memory for a picture of height x width cells."""
     face = np.empty((height, width), np.int32)
     z = np.empty((height, width))
     bary = np.empty((height, width, 3))
@@ -483,7 +519,7 @@ def _buffers(vertex_count, height, width):
 
 @njit(**COMPILED)
 def _image(scores, b):
-    """What image b is compared with."""
+    """The `Image` of number b, from `MapScores`."""
     clutter = scores.clutter[b]
     background = 0.0
     if scores.use_clutter:
@@ -496,9 +532,9 @@ def _image(scores, b):
 def compare(mesh, focal, scores, views, loss, grad_centre, grad_rotation):
     """Loss and gradients of B images, one view each, in parallel.
 
-    mesh: `MeshArrays`, scores: `MapScores`, views: `Views`. Writes loss [B], grad_centre [B, 3] and
-    grad_rotation [B, 3, 3], which are no tuple because numba drops a parallel loop that writes
-    nothing but the fields of one.
+    mesh: `MeshArrays`. scores: `MapScores`. views: `Views`. Writes loss [B], grad_centre [B, 3] and
+    grad_rotation [B, 3, 3]. They are not a named tuple because numba drops a parallel loop that
+    writes only to the fields of one.
     """
     height = scores.scores.shape[1] // scores.width
     for b in prange(scores.scores.shape[0]):
@@ -531,10 +567,9 @@ def rasterise_views(vertices, faces, focal, views, fragments):
 
 @njit(**COMPILED, parallel=True)
 def score_table(pictures, scores, loss):
-    """Loss [B, N] of N pre-rendered pictures (`TableArrays`) for B images, in parallel over images.
-
-    Pixel first, so that the row of scores that all pictures read stays in the cache.
-    """
+    """Loss [B, N] of N rendered pictures (`TableArrays`) for B images, in parallel over images."""
+    # Pixels are in the outer loop, so that the row of scores that all pictures read stays in the
+    # cache.
     corners = pictures.corners
     bary = pictures.bary
     clutter = scores.clutter
@@ -585,7 +620,7 @@ def _look_at(centre, theta, rotation):
 
 @njit(**COMPILED)
 def _look_at_backward(centre, theta, rotation, total, gradient):
-    """total [13] of `_evaluate` -> gradient[:4] by (centre, theta), through `_look_at`."""
+    """Turn total [13] of `_evaluate` into gradient[:4] by (centre, theta), through `_look_at`."""
     c = math.cos(theta)
     s = math.sin(theta)
     x, y, z = centre
@@ -593,20 +628,20 @@ def _look_at_backward(centre, theta, rotation, total, gradient):
     level = math.sqrt(x * x + y * y)
     grad = total[4:].reshape(3, 3)
     f = rotation[:, 2].copy()
-    # columns x, y of the rotation -> right and up without theta
+    # From the rotation's columns x and y to right and up without theta.
     g_r = c * grad[:, 0] - s * grad[:, 1]
     g_u = -s * grad[:, 0] - c * grad[:, 1]
     r = c * rotation[:, 0] - s * rotation[:, 1]
     gradient[3] = 0.0
     for i in range(3):
         gradient[3] += grad[i, 0] * rotation[i, 1] - grad[i, 1] * rotation[i, 0]
-    # up = right x forward
+    # From up to right and forward, since up = right x forward.
     g_rx = g_r[0] + f[1] * g_u[2] - f[2] * g_u[1]
     g_ry = g_r[1] + f[2] * g_u[0] - f[0] * g_u[2]
     g_fx = grad[0, 2] + g_u[1] * r[2] - g_u[2] * r[1]
     g_fy = grad[1, 2] + g_u[2] * r[0] - g_u[0] * r[2]
     g_fz = grad[2, 2] + g_u[0] * r[1] - g_u[1] * r[0]
-    # forward and right -> centre
+    # From forward and right to the centre.
     along = f[0] * g_fx + f[1] * g_fy + f[2] * g_fz
     gradient[0] = total[1] - (g_fx - f[0] * along) / distance
     gradient[1] = total[2] - (g_fy - f[1] * along) / distance
@@ -619,7 +654,7 @@ def _look_at_backward(centre, theta, rotation, total, gradient):
 
 @njit(**COMPILED)
 def _principal_gradient(rotation, total, focal, gradient):
-    """total [13] of `_evaluate` -> gradient[4:6], see `scene.principal_gradient`."""
+    """Turn total [13] of `_evaluate` into gradient[4:6], see `scene.principal_gradient`."""
     for axis in range(2):
         value = 0.0
         for i in range(3):
@@ -639,9 +674,9 @@ def _turned_back(pose, rotation, i):
 
 @njit(**COMPILED)
 def _to_local(pose, rotation, gradient):
-    """gradient[:4] by (centre, theta) -> by (sideways, up, theta, log distance), in place.
+    """Turn gradient[:4] by (centre, theta) into one in the camera's own frame, in place.
 
-    As `steps.local_gradient`.
+    Its variables are (sideways, up, theta, log distance), see `steps.local_gradient`.
     """
     distance = math.sqrt(pose[0] ** 2 + pose[1] ** 2 + pose[2] ** 2)
     sideways = up = nearer = 0.0
@@ -660,7 +695,7 @@ def _to_local(pose, rotation, gradient):
 def _local_move(pose, rotation, step):
     """Move a pose by step[:4] = (sideways, up, theta, log distance), in place.
 
-    As `steps.local_move`.
+    It does the same as `steps.local_move`.
     """
     distance = math.sqrt(pose[0] ** 2 + pose[1] ** 2 + pose[2] ** 2)
     length = math.sqrt(1.0 + step[0] ** 2 + step[1] ** 2)
@@ -673,9 +708,9 @@ def _local_move(pose, rotation, step):
 
 @njit(**COMPILED)
 def _adam_step(gradient, first, second, count, rate, rules, step):
-    """step [6] of Adam's update number `count` (from 1), `torch.optim.Adam`'s formula.
+    """Write step [6] of Adam's update `count` (from 1), by the formula of `torch.optim.Adam`.
 
-    Updates both moments.
+    Both moments are updated.
     """
     correct1 = 1.0 - rules.beta1**count
     correct2 = math.sqrt(1.0 - rules.beta2**count)
@@ -687,7 +722,7 @@ def _adam_step(gradient, first, second, count, rate, rules, step):
 
 @njit(**COMPILED)
 def _record(candidates, at, pose, loss):
-    """Write down an evaluation of the candidate `at` (image, candidate)."""
+    """Record the loss of the candidate `at` (image, candidate)."""
     candidates.loss[at] = loss
     candidates.evaluations[at] += 1
     candidates.since_best[at] += 1
@@ -723,7 +758,7 @@ def _advance_candidate(mesh, focal, image, candidates, at, rules, stage, path):
     step = np.empty(6)
     candidates.evaluations[at] = 0
     for s in range(steps + 1 if stage.finish else steps):
-        # loss and derivatives of this iterate, or of the average at the end
+        # Evaluate this iterate, or the average at the end.
         if s == steps and rules.averaging > 0.0:
             pose[:] = average
         if s == steps or candidates.since_best[at] < rules.patience:
@@ -736,7 +771,7 @@ def _advance_candidate(mesh, focal, image, candidates, at, rules, stage, path):
             path[s, 6] = candidates.loss[at]
         if s == steps or candidates.since_best[at] >= rules.patience:
             continue
-        # chain rule, Adam, move
+        # Take Adam's step along the gradient by the pose.
         _look_at_backward(pose[:3], pose[3], rotation, total, gradient)
         _principal_gradient(rotation, total, focal, gradient)
         if rules.local_scale > 0.0:
@@ -756,9 +791,9 @@ def _advance_candidate(mesh, focal, image, candidates, at, rules, stage, path):
 def advance(mesh, focal, scores, candidates, rules, stage, path):
     """Take a stage's steps with K candidates of each of B images, in parallel over all of them.
 
-    mesh: `MeshArrays`, scores: `MapScores`, candidates: `Candidates`, which are changed, rules:
-    `StepRules`, stage: `Stage`. path [B, K, rows, 7]: gets every pose and its loss; [B, K, 0, 7]
-    for none.
+    mesh: `MeshArrays`. scores: `MapScores`. candidates: `Candidates`, changed in place. rules:
+    `StepRules`. stage: `Stage`. path [B, K, rows, 7]: receives every pose and its loss, or nothing
+    where it is [B, K, 0, 7].
     """
     count = candidates.loss.shape[1]
     for item in prange(scores.scores.shape[0] * count):
@@ -769,9 +804,9 @@ def advance(mesh, focal, scores, candidates, rules, stage, path):
 
 
 def launch(kernel: Callable, threads: int, *arguments: object) -> None:
-    """Call one of the parallel kernels on at most so many threads.
+    """Call one of the parallel kernels on at most `threads` threads.
 
-    And on at most as many as numba was set to use.
+    numba's own limit on the number of threads also holds.
     """
     before = numba.get_num_threads()
     numba.set_num_threads(max(1, min(threads, before)))

@@ -1,4 +1,4 @@
-"""Poses of a mesh drawn on the CPU: which face each pixel sees, and tables of such pictures."""
+"""Rasterises poses of a mesh on the CPU: the face that each pixel sees, and tables of pictures."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from neural_mesh.compare.scene import PictureTable, Scene, Views, widened
 
 
 def run_kernel(kernel: Callable, *arguments: object) -> None:
-    """Call a parallel CPU kernel on no more threads than PyTorch uses, and leave their number be.
+    """Call a parallel CPU kernel on at most as many threads as PyTorch uses.
 
-    numba's OpenMP layer sets the number of threads of the whole process when it starts, against
-    OMP_NUM_THREADS.
+    When numba's OpenMP layer starts, it sets the number of threads of the whole process regardless
+    of OMP_NUM_THREADS; this function restores PyTorch's number.
     """
     threads = torch.get_num_threads()
     kernels_numba.launch(kernel, threads, *arguments)
@@ -27,9 +27,10 @@ def run_kernel(kernel: Callable, *arguments: object) -> None:
 def rasterise_poses(
     scene: Scene, centre: NDArray, rotation: NDArray
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """Face [N, H, W] (-1: none), depth [N, H, W] (inf: none) and barycentrics [N, H, W, 3].
+    """Rasterise N poses: centre [N, 3], rotation [N, 3, 3] object_from_cv_cam.
 
-    Of N poses: centre [N, 3], rotation [N, 3, 3] object_from_cv_cam.
+    Returns the face [N, H, W] (-1 off the mesh), depth [N, H, W] (infinite off it) and barycentric
+    coordinates [N, H, W, 3] that pixels see.
     """
     principal_xy = np.tile(np.array(scene.camera.principal_xy, np.float64), (len(centre), 1))
     views = Views(
@@ -52,7 +53,7 @@ def rasterise_poses(
 def rasterised_table(
     scene: Scene, centre: Tensor, rotation: Tensor, margin_rc: tuple[int, int], dtype: torch.dtype
 ) -> PictureTable:
-    """`Renderer.table` on the CPU; the table lies on the poses' device. dtype: of its corners."""
+    """`Renderer.table` on the CPU; it is put on the poses' device. dtype: that of its corners."""
     widened_scene = widened(scene, margin_rc)
     face, _, bary = rasterise_poses(widened_scene, centre.cpu().numpy(), rotation.cpu().numpy())
     seen = np.where(face[..., None] >= 0, scene.faces[face], 0)

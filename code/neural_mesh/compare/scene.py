@@ -1,20 +1,20 @@
-"""What is rendered and compared, the interface of a renderer, and the arguments of kernels.
+"""Scenes and targets of render-and-compare, the interface of renderers, the arguments of kernels.
 
 The neural mesh is never rendered. Interpolating vertex features and multiplying them with the
-image's features are both linear and commute, so each pixel's score is the interpolation of three
-numbers of a score volume S = features x vertex features that is computed once per image. Loss and
-gradient are the reference's to rounding:
+image's features are both linear and commute. So each pixel's score is interpolated between three
+numbers of a score volume S = features x vertex features, which is computed once per image. Up to
+rounding, loss and gradient are the reference's:
 
     O(p) = sum_k b_k(p) S[p, v_k(p)], 0 off the mesh        loss = 1 - mean_p relu(O(p) - B(p))
 
-with v_k(p), b_k(p) the corners and barycentric coordinates of the triangle that pixel p sees, and B
-the clutter score.
+where v_k(p) and b_k(p) are the corners and barycentric coordinates of the triangle that pixel p
+sees, and B is the clutter score.
 
-Frames. `object` has CAD axes, z up, front towards -y. `cv_cam` is x right, y down, z forward: a
-proper rotation of the object's, so that nothing is mirrored and the diagonals of a cuboid's cells
-stay where they are. `rotation` is object_from_cv_cam [3, 3], its columns are the camera's axes.
-Positions on the map are (x right, y down) in cells of the feature map, cell (row, col) is sampled
-at its centre (col + 0.5, row + 0.5).
+Frames. `object` has CAD axes, z up, front towards -y. `cv_cam` is x right, y down, z forward. It is
+a proper rotation of the object frame, so nothing is mirrored and the diagonals of a cuboid's cells
+stay where they are. `rotation` in this package is object_from_cv_cam [3, 3]; its columns are the
+camera's axes. Positions on the map are (x right, y down) in cells of the feature map, and cell
+(row, col) is sampled at its centre (col + 0.5, row + 0.5).
 
 Visibility is hard: one face per pixel, no culling, perspective-correct; gradients flow through the
 barycentric coordinates only. Every renderer leaves out a triangle that has a corner less than
@@ -41,7 +41,7 @@ ADAM_EPSILON = 1e-8  # torch.optim.Adam's default, which the reference uses
 
 # ---- what is rendered ----
 
-# Of NumPy in the arguments of numba's kernels, of PyTorch in those of the others.
+# An array of NumPy for numba's kernels, a tensor of PyTorch for the other renderers.
 Array: TypeAlias = Any
 
 
@@ -49,7 +49,8 @@ Array: TypeAlias = Any
 class Scene:
     """What is rendered: a mesh and the camera that sees it.
 
-    vertices [V, 3]: in the object frame. faces [F, 3]. cuboid: the grid, if the mesh is one.
+    vertices [V, 3]: in the object frame. faces [F, 3]: vertex indices. cuboid: the grid of a mesh
+    that is a cuboid, None for other meshes.
     """
 
     vertices: NDArray[np.float64]
@@ -59,14 +60,14 @@ class Scene:
 
 
 def make_scene(mesh: Mesh, camera: MapCamera) -> Scene:
-    """A mesh in the object frame and a camera; cuboids are recognised, they render faster."""
+    """Make a scene of a mesh in the object frame; cuboids, which render faster, are recognised."""
     vertices = np.ascontiguousarray(mesh.vertices, np.float64)
     faces = np.ascontiguousarray(mesh.faces, np.int32)
     return Scene(vertices, faces, camera, find_cuboid(Mesh(vertices, faces)))
 
 
 def widened(scene: Scene, margin_rc: tuple[int, int]) -> Scene:
-    """The same scene on a map that has so many more cells (rows, columns) on every side."""
+    """The same scene on a map that has margin_rc (rows, columns) more cells on every side."""
     camera = scene.camera
     rows, columns = margin_rc
     x, y = camera.principal_xy
@@ -78,14 +79,14 @@ def widened(scene: Scene, margin_rc: tuple[int, int]) -> Scene:
 def look_at(centre: Tensor, theta: Tensor) -> Tensor:
     """object_from_cv_cam [..., 3, 3] of cameras that look at the origin, z up, turned by theta.
 
-    centre [..., 3], theta [...]. theta > 0 turns the picture counter-clockwise (spec of
-    PASCAL3D+). On the vertical axis the camera's right is +x.
+    centre [..., 3]: in the object frame. theta [...]: radians; a positive one turns the picture
+    counter-clockwise (PASCAL3D+). A camera on the vertical axis has its right side towards +x.
     """
     distance = centre.norm(dim=-1, keepdim=True).clamp_min(TINY)
     level = centre[..., :2].norm(dim=-1, keepdim=True)
     forward = -centre / distance
     sideways = torch.stack([-centre[..., 1], centre[..., 0], torch.zeros_like(centre[..., 0])], -1)
-    # made on the device: a copy would make the host wait
+    # The axis is made on the device, because a copy from the host would make it wait.
     along_x = torch.eye(1, 3, dtype=centre.dtype, device=centre.device)[0]
     right = torch.where(level > TINY, sideways / level.clamp_min(TINY), along_x)
     up = torch.linalg.cross(right, forward)
@@ -102,25 +103,25 @@ def principal_points(camera: MapCamera, centre: Tensor, principal_xy: Tensor | N
 
 
 def principal_gradient(camera: MapCamera, rotation: Tensor, grad_rotation: Tensor) -> Tensor:
-    """Gradient [B, 2] of the loss by the principal point in cells, from a renderer's gradients.
+    """Gradient [B, 2] of the loss by the principal point in cells, from that of `Renderer.compare`.
 
-    No rendering is needed: a ray d = ((x - principal_x) / focal, .., 1) enters the score through
-    the product R d alone, dO/dd = t R^T q. The third column of the rotation's gradient is the sum
-    of t q, because d's third number is 1.
+    It needs no rendering. A ray d = ((x - principal_x) / focal, (y - principal_y) / focal, 1)
+    enters the score only through the product R d, so dO/dd = t R^T q with depth t and dO/dcentre =
+    q. The third column of grad_rotation is the sum of t q, because the third component of d is 1.
     """
     return -(rotation.mT @ grad_rotation[..., 2:])[..., :2, 0] / camera.focal
 
 
-# ---- what it is compared with ----
+# ---- what a scene is compared with ----
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a pose is compared with.
+    """What the poses of B images are compared with.
 
-    scores [B, P, V]: similarity of each pixel with each vertex. clutter [B, P]: with the clutter,
-    None to ignore it. features [B, P, C] and bank [V, C] take the place of scores for the paper's
-    own route, which renders features.
+    scores [B, P, V]: similarity of each pixel with each vertex. clutter [B, P]: similarity of each
+    pixel with the clutter; None to ignore it. features [B, P, C] and bank [V, C] take the place of
+    scores for a renderer that renders features, as the paper's does.
     """
 
     scores: Tensor | None
@@ -133,10 +134,10 @@ class Target:
 
 
 def score_target(features: Tensor, bank: Tensor, clutter: Tensor | None) -> Target:
-    """Score volume and clutter map of images.
+    """Compute the score volume and clutter map of images.
 
-    features [B, C, H, W], bank [V, C], clutter [C] or None. Raises ValueError where their shapes do
-    not fit together.
+    features [B, C, H, W]: of the images. bank [V, C]: of the vertices. clutter [C]: None to ignore
+    it. Raises ValueError where shapes do not fit together.
     """
     pixels_first, clutter_map = pixel_features(features, bank, clutter)
     return Target(pixels_first @ bank.T, clutter_map)
@@ -145,10 +146,7 @@ def score_target(features: Tensor, bank: Tensor, clutter: Tensor | None) -> Targ
 def pixel_features(
     features: Tensor, bank: Tensor, clutter: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Features [B, P, C] and clutter map [B, P] or None, of the arguments of `score_target`.
-
-    Raises ValueError where their shapes do not fit together.
-    """
+    """Features [B, P, C] and clutter map [B, P] or None. Takes and raises as `score_target`."""
     if features.dim() != 4 or bank.dim() != 2 or features.shape[1] != bank.shape[1]:
         raise ValueError(
             "features must be [B, C, H, W] and bank [V, C] with the same C, found "
@@ -165,22 +163,22 @@ def pixel_features(
 
 
 def bytes_per_image(scene: Scene, channels: int) -> int:
-    """Memory that a target needs for one image of `channels` features, in bytes."""
+    """Bytes of memory that the target of one image with `channels` channels needs."""
     return 4 * scene.camera.pixels * (len(scene.vertices) + 2 * channels + 1)
 
 
 def images_that_fit(scene: Scene, channels: int, budget_bytes: int) -> int:
-    """How many images' score volumes fit into a memory budget, at least one."""
+    """Number of images whose score volumes fit into a memory budget, at least one."""
     return max(1, budget_bytes // bytes_per_image(scene, channels))
 
 
 @dataclass(frozen=True)
 class PictureTable:
-    """N pictures of a mesh.
+    """N pictures of a mesh with Q pixels each.
 
     corners [Q, N, 3]: vertices that pixels see. bary [Q, N, 3]: their weights, 0 off the mesh.
-    map_hw: size of the images' map. margin_rc: cells by which the pictures reach beyond it on every
-    side, so that Q = (H + 2 margin) (W + 2 margin).
+    map_hw: size (H, W) of the images' map. margin_rc: cells by which the pictures reach beyond the
+    map on every side, so that Q = (H + 2 margin_rc[0]) (W + 2 margin_rc[1]).
     """
 
     corners: Tensor
@@ -189,24 +187,26 @@ class PictureTable:
     margin_rc: tuple[int, int] = (0, 0)
 
     def first_cell_rc(self, shift_rc: tuple[int, int]) -> tuple[int, int]:
-        """The pictures' cell below the map's first, when they are moved down and right so far."""
+        """The pictures' cell under the map's first, when shift_rc moves them down and right."""
         return self.margin_rc[0] - shift_rc[0], self.margin_rc[1] - shift_rc[1]
 
     @property
     def width(self) -> int:
-        """Columns of a picture."""
+        """Number of columns of a picture."""
         return self.map_hw[1] + 2 * self.margin_rc[1]
 
 
-# ---- what kernels take: arrays for numba, tensors on the device for PyTorch and Triton ----
-# Compiled kernels stay on disk and do not notice when fields of the same type change places here:
-# whoever does that also touches kernels_numba.py.
+# ---- arguments of kernels: arrays for numba, tensors on the device for PyTorch and Triton ----
+# numba keeps compiled kernels on disk and does not notice when fields of the same type change
+# places here. Whoever changes their order also has to change kernels_numba.py, if only by a space;
+# and see the note in `kernels_numba._add_side`.
 
 
 class MeshArrays(NamedTuple):
-    """A mesh: vertices [V, 3] and faces [F, 3] int32.
+    """A mesh: vertices [V, 3] in the object frame, and faces [F, 3] int32.
 
-    Of a cuboid also its corners low, high [3] and the vertices along each axis, samples [3].
+    is_cuboid: whether low, high [3] (its corners) and samples [3] (vertices along each axis) are
+    used.
     """
 
     vertices: Array
@@ -218,9 +218,9 @@ class MeshArrays(NamedTuple):
 
 
 class MapScores(NamedTuple):
-    """scores [B, P, V] and clutter [B, P] in float32, of maps `width` cells wide.
+    """Scores [B, P, V] and clutter [B, P] in float32, of maps `width` cells wide.
 
-    The clutter is not read unless it is used.
+    use_clutter: whether the clutter is read.
     """
 
     scores: Array
@@ -230,7 +230,10 @@ class MapScores(NamedTuple):
 
 
 class TableArrays(NamedTuple):
-    """A `PictureTable` over which a map is laid with its first cell on the pictures' (row, col)."""
+    """A `PictureTable` whose cell (row, col) lies under the first cell of the images' map.
+
+    width: columns of a picture.
+    """
 
     corners: NDArray[np.int32]
     bary: NDArray[np.float32]
@@ -251,7 +254,7 @@ class Views(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """loss [B] of B views and its derivatives by their centre [B, 3] and rotation [B, 3, 3]."""
+    """Loss [B] of B views, and its gradients by their centre [B, 3] and rotation [B, 3, 3]."""
 
     loss: Array
     grad_centre: Array
@@ -259,13 +262,13 @@ class Gradients(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """K candidate poses of each of B images on their way, changed in place by `advance`.
+    """The optimiser's state for K candidate poses of each of B images; `advance` updates it.
 
     poses [B, K, 6]: camera centre, theta, principal point in cells. first, second [B, K, 6]: Adam's
-    moments. loss [B, K]: last evaluated. best_loss [B, K] and best_poses [B, K, 6]: of all
-    iterates. average [B, K, 6]: of all iterates, where `StepRules.averaging`. since_best [B, K]:
-    evaluations since the best. evaluations [B, K]: in the last stage. All float64, the last two
-    int64.
+    moments. loss [B, K]: the last evaluated loss. best_loss [B, K], best_poses [B, K, 6]: the best
+    iterate. average [B, K, 6]: running average of the iterates, where `StepRules.averaging`.
+    since_best [B, K]: evaluations since the best iterate. evaluations [B, K]: evaluations in the
+    last stage. The last two are int64, all others float64.
     """
 
     poses: Array
@@ -280,12 +283,12 @@ class Candidates(NamedTuple):
 
 
 class StepRules(NamedTuple):
-    """How the optimiser steps, the same in all stages.
+    """How the optimiser steps, in the same way in all stages.
 
-    beta1, beta2: Adam's. local_scale: 0 for steps in (centre, theta), else steps are (sideways, up,
-    theta, log distance) in the camera's frame, and those in log distance are multiplied by it.
-    principal_scale: cells per unit step of the principal point, 0 to leave it where it is.
-    averaging: share of the newest iterate in the average, 0 for none. patience: a candidate whose
+    beta1, beta2: Adam's. local_scale: 0 takes steps in (centre, theta); otherwise steps are
+    (sideways, up, theta, log distance) in the camera's frame, and the log distance is multiplied by
+    it. principal_scale: cells per unit step of the principal point; 0 keeps it fixed. averaging:
+    share of the newest iterate in the average; 0 for no average. patience: a candidate whose
     since_best reaches it takes no more steps.
     """
 
@@ -298,10 +301,10 @@ class StepRules(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Steps that are taken in one go.
+    """The steps of one call of `advance`.
 
-    rates [steps]: learning rate of each. done: steps taken before. finish: evaluate the average,
-    too, and leave it in the poses, or the last iterate where nothing is averaged.
+    rates [steps]: learning rate of each step. done: number of steps taken before. finish: whether
+    the average (without averaging, the last iterate) is evaluated at the end and left in the poses.
     """
 
     rates: NDArray[np.float64]
@@ -310,17 +313,20 @@ class Stage(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """Evaluations at most, and rows of a path."""
+        """Number of evaluations at most, and of rows of a path."""
         return len(self.rates) + self.finish
 
 
-# ---- who renders ----
+# ---- renderers ----
 
 
 class Renderer(Protocol):
-    """One way to compare a mesh with feature maps. All give the same numbers to rounding.
+    """One way to compare a mesh with feature maps.
 
-    name: as in RENDERER. device: on which it takes features, poses and targets.
+    Losses agree between renderers to the precision in which each of them computes: float64 (torch,
+    numba) or float32 (the others). A pixel on the edge of a triangle may see its neighbour instead.
+
+    name: value of RENDERER. device: where features, poses and targets are.
     """
 
     @property
@@ -330,9 +336,10 @@ class Renderer(Protocol):
     def device(self) -> torch.device: ...
 
     def target(self, features: Tensor, bank: Tensor, clutter: Tensor | None) -> Target:
-        """What poses are compared with.
+        """Make the target that poses are compared with.
 
-        features [B, C, H, W], bank [V, C], clutter [C] or None to ignore it.
+        features [B, C, H, W]: of the images. bank [V, C]: of the vertices. clutter [C]: None to
+        ignore it.
         """
         ...
 
@@ -344,11 +351,20 @@ class Renderer(Protocol):
         rotation: Tensor,
         principal_xy: Tensor | None = None,
     ) -> Gradients:
-        """Loss [B] of one pose per image and its gradients by centre [B, 3] and rotation [B, 3, 3].
+        """Loss of one pose per image, and its gradients by the camera's centre and rotation.
 
         centre [B, 3]: camera centre in the object frame. rotation [B, 3, 3]: object_from_cv_cam.
-        principal_xy [B, 2]: in cells, in place of the camera's; `principal_gradient` has its
-        gradient. Results are detached and have the dtype and device of `centre`.
+        principal_xy [B, 2]: in cells; takes the place of the scene's principal point.
+
+        grad_rotation is the derivative of the loss by the matrix R that turns rays, where a pixel's
+        ray is R d with d = ((x - principal_x) / focal, (y - principal_y) / focal, 1). It is
+        therefore the sum over pixels of g d^T, where g is the gradient by that pixel's ray, and its
+        third column is the sum of g. `principal_gradient` relies on this column. A renderer that
+        differentiates with respect to projected vertices gets another matrix, which agrees only for
+        changes that keep R a rotation, and has to convert it, as
+        `with_pytorch3d.gradient_through_rays` does.
+
+        Results are detached and have the dtype and device of `centre`.
         """
         ...
 
@@ -359,10 +375,10 @@ class Renderer(Protocol):
         rotation: Tensor,
         margin_rc: tuple[int, int] = (0, 0),
     ) -> PictureTable:
-        """Render N poses into a table to compare any number of images with.
+        """Render N poses into a table that any number of images can be compared with.
 
-        centre [N, 3], rotation [N, 3, 3]. margin_rc: how far, in cells, the pictures can be moved
-        over the map.
+        centre [N, 3], rotation [N, 3, 3]: of the cameras, as in `compare`. margin_rc: cells by
+        which the pictures can be moved over the map.
         """
         ...
 
@@ -372,7 +388,7 @@ class Renderer(Protocol):
         """Loss [B, N] of every picture of a table for every image.
 
         shift_rc: cells by which the pictures are moved down and right over the map, at most the
-        table's margin: what a camera sees whose principal point is moved.
+        table's margin. A moved picture is what a camera sees whose principal point is moved.
         """
         ...
 

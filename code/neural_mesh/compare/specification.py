@@ -28,10 +28,12 @@ from neural_mesh.compare.scene import (
 )
 from neural_mesh.geometry.cameras import MapCamera
 
-# Pairs of a pixel and a face that are tested at a time: cache, memory.
+# Pairs of a pixel and a face that are tested at a time: on a CPU they fit into its cache, on a GPU
+# into its memory.
 CPU_PAIRS = 10_000
 GPU_PAIRS = 4_000_000
-# Scores of a table of pictures that are looked up at a time: cache, 1 GiB.
+# Scores of a table of pictures that are looked up at a time: on a CPU they fit into its cache, on a
+# GPU into 1 GiB.
 CPU_LOOKUPS = 1 << 20
 GPU_LOOKUPS = 1 << 28
 
@@ -54,7 +56,7 @@ class TorchRenderer:
         rotation: Tensor,
         principal_xy: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Vertices [B, P, 3] and barycentric coordinates [B, P, 3] that pixels see; 0 off it."""
+        """See the function `visible`."""
         return visible(scene, centre, rotation, principal_xy)
 
     def loss(
@@ -89,7 +91,7 @@ class TorchRenderer:
         rotation: Tensor,
         principal_xy: Tensor | None,
     ) -> tuple[Gradients, Tensor]:
-        """As `compare`, and the gradient by the principal point [B, 2]."""
+        """Gradients as of `compare`, and the gradient by the principal point [B, 2]."""
         with torch.enable_grad():
             centre = centre.detach().requires_grad_()
             rotation = rotation.detach().requires_grad_()
@@ -97,7 +99,7 @@ class TorchRenderer:
             principal_xy = principal_xy.detach().requires_grad_()
             variables = centre, rotation, principal_xy
             loss = self.loss(scene, target, *variables)
-            # nothing of the mesh is seen
+            # Where no pixel sees the mesh, the loss does not depend on the pose.
             if not loss.requires_grad:
                 zeros = [torch.zeros_like(x) for x in variables]
                 return Gradients(loss, zeros[0], zeros[1]), zeros[2]
@@ -142,9 +144,9 @@ class TorchRenderer:
 
 
 def loss_of_scores(scores: Tensor, clutter: Tensor | None) -> Tensor:
-    """1 - mean relu(O - B) over pixels [..., P], or 1 - mean O without clutter.
+    """Loss 1 - mean relu(O - B) over pixels [..., P] (paper); without clutter 1 - mean O.
 
-    The paper's, and its turn_off_clutter.
+    The latter is the reference's turn_off_clutter.
     """
     if clutter is not None:
         scores = torch.relu(scores - clutter)
@@ -155,7 +157,7 @@ def object_scores(target: Target, corners: Tensor, bary: Tensor) -> Tensor:
     """Object scores O [B, P] from the corners [B, P, 3] that pixels see and their weights."""
     if target.scores is not None:
         return (target.scores.gather(2, corners) * bary).sum(-1)
-    # [B, P, C], what the reference optimises through
+    # The reference optimises through rendered features [B, P, C].
     rendered = (target.bank[corners] * bary[..., None]).sum(2)
     return (rendered * target.features).sum(-1)
 
@@ -166,9 +168,9 @@ def object_scores(target: Target, corners: Tensor, bary: Tensor) -> Tensor:
 def visible(
     scene: Scene, centre: Tensor, rotation: Tensor, principal_xy: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Vertices [B, P, 3] and barycentric coordinates [B, P, 3] that pixels see.
+    """Vertices [B, P, 3] and barycentric coordinates [B, P, 3] of the triangles that pixels see.
 
-    Coordinates are 0 off the mesh.
+    Coordinates are 0 off the mesh, and differentiable in the arguments.
     """
     faces = torch.as_tensor(scene.faces, dtype=torch.int64, device=centre.device)
     vertices = torch.as_tensor(scene.vertices, dtype=centre.dtype, device=centre.device)
@@ -178,6 +180,7 @@ def visible(
     barys = []
     for c, r, principal in zip(centre, rotation, principals):
         rays = cam_rays(scene.camera, principal)
+        # The choice of a face is not differentiable, the barycentric coordinates are.
         with torch.no_grad():
             face, _ = nearest_faces(positions - c, rays @ r.T, r[:, 2])
         hit = (face >= 0)[:, None]
@@ -191,7 +194,7 @@ def visible(
 def cam_rays(camera: MapCamera, principal_xy: Tensor | None = None) -> Tensor:
     """Directions [P, 3] of the pixels in the camera frame, with depth component 1.
 
-    float64, or the type of principal_xy [2].
+    They have the dtype of principal_xy [2], and float64 without it.
     """
     if principal_xy is None:
         principal_xy = torch.tensor(camera.principal_xy, dtype=torch.float64)
@@ -209,9 +212,10 @@ def cam_rays(camera: MapCamera, principal_xy: Tensor | None = None) -> Tensor:
 def edge_normals(relative: Tensor) -> Tensor:
     """Normals [..., 3, 3] of the planes through the camera and the side opposite to each corner.
 
-    relative [..., 3 corners, 3] is measured from the camera. A ray's products with the three,
-    divided by their sum, are the barycentric coordinates of the point it meets, perspective
-    included; it passes through if no two signs differ.
+    relative [..., 3 corners, 3]: corners relative to the camera. The scalar products of a ray with
+    the three normals, divided by their sum, are the barycentric coordinates of the point that it
+    meets, with perspective. The ray passes through the triangle if no two of the products differ in
+    sign.
     """
     return torch.linalg.cross(relative.roll(-1, -2), relative.roll(-2, -2))
 
@@ -245,13 +249,13 @@ def compare_table(
     table: PictureTable, target: Target, shift_rc: tuple[int, int] = (0, 0)
 ) -> Tensor:
     """Loss [B, N] of every picture of a table for every image, see `Renderer.compare_table`."""
-    # the cells of the pictures that lie on the map
+    # Cut out the cells of the pictures that lie on the map.
     height, width = table.map_hw
     row, col = table.first_cell_rc(shift_rc)
     window = slice(row, row + height), slice(col, col + width)
     corners = table.corners.unflatten(0, (-1, table.width))[window].flatten(0, 1)
     bary = table.bary.unflatten(0, (-1, table.width))[window].flatten(0, 1)
-    # so many pictures at a time
+    # Limit how many pictures are compared at a time, by the memory that they need.
     each = 3 if target.features is None else target.features.shape[2]
     lookups = GPU_LOOKUPS if corners.is_cuda else CPU_LOOKUPS
     together = max(1, lookups // (len(target) * len(corners) * each))
@@ -264,7 +268,7 @@ def compare_table(
 
 
 def _table_scores(target: Target, corners: Tensor, bary: Tensor) -> Tensor:
-    """Object scores [B, N, P] of N pictures for every image: corners [P, N, 3], bary [P, N, 3]."""
+    """Object scores [B, N, P] of N pictures (corners and bary [P, N, 3]) for every image."""
     if target.scores is None:
         rendered = (target.bank[corners] * bary[..., None]).sum(2)  # [P, N, C]
         return torch.einsum("pnc,bpc->bnp", rendered, target.features)

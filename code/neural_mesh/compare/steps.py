@@ -1,4 +1,4 @@
-"""The optimiser's steps in plain PyTorch: the slow twin of the compiled optimisers.
+"""The optimiser's steps in plain PyTorch, with which tests compare the compiled optimisers.
 
 A pose [6] is (camera centre, theta, principal point): the camera sits anywhere, looks at the
 object's origin with z up, and is turned by theta about its viewing direction; the principal point
@@ -26,7 +26,7 @@ from neural_mesh.compare.scene import (
 
 
 class Problem(NamedTuple):
-    """What is to be minimised: the loss of a scene's poses for some images, by one renderer."""
+    """The function to minimise: the loss of a scene's poses for some images, by one renderer."""
 
     renderer: Renderer
     scene: Scene
@@ -43,7 +43,7 @@ def advance(
     for s in range(stage.rows):
         last = s == len(stage.rates)
         for k in range(count):
-            # loss and gradient of this iterate, or of the average at the end
+            # Evaluate this iterate, or the average at the end.
             if last and rules.averaging:
                 candidates.poses[:, k] = candidates.average[:, k]
             poses = candidates.poses[:, k].clone()
@@ -53,7 +53,7 @@ def advance(
             path.append(torch.cat([poses, candidates.loss[:, k : k + 1]], 1))
             if last:
                 continue
-            # Adam, and the move of the images whose candidate goes on
+            # Take Adam's step, for the images whose candidate has not stopped.
             going &= candidates.since_best[:, k] < rules.patience
             number = stage.done + s + 1
             if rules.local_scale:
@@ -85,7 +85,7 @@ def pose_gradient(problem: Problem, poses: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _record(candidates: Candidates, k: int, seen: Tensor, loss: Tensor) -> None:
-    """Write down candidate k's evaluation of the images [B] that were seen."""
+    """Record the loss [B] of candidate k for the images whose mask `seen` [B] is set."""
     better = seen & (loss < candidates.best_loss[:, k])
     since = candidates.since_best[:, k] + seen
     poses = candidates.poses[:, k]
@@ -100,9 +100,9 @@ def _record(candidates: Candidates, k: int, seen: Tensor, loss: Tensor) -> None:
 def adam_step(
     gradient: Tensor, moments: tuple[Tensor, Tensor], rate: float, number: int, rules: StepRules
 ) -> Tensor:
-    """Step [B, 6] of Adam's update `number` (from 1), `torch.optim.Adam`'s formula.
+    """Step [B, 6] of Adam's update `number` (from 1), by the formula of `torch.optim.Adam`.
 
-    The principal point's is in cells. Updates both moments [B, 6] in place.
+    The step of the principal point is in cells. Both moments [B, 6] are updated in place.
     """
     first, second = moments
     mean = first.lerp_(gradient, 1 - rules.beta1) / (1 - rules.beta1**number)
@@ -113,7 +113,7 @@ def adam_step(
 
 
 def move(poses: Tensor, rotation: Tensor, step: Tensor, rules: StepRules) -> Tensor:
-    """Poses [B, 6] after a step [B, 6]; rotation [B, 3, 3]: their look-at."""
+    """Poses [B, 6] after a step [B, 6]. rotation [B, 3, 3]: the poses' look-at."""
     moved = poses + step
     if rules.local_scale:
         step[:, 3] *= rules.local_scale
@@ -122,17 +122,17 @@ def move(poses: Tensor, rotation: Tensor, step: Tensor, rules: StepRules) -> Ten
 
 
 def share_of_average(rules: StepRules, number: int) -> float:
-    """What iterate `number` (from 1) gets of the running average, in which the start has none."""
+    """Share of iterate `number` (from 1) in the running average; the start has none."""
     if not rules.averaging:
         return 0.0
     return rules.averaging / (1 - (1 - rules.averaging) ** number)
 
 
 def local_gradient(poses: Tensor, rotation: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient [B, 4] by (centre, theta) -> by (sideways, up, theta, log distance).
+    """Turn a gradient [B, 4+] by (centre, theta) into one [B, 4] in the camera's own frame.
 
-    In the camera's own frame: sideways and up are angles, the camera moves on its sphere.
-    poses [B, 4+], rotation [B, 3, 3]: their look-at.
+    Its variables are (sideways, up, theta, log distance), where sideways and up are angles by which
+    the camera moves on its sphere. poses [B, 4+], rotation [B, 3, 3]: the poses and their look-at.
     """
     distance = poses[:, :3].norm(dim=1, keepdim=True)
     axes = _turned_back(poses, rotation)
@@ -141,7 +141,7 @@ def local_gradient(poses: Tensor, rotation: Tensor, gradient: Tensor) -> Tensor:
 
 
 def local_move(poses: Tensor, rotation: Tensor, step: Tensor) -> Tensor:
-    """Poses [B, 4] after step [B, 4+] = (sideways, up, theta, log distance), see above."""
+    """Poses [B, 4] after a step [B, 4+] in the variables of `local_gradient`."""
     distance = poses[:, :3].norm(dim=1, keepdim=True) * step[:, 3:4].exp()
     towards = torch.stack([step[:, 0], step[:, 1], -torch.ones_like(step[:, 0])], 1)
     direction = (_turned_back(poses, rotation) @ towards[..., None])[..., 0]

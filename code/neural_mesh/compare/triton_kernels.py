@@ -1,7 +1,8 @@
 """The CUDA kernels: one comparison, and the whole optimiser.
 
-One program per pose. The steps of the optimiser follow each other inside the kernel, so the host
-waits for nothing. Pixels are computed in float32, poses in float64. Letters as in `triton_loss`.
+There is one program per pose. The steps of the optimiser follow each other inside the kernel, so
+the host never waits. Pixels are computed in float32, poses in float64. Letters mean the same as in
+`triton_loss`.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ def compare_kernel(
 ):
     """Loss and gradients of one pose of one image.
 
-    views [B, 14]: centre, rotation, principal point. gradients [B, 13]: loss, and derivatives by
-    centre and rotation.
+    views [B, 14]: centre, rotation, principal point. gradients [B, 13]: receives the loss, and its
+    derivatives by centre and rotation.
     """
     n = tl.program_id(0)
     image = n.to(tl.int64)
@@ -89,7 +90,7 @@ def compare_kernel(
 
 @triton.jit
 def _repeat(path, begin, end, a, b, c, d, e, f, loss):
-    """A pose and its loss in rows begin to end of a path."""
+    """Write a pose and its loss into the rows from begin to end (exclusive) of a path."""
     row = begin
     while row < end:
         store6(path + 7 * row, a, b, c, d, e, f)
@@ -99,7 +100,10 @@ def _repeat(path, begin, end, a, b, c, d, e, f, loss):
 
 @triton.jit
 def _adam(g, first, second, beta1, beta2, rate, correct2):
-    """One number's Adam update: step and both moments; rate is already divided by 1 - beta1^n."""
+    """Adam's update of one variable: its step and both moments.
+
+    rate is already divided by 1 - beta1^n, and correct2 is sqrt(1 - beta2^n).
+    """
     first += (1.0 - beta1) * (g - first)
     second += (1.0 - beta2) * (g * g - second)
     return -rate * first / (tl.sqrt(second) / correct2 + ADAM_EPSILON), first, second
@@ -111,9 +115,11 @@ def advance_kernel(
 ):
     """The optimiser of one candidate pose of one image.
 
-    state [B, K, STATE]. path [B, K, rows, 7]. schedule [steps, 3]: rate / (1 - beta1^n),
-    sqrt(1 - beta2^n), share of iterate n in the average.
+    state [B, K, STATE]: see `triton_numbers`; changed in place. path [B, K, rows, 7]: receives
+    poses and losses if traced. schedule [steps, 3]: rate / (1 - beta1^n), sqrt(1 - beta2^n), share
+    of iterate n in the average.
     """
+    # What all steps share.
     n = tl.program_id(0)
     beta1 = tl.load(constants + BETA1)
     beta2 = tl.load(constants + BETA2)
@@ -129,6 +135,7 @@ def advance_kernel(
     clutter += image * pixels
     state += n * STATE
     path += n * rows * 7
+    # The candidate: its pose, both moments, best pose (b) and running average (e).
     cx, cy, cz, theta, px, py = load6(state + POSE)
     m0, m1, m2, m3, m4, m5 = load6(state + FIRST)
     v0, v1, v2, v3, v4, v5 = load6(state + SECOND)
@@ -138,6 +145,7 @@ def advance_kernel(
     best = tl.load(state + BEST_LOSS)
     since = tl.load(state + SINCE_BEST).to(tl.int32)
     count = tl.zeros_like(since)
+    # A candidate that has stopped before only gets the last evaluation.
     s = tl.where(since >= patience, steps, 0)
     if TRACE & FLAGS:
         _repeat(path, 0, s, cx, cy, cz, theta, px, py, value)
@@ -152,7 +160,7 @@ def advance_kernel(
             px = tl.where(last, e_px, px)
             py = tl.where(last, e_py, py)
 
-        # The look-at: right (r), up (u) and forward (f), then turned by theta.
+        # The look-at has the axes right (r), up (u) and forward (f), and is then turned by theta.
         distance = tl.maximum(tl.sqrt(cx * cx + cy * cy + cz * cz), TINY)
         level = tl.sqrt(cx * cx + cy * cy)
         fx = -cx / distance
@@ -196,7 +204,7 @@ def advance_kernel(
             FLAGS,
         )
 
-        # Bookkeeping: the best iterate, and whether this candidate goes on.
+        # Keep the best iterate, and decide whether this candidate takes another step.
         value = loss32.to(tl.float64)
         better = value < best
         best = tl.where(better, value, best)
@@ -234,6 +242,7 @@ def advance_kernel(
         # column of the rotation's gradient is t q.
         g4 = -(xx * gxz + yx * gyz + zx * gzz) / focal
         g5 = -(xy * gxz + yy * gyz + zy * gzz) / focal
+        # In the camera's frame the variables are (sideways, up, theta, log distance).
         if LOCAL & FLAGS:
             sideways = (g0 * rx + g1 * ry) * distance
             up = (g0 * ux + g1 * uy + g2 * uz) * distance
@@ -242,7 +251,7 @@ def advance_kernel(
             g1 = up
             g2 = g_theta
 
-        # Adam's step. The last evaluation is not followed by one: its rate is 0.
+        # Take Adam's step. None follows the last evaluation, whose rate is therefore 0.
         rate = tl.load(schedule + 3 * s, going, 0.0)
         correct2 = tl.load(schedule + 3 * s + 1, going, 1.0)
         d0, m0, v0 = _adam(g0, m0, v0, beta1, beta2, rate, correct2)

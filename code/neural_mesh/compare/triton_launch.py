@@ -1,8 +1,9 @@
-"""CUDA kernels for render-and-compare: what the host calls.
+"""The host's side of the CUDA kernels for render-and-compare: packs arguments, launches, unpacks.
 
-The kernels do what those of `kernels_numba` do: `triton_kernels` has the optimiser, `triton_loss`
-the loss of an image, `triton_rays` what a ray sees. With TRITON_INTERPRET=1 in the environment
-everything runs on the CPU, slowly, which is how it is tested without a GPU.
+The kernels do the same as those of `kernels_numba`. `triton_kernels` has the optimiser,
+`triton_loss` the loss of an image, and `triton_rays` finds the triangle that a ray sees. With
+TRITON_INTERPRET=1 in the environment everything runs on the CPU, slowly, which is how tests run it
+without a GPU.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from neural_mesh.compare.triton_numbers import (
 )
 from neural_mesh.machine.devices import send
 
-WARPS = 8  # of a program
+WARPS = 8  # per program
 
 
 def place_mesh(mesh: MeshArrays, device: torch.device) -> MeshArrays:
@@ -41,27 +42,29 @@ def place_mesh(mesh: MeshArrays, device: torch.device) -> MeshArrays:
 
 
 def _scene_constants(mesh: MeshArrays, focal: float, scores: MapScores) -> list[float]:
-    """The first of the kernels' constants, in the order of their names."""
+    """The constants that all kernels share, in the order of `triton_numbers`."""
     box = [*mesh.low.tolist(), *mesh.high.tolist(), *mesh.samples.tolist()]
     _, pixels, vertex_count = scores.scores.shape
     return [*box, focal, scores.width, pixels, vertex_count, len(mesh.faces)]
 
 
 def _flags(mesh: MeshArrays, scores: MapScores) -> int:
+    """The bits of FLAGS that all kernels share."""
     clutter = CLUTTER.value if scores.use_clutter else 0
     cuboid = CUBOID.value if mesh.is_cuboid else 0
     return clutter | cuboid
 
 
 def _send_numbers(values: list | np.ndarray, device: torch.device) -> Tensor:
-    """Numbers on the device, in float64."""
+    """Copy numbers to the device, in float64."""
     return send(torch.as_tensor(values, dtype=torch.float64), device)
 
 
 def compare(mesh: MeshArrays, focal: float, scores: MapScores, views: Views) -> Gradients:
     """Loss and gradients of one pose per image in float32, as `kernels_numba.compare`.
 
-    All tensors are contiguous and on the GPU: mesh from `place_mesh`, scores and views in float32.
+    All tensors are contiguous and on the GPU: the mesh comes from `place_mesh`, and scores and
+    views are float32.
     """
     parts = (views.centre, views.rotation.flatten(1), views.principal_xy)
     packed = torch.cat(parts, 1)
@@ -85,7 +88,7 @@ def compare(mesh: MeshArrays, focal: float, scores: MapScores, views: Views) -> 
 
 
 def _schedule(rules: StepRules, stage: Stage) -> np.ndarray:
-    """[steps, 3] as `advance_kernel` takes it."""
+    """Learning rates, bias corrections and averaging shares [steps, 3] for `advance_kernel`."""
     count = stage.done + 1 + np.arange(len(stage.rates))
     shares = np.zeros(len(stage.rates))
     if rules.averaging:
@@ -95,7 +98,7 @@ def _schedule(rules: StepRules, stage: Stage) -> np.ndarray:
 
 
 def _pack(candidates: Candidates) -> Tensor:
-    """Candidates as `advance_kernel` takes them, [B, K, STATE]."""
+    """Pack candidates into the array [B, K, STATE] that `advance_kernel` takes."""
     poses = (
         candidates.poses,
         candidates.first,
@@ -113,7 +116,7 @@ def _pack(candidates: Candidates) -> Tensor:
 
 
 def _unpack(state: Tensor, candidates: Candidates) -> None:
-    """Write what the kernel has left in `state` back into the candidates."""
+    """Copy the state that the kernel has left back into the candidates."""
     poses, first, second, best_poses, average, numbers = state.split([6, 6, 6, 6, 6, 4], -1)
     loss, best_loss, since_best, evaluations = numbers.unbind(-1)
     changed = Candidates(
@@ -132,14 +135,16 @@ def advance(
     stage: Stage,
     path: Tensor,
 ) -> None:
-    """As `kernels_numba.advance`, without waiting for the device.
+    """Take a stage's steps as `kernels_numba.advance`, without waiting for the device.
 
-    All tensors are contiguous and on the GPU; path [B, K, rows, 7], or [B, K, 0, 7] if not traced.
+    All tensors are contiguous and on the GPU. path [B, K, rows, 7], or [B, K, 0, 7] if not traced.
     """
+    # Pack the constants in the order of `triton_numbers`.
     count = candidates.poses.shape[1]
     optimiser = [rules.beta1, rules.beta2, rules.local_scale, rules.principal_scale]
     loop = [rules.patience, len(stage.rates), stage.rows, count]
     constants = [*_scene_constants(mesh, focal, scores), *optimiser, *loop]
+    # Choose the variant of the kernel.
     flags = _flags(mesh, scores)
     flags |= LOCAL.value if rules.local_scale > 0 else 0
     flags |= AVERAGE.value if rules.averaging > 0 else 0

@@ -1,8 +1,8 @@
-"""Loss and gradient of one image, on a GPU: the twin of `kernels_numba`'s evaluation.
+"""Loss and gradient of one image on a GPU, the counterpart of `kernels_numba._evaluate`.
 
-A vector is three scalars with the endings x, y, z: c the camera's centre, w a ray, both in the
-object frame, d the same ray in the camera's. xx, xy, xz are the first row of the rotation
-object_from_cv_cam, yx.. and zx.. the others; g_.. are derivatives of the loss.
+A vector is three scalars that end in x, y and z: c is the camera's centre and w a ray, both in the
+object frame, and d is the same ray in the camera frame. xx, xy and xz are the first row of the
+rotation object_from_cv_cam, yx to zz the others. Names in g_ are derivatives of the loss.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def evaluate(
         else:
             a, b, c, hit = hit_mesh(wx, wy, wz, cx, cy, cz, xz, yz, zz, vertices, faces, constants)
         hit = hit & inside
-        # Where the ray meets the triangle: barycentric coordinates and depth, by Cramer's rule.
+        # The barycentric coordinates and the depth of the point where the ray meets the triangle
+        # follow from Cramer's rule.
         ax, ay, az = load_vertex(vertices, a, hit)
         bx, by, bz = load_vertex(vertices, b, hit)
         gx, gy, gz = load_vertex(vertices, c, hit)
@@ -113,7 +114,7 @@ def evaluate(
             + (e1y * e2x - e1x * e2y) * oz
         )
         t = along_normal * inverse
-        # The score is interpolated between the corners'.
+        # Interpolate the score between the corners.
         line = scores + p.to(tl.int64) * vertex_count
         s_a = tl.load(line + a, hit, 0.0)
         s_b = tl.load(line + b, hit, 0.0)
@@ -126,7 +127,7 @@ def evaluate(
             hit = hit & (score > behind)
         else:
             gain += score
-        # q: derivative of the score by the camera's centre; t q d^T by its rotation.
+        # The score's derivative is q by the camera's centre and t q d^T by its rotation.
         u = tl.where(hit, (s_b - s_a) * inverse, 0.0)
         v = tl.where(hit, (s_c - s_a) * inverse, 0.0)
         q_x = u * kx + v * mx

@@ -1,7 +1,7 @@
-"""What the CUDA kernels share: constants, where numbers lie in their arrays, and small functions.
+"""Constants, positions of numbers in arrays, and small functions that the CUDA kernels share.
 
 The Triton of torch 2.6 has no tuples. So functions inside a kernel take scalars where numba's take
-named tuples, and what is the same for all pixels comes in one array of `constants`.
+named tuples, and numbers that are the same for all pixels come in one array of `constants`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from neural_mesh.compare import scene
 NEAR = tl.constexpr(scene.NEAR)
 TINY = tl.constexpr(scene.TINY)
 ADAM_EPSILON = tl.constexpr(scene.ADAM_EPSILON)
-BLOCK = tl.constexpr(512)  # pixels that a program looks at together
+BLOCK = tl.constexpr(512)  # pixels that a program handles at a time
 
-# Bits of FLAGS, by which variants of a kernel are compiled.
+# Bits of FLAGS; each combination is a variant of a kernel that is compiled by itself.
 CLUTTER = tl.constexpr(1)  # scores count only above the clutter's
 CUBOID = tl.constexpr(2)  # the mesh is a cuboid
 LOCAL = tl.constexpr(4)  # steps are taken in the camera's frame
 AVERAGE = tl.constexpr(8)  # the average of the iterates is what is returned
 TRACE = tl.constexpr(16)  # every iterate is written down
 
-# Where a number lies in `constants`, float64.
+# Positions in `constants`, which is float64.
 LOW = tl.constexpr(0)  # three: the cuboid's lower corner
 HIGH = tl.constexpr(3)  # three: its upper corner
 SAMPLES = tl.constexpr(6)  # three: vertices along each axis
@@ -38,10 +38,10 @@ LOCAL_SCALE = tl.constexpr(16)
 PRINCIPAL_SCALE = tl.constexpr(17)
 PATIENCE = tl.constexpr(18)
 STEPS = tl.constexpr(19)
-ROWS = tl.constexpr(20)  # steps, and one more where what is returned is evaluated
+ROWS = tl.constexpr(20)  # steps, and one more where the returned pose is evaluated
 CANDIDATES = tl.constexpr(21)  # per image
 
-# Where a number of a candidate lies in `state`, float64.
+# Positions in the `state` of a candidate, which is float64.
 POSE = tl.constexpr(0)  # six: centre, theta, principal point
 FIRST = tl.constexpr(6)  # six: Adam's first moments
 SECOND = tl.constexpr(12)  # six: Adam's second moments
@@ -51,7 +51,7 @@ LOSS = tl.constexpr(30)
 BEST_LOSS = tl.constexpr(31)
 SINCE_BEST = tl.constexpr(32)
 EVALUATIONS = tl.constexpr(33)
-STATE = tl.constexpr(34)  # numbers of a candidate
+STATE = tl.constexpr(34)  # length of the state
 
 
 # ---- small functions ----
@@ -96,7 +96,7 @@ def load_vertex(vertices, index, mask):
 
 @triton.jit
 def load6(at):
-    """Six numbers that lie side by side."""
+    """Load six numbers that are stored one after another."""
     a = tl.load(at)
     b = tl.load(at + 1)
     c = tl.load(at + 2)
@@ -108,7 +108,7 @@ def load6(at):
 
 @triton.jit
 def store6(at, a, b, c, d, e, f):
-    """The inverse of `load6`."""
+    """Store six numbers one after another."""
     tl.store(at, a)
     tl.store(at + 1, b)
     tl.store(at + 2, c)

@@ -1,8 +1,8 @@
-"""Which triangle a ray sees, on a GPU.
+"""The triangle that a ray sees, found on a GPU.
 
-On a cuboid it is found analytically, on any other mesh by trying every face.
+On a cuboid it is computed, on any other mesh every face is tried.
 
-A vector is three scalars with the endings x, y, z: c the camera's centre, w a ray, f the viewing
+A vector is three scalars that end in x, y and z: c is the camera's centre, w a ray, f the viewing
 direction, all in the object frame.
 """
 
@@ -27,9 +27,9 @@ from neural_mesh.compare.triton_numbers import (
 
 @triton.jit
 def cell(t, axis, high, wx, wy, wz, cx, cy, cz, fx, fy, fz, constants):
-    """Triangle of a cuboid where rays (w) meet, at depth t, its low or high side of an axis.
+    """The triangle of a cuboid that rays w meet at depth t, on the low or high side of an axis.
 
-    Returns its three corners and whether all of them are in front of the near plane.
+    Returns the triangle's three corners, and whether all of them are in front of the near plane.
     """
     lx = real(constants, LOW)
     ly = real(constants, LOW + 1)
@@ -64,7 +64,7 @@ def cell(t, axis, high, wx, wy, wz, cx, cy, cz, fx, fy, fz, constants):
     b = corner + 1
     c = corner + n_c
     a = tl.where(second, c + 1, corner)
-    # Depths of the corners are sums of what each axis adds.
+    # The depth of a corner is a sum of one term for each axis.
     step_r = tl.where(axis == 2, fy * sy, fz * sz)
     step_c = tl.where(axis == 0, fy * sy, fx * sx)
     across = pick(axis, fx * (hx - lx), fy * (hy - ly), fz * (hz - lz))
@@ -81,12 +81,12 @@ def cell(t, axis, high, wx, wy, wz, cx, cy, cz, fx, fy, fz, constants):
 
 @triton.jit
 def hit_cuboid(wx, wy, wz, cx, cy, cz, fx, fy, fz, constants):
-    """Corners of the triangle that each ray sees of a cuboid, and whether there is one.
+    """Corners of the triangle of a cuboid that each ray sees, and whether it sees one.
 
-    A ray meets the box twice; where the near rule leaves out the first triangle, the second is
-    seen.
+    A ray meets the box twice; where the near rule leaves out the first triangle, the ray sees the
+    second.
     """
-    # Depths at which the ray crosses the planes of the six sides.
+    # Compute the depths at which the ray crosses the planes of the six sides.
     ux = 1.0 / tl.where(wx == 0.0, 1e-30, wx)
     uy = 1.0 / tl.where(wy == 0.0, 1e-30, wy)
     uz = 1.0 / tl.where(wz == 0.0, 1e-30, wz)
@@ -102,7 +102,7 @@ def hit_cuboid(wx, wy, wz, cx, cy, cz, fx, fy, fz, constants):
     out_x = tl.maximum(low_x, high_x)
     out_y = tl.maximum(low_y, high_y)
     out_z = tl.maximum(low_z, high_z)
-    # It is inside the box between the last way in and the first way out.
+    # The ray is inside the box between its last entrance and its first exit.
     enter = max3(in_x, in_y, in_z)
     leave = min3(out_x, out_y, out_z)
     axis_in = tl.where(in_x == enter, 0, tl.where(in_y == enter, 1, 2))
@@ -123,8 +123,9 @@ def hit_cuboid(wx, wy, wz, cx, cy, cz, fx, fy, fz, constants):
 
 @triton.jit
 def hit_mesh(wx, wy, wz, cx, cy, cz, fx, fy, fz, vertices, faces, constants):
-    """As `hit_cuboid` for any triangle mesh: every ray tries every face, the nearest wins, the
-    first of equals.
+    """The same as `hit_cuboid` for any triangle mesh: every ray tries every face.
+
+    The nearest face wins, and the first of several at the same depth.
     """
     nearest = wx * 0.0 + float("inf")
     a = (wx * 0.0).to(tl.int32)
@@ -134,7 +135,7 @@ def hit_mesh(wx, wy, wz, cx, cy, cz, fx, fy, fz, vertices, faces, constants):
         fa = tl.load(faces + 3 * f)
         fb = tl.load(faces + 3 * f + 1)
         fc = tl.load(faces + 3 * f + 2)
-        # The corners seen from the camera, and their depths.
+        # Compute the corners relative to the camera, and their depths.
         ax = tl.load(vertices + 3 * fa) - cx
         ay = tl.load(vertices + 3 * fa + 1) - cy
         az = tl.load(vertices + 3 * fa + 2) - cz
@@ -148,7 +149,7 @@ def hit_mesh(wx, wy, wz, cx, cy, cz, fx, fy, fz, vertices, faces, constants):
         depth_b = fx * bx + fy * by + fz * bz
         depth_c = fx * gx + fy * gy + fz * gz
         if min3(depth_a, depth_b, depth_c) >= NEAR:
-            # On which side of the planes through the camera and two corners each ray lies.
+            # Test on which side of the planes through the camera and two corners each ray lies.
             px = by * gz - bz * gy
             py = bz * gx - bx * gz
             pz = bx * gy - by * gx

@@ -1,4 +1,4 @@
-"""Render-and-compare on the CPU, by the kernels of `kernels_numba`."""
+"""Render-and-compare on the CPU, with the kernels of `kernels_numba`."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class NumbaRenderer:
 
 
 def mesh_arrays(scene: Scene) -> MeshArrays:
-    """The mesh as the kernels take it."""
+    """The mesh in the form that the kernels take."""
     grid = scene.cuboid or CuboidGrid(np.zeros(3), np.zeros(3), (0, 0, 0))
     return MeshArrays(
         scene.vertices,
@@ -123,8 +123,9 @@ def mesh_arrays(scene: Scene) -> MeshArrays:
 
 
 def map_scores(target: Target, width: int) -> MapScores:
-    """Scores and clutter of maps `width` cells wide as the kernels take them."""
+    """Scores and clutter of maps `width` cells wide, in the form that the kernels take."""
     scores = np.ascontiguousarray(target.scores.detach().cpu().numpy(), np.float32)
+    # The kernels do not read a clutter that is not used, but its type has to be the same.
     if target.clutter is None:
         return MapScores(scores, np.zeros(scores.shape[:2], np.float32), False, width)
     clutter = np.ascontiguousarray(target.clutter.detach().cpu().numpy(), np.float32)
