@@ -163,6 +163,13 @@ def _upsampled(x: Tensor, like: Tensor) -> Tensor:
 # ---- the network ---------------------------------------------------------------------------------
 
 
+# By the name that BACKBONE takes: a network has `channels` and, for PRETRAINED, `load_trunk`.
+NETWORKS: dict[str, type[ResNetExt] | type[ResNet18FPN]] = {
+    "resnetext": ResNetExt,
+    "resnet18fpn": ResNet18FPN,
+}
+
+
 class FeatureNet(nn.Module):
     """Backbone and linear head. State-dict names are the reference's (`net.*`, `out_layer.*`)."""
 
@@ -170,7 +177,7 @@ class FeatureNet(nn.Module):
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"BACKBONE is {backbone!r}, it can be {' or '.join(BACKBONES)}")
-        self.net = ResNetExt() if backbone == "resnetext" else ResNet18FPN()
+        self.net = NETWORKS[backbone]()
         self.out_layer = nn.Linear(self.net.channels, channels)
 
     def forward(self, images: Tensor, cells: Tensor) -> Tensor:

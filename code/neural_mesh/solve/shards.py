@@ -142,6 +142,12 @@ class ShardPoses:
                     self.merged_files.append(path)
             elif path != self.target:
                 self._report_other(path, poses.config)
+            else:
+                print(
+                    f"note: the poses in {path} have other settings and are replaced; "
+                    "to keep them, set another EXPROOT",
+                    file=sys.stderr,
+                )
 
     def _adopt(self, poses: PoseSet) -> None:
         for i, name in enumerate(poses.names.tolist()):
@@ -170,6 +176,7 @@ class ShardPoses:
 
     def pose_set(self) -> PoseSet:
         """All poses so far, sorted by name."""
+        # The order does not depend on which shard or run solved an image.
         names = sorted(self.images)
         solved = [self.images[name] for name in names]
         pose = Pose.joined([image.pose for image in solved])
