@@ -439,6 +439,7 @@ def _add_side(side, quad, box, view, image, total):
             tx_a += t * q_a * dx
             tx_r += t * q_r * dx
             tx_c += t * q_c * dx
+        # Sort the sums by the axes of the object frame.
         total[0] += gain
         for i, q, tq, tqx in (
             (axis, sum_a, t_a, tx_a),
@@ -461,6 +462,7 @@ def _add_cuboid(mesh, view, image, total):
     high = mesh.high
     samples = mesh.samples
     centre = view.centre
+    # All eight corners have to be in front of the near plane.
     for k in range(8):
         depth = 0.0
         for i in range(3):
@@ -495,6 +497,7 @@ def _evaluate(mesh, view, image, buffers, total):
 
     total: the first number is not used afterwards, then dloss/dcentre [3] and dloss/drotation [9].
     """
+    # The quick way serves a cuboid in front of the camera, the z-buffer everything else.
     total[:] = 0.0
     done = False
     if mesh.is_cuboid:
@@ -503,6 +506,7 @@ def _evaluate(mesh, view, image, buffers, total):
         _add_mesh(mesh.vertices, mesh.faces, view, image, buffers, total)
     pixels = image.scores.shape[0]
     loss = 1.0 - (image.background + total[0]) / pixels
+    # total holds the gradient of the summed score; the loss is 1 minus its mean.
     total[:] *= -1.0 / pixels
     return loss
 
@@ -537,6 +541,7 @@ def compare(mesh, focal, scores, views, loss, grad_centre, grad_rotation):
     writes only to the fields of one.
     """
     height = scores.scores.shape[1] // scores.width
+    # Threads do not share buffers.
     for b in prange(scores.scores.shape[0]):
         buffers = _buffers(mesh.vertices.shape[0], height, scores.width)
         total = np.empty(13)
@@ -604,6 +609,7 @@ def _look_at(centre, theta, rotation):
     fz = -z / distance
     rx = 1.0
     ry = 0.0
+    # A camera on the vertical axis keeps +x as its right.
     if level > TINY:
         rx = -y / level
         ry = x / level
@@ -714,6 +720,7 @@ def _adam_step(gradient, first, second, count, rate, rules, step):
     """
     correct1 = 1.0 - rules.beta1**count
     correct2 = math.sqrt(1.0 - rules.beta2**count)
+    # Update the moments, and correct them for their start at 0.
     for i in range(6):
         first[i] += (1.0 - rules.beta1) * (gradient[i] - first[i])
         second[i] += (1.0 - rules.beta2) * (gradient[i] * gradient[i] - second[i])
@@ -791,7 +798,7 @@ def _advance_candidate(mesh, focal, image, candidates, at, rules, stage, path):
 def advance(mesh, focal, scores, candidates, rules, stage, path):
     """Take a stage's steps with K candidates of each of B images, in parallel over all of them.
 
-    mesh: `MeshArrays`. scores: `MapScores`. candidates: `Candidates`, changed in place. rules:
+    mesh: `MeshArrays`. scores: `MapScores`. candidates: `CandidateStates`, changed in place. rules:
     `StepRules`. stage: `Stage`. path [B, K, rows, 7]: receives every pose and its loss, or nothing
     where it is [B, K, 0, 7].
     """

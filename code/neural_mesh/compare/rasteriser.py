@@ -56,6 +56,7 @@ def rasterised_table(
     """`Renderer.table` on the CPU; it is put on the poses' device. dtype: that of its corners."""
     widened_scene = widened(scene, margin_rc)
     face, _, bary = rasterise_poses(widened_scene, centre.cpu().numpy(), rotation.cpu().numpy())
+    # The pixels come first, then the poses.
     seen = np.where(face[..., None] >= 0, scene.faces[face], 0)
     corners = torch.as_tensor(seen).flatten(1, 2).transpose(0, 1).contiguous()
     weights = torch.as_tensor(bary).flatten(1, 2).transpose(0, 1).contiguous()

@@ -82,6 +82,7 @@ def look_at(centre: Tensor, theta: Tensor) -> Tensor:
     centre [..., 3]: in the object frame. theta [...]: radians; a positive one turns the picture
     counter-clockwise (PASCAL3D+). A camera on the vertical axis has its right side towards +x.
     """
+    # The axes of an upright camera.
     distance = centre.norm(dim=-1, keepdim=True).clamp_min(TINY)
     level = centre[..., :2].norm(dim=-1, keepdim=True)
     forward = -centre / distance
@@ -90,6 +91,7 @@ def look_at(centre: Tensor, theta: Tensor) -> Tensor:
     along_x = torch.eye(1, 3, dtype=centre.dtype, device=centre.device)[0]
     right = torch.where(level > TINY, sideways / level.clamp_min(TINY), along_x)
     up = torch.linalg.cross(right, forward)
+    # Turn right and up by theta about the viewing direction; the camera's y axis points down.
     cos = torch.cos(theta)[..., None]
     sin = torch.sin(theta)[..., None]
     return torch.stack([cos * right - sin * up, -sin * right - cos * up, forward], -1)
@@ -164,6 +166,7 @@ def pixel_features(
 
 def bytes_per_image(scene: Scene, channels: int) -> int:
     """Bytes of memory that the target of one image with `channels` channels needs."""
+    # In float32: scores, the features in two layouts, and the clutter map.
     return 4 * scene.camera.pixels * (len(scene.vertices) + 2 * channels + 1)
 
 
@@ -261,7 +264,7 @@ class Gradients(NamedTuple):
     grad_rotation: Array
 
 
-class Candidates(NamedTuple):
+class CandidateStates(NamedTuple):
     """The optimiser's state for K candidate poses of each of B images; `advance` updates it.
 
     poses [B, K, 6]: camera centre, theta, principal point in cells. first, second [B, K, 6]: Adam's
@@ -396,7 +399,7 @@ class Renderer(Protocol):
         self,
         scene: Scene,
         target: Target,
-        candidates: Candidates,
+        candidates: CandidateStates,
         rules: StepRules,
         stage: Stage,
         trace: bool = False,

@@ -15,7 +15,7 @@ from torch import Tensor
 from neural_mesh.compare import steps
 from neural_mesh.compare.scene import (
     NEAR,
-    Candidates,
+    CandidateStates,
     Gradients,
     PictureTable,
     Scene,
@@ -103,6 +103,7 @@ class TorchRenderer:
             if not loss.requires_grad:
                 zeros = [torch.zeros_like(x) for x in variables]
                 return Gradients(loss, zeros[0], zeros[1]), zeros[2]
+            # Images do not depend on each other, so the sum has each image's own gradient.
             by_centre, by_rotation, by_principal = torch.autograd.grad(loss.sum(), variables)
         return Gradients(loss.detach(), by_centre, by_rotation), by_principal
 
@@ -130,7 +131,7 @@ class TorchRenderer:
         self,
         scene: Scene,
         target: Target,
-        candidates: Candidates,
+        candidates: CandidateStates,
         rules: StepRules,
         stage: Stage,
         trace: bool = False,
@@ -176,6 +177,7 @@ def visible(
     vertices = torch.as_tensor(scene.vertices, dtype=centre.dtype, device=centre.device)
     positions = vertices[faces]  # [F, 3, 3]
     principals = principal_points(scene.camera, centre, principal_xy)
+    # Image by image, which bounds the memory.
     corners = []
     barys = []
     for c, r, principal in zip(centre, rotation, principals):
@@ -225,6 +227,7 @@ def nearest_faces(relative: Tensor, rays: Tensor, forward: Tensor) -> tuple[Tens
 
     relative [F, 3, 3]: corners relative to the camera. forward [3]: viewing direction.
     """
+    # The near rule leaves out a face with any corner behind the near plane.
     in_front = (relative @ forward >= NEAR).all(-1)
     normals = edge_normals(relative)
     volume = (relative * normals).sum(-1)[:, 0]
@@ -232,10 +235,12 @@ def nearest_faces(relative: Tensor, rays: Tensor, forward: Tensor) -> tuple[Tens
     faces = []
     depths = []
     for chunk in rays.split(max(1, pairs // len(relative))):
+        # A ray passes through a face on whose three planes it lies on the same side.
         weights = torch.einsum("fki,pi->kpf", normals, chunk)
         total = weights.sum(0)
         same_sign = (weights.amin(0) >= 0) | (weights.amax(0) <= 0)
         inside = same_sign & (total != 0) & in_front
+        # The nearest face wins.
         depth, face = torch.where(inside, volume / total, math.inf).min(-1)
         faces.append(torch.where(depth < math.inf, face, -1))
         depths.append(depth)

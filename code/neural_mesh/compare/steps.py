@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neural_mesh.compare.scene import (
     ADAM_EPSILON,
-    Candidates,
+    CandidateStates,
     Renderer,
     Scene,
     Stage,
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 
 
 def advance(
-    problem: Problem, candidates: Candidates, rules: StepRules, stage: Stage, trace: bool
+    problem: Problem, candidates: CandidateStates, rules: StepRules, stage: Stage, trace: bool
 ) -> Tensor:
     """Take a stage's steps with every candidate, one after the other; see `Renderer.advance`."""
     count = candidates.loss.shape[1]
@@ -78,16 +78,18 @@ def pose_gradient(problem: Problem, poses: Tensor) -> tuple[Tensor, Tensor, Tens
         rotation = look_at(poses[:, :3], poses[:, 3])
         found = renderer.compare(scene, target, poses[:, :3], rotation, poses[:, 4:])
         (gradient,) = torch.autograd.grad(rotation, poses, found.grad_rotation)
+    # The centre and the principal point also enter the loss directly.
     rotation = rotation.detach()
     gradient[:, :3] += found.grad_centre
     gradient[:, 4:] = principal_gradient(scene.camera, rotation, found.grad_rotation)
     return found.loss, gradient, rotation
 
 
-def _record(candidates: Candidates, k: int, seen: Tensor, loss: Tensor) -> None:
+def _record(candidates: CandidateStates, k: int, seen: Tensor, loss: Tensor) -> None:
     """Record the loss [B] of candidate k for the images whose mask `seen` [B] is set."""
     better = seen & (loss < candidates.best_loss[:, k])
     since = candidates.since_best[:, k] + seen
+    # torch.where keeps the numbers of the images that were not seen.
     poses = candidates.poses[:, k]
     best_poses = candidates.best_poses[:, k]
     candidates.loss[:, k] = torch.where(seen, loss, candidates.loss[:, k])
@@ -135,6 +137,7 @@ def local_gradient(poses: Tensor, rotation: Tensor, gradient: Tensor) -> Tensor:
     the camera moves on its sphere. poses [B, 4+], rotation [B, 3, 3]: the poses and their look-at.
     """
     distance = poses[:, :3].norm(dim=1, keepdim=True)
+    # Moving sideways by an angle moves the centre by distance times that angle.
     axes = _turned_back(poses, rotation)
     along = (gradient[:, None, :3] @ axes)[:, 0] * distance  # right, up, forward
     return torch.stack([along[:, 0], along[:, 1], gradient[:, 3], -along[:, 2]], 1)
@@ -143,6 +146,7 @@ def local_gradient(poses: Tensor, rotation: Tensor, gradient: Tensor) -> Tensor:
 def local_move(poses: Tensor, rotation: Tensor, step: Tensor) -> Tensor:
     """Poses [B, 4] after a step [B, 4+] in the variables of `local_gradient`."""
     distance = poses[:, :3].norm(dim=1, keepdim=True) * step[:, 3:4].exp()
+    # Step from the unit direction towards the camera along the tangent plane, and normalise.
     towards = torch.stack([step[:, 0], step[:, 1], -torch.ones_like(step[:, 0])], 1)
     direction = (_turned_back(poses, rotation) @ towards[..., None])[..., 0]
     centre = distance * direction / towards.norm(dim=1, keepdim=True)

@@ -145,7 +145,7 @@ def advance_kernel(
     best = tl.load(state + BEST_LOSS)
     since = tl.load(state + SINCE_BEST).to(tl.int32)
     count = tl.zeros_like(since)
-    # A candidate that has stopped before only gets the last evaluation.
+    # A candidate that stopped in an earlier stage gets at most the last evaluation.
     s = tl.where(since >= patience, steps, 0)
     if TRACE & FLAGS:
         _repeat(path, 0, s, cx, cy, cz, theta, px, py, value)

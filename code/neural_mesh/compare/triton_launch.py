@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from neural_mesh.compare.scene import (
-    Candidates,
+    CandidateStates,
     Gradients,
     MapScores,
     MeshArrays,
@@ -67,6 +67,7 @@ def compare(mesh: MeshArrays, focal: float, scores: MapScores, views: Views) -> 
     views are float32.
     """
     parts = (views.centre, views.rotation.flatten(1), views.principal_xy)
+    # A view is 14 numbers in a row; the kernel writes 13.
     packed = torch.cat(parts, 1)
     gradients = packed.new_empty(len(packed), 13)
     constants = _send_numbers(_scene_constants(mesh, focal, scores), packed.device)
@@ -89,6 +90,7 @@ def compare(mesh: MeshArrays, focal: float, scores: MapScores, views: Views) -> 
 
 def _schedule(rules: StepRules, stage: Stage) -> np.ndarray:
     """Learning rates, bias corrections and averaging shares [steps, 3] for `advance_kernel`."""
+    # Adam's bias corrections and the averaging share depend on the number of the step.
     count = stage.done + 1 + np.arange(len(stage.rates))
     shares = np.zeros(len(stage.rates))
     if rules.averaging:
@@ -97,7 +99,7 @@ def _schedule(rules: StepRules, stage: Stage) -> np.ndarray:
     return np.stack([rates, np.sqrt(1 - rules.beta2**count), shares], 1)
 
 
-def _pack(candidates: Candidates) -> Tensor:
+def _pack(candidates: CandidateStates) -> Tensor:
     """Pack candidates into the array [B, K, STATE] that `advance_kernel` takes."""
     poses = (
         candidates.poses,
@@ -115,11 +117,11 @@ def _pack(candidates: Candidates) -> Tensor:
     return torch.cat([*poses, torch.stack(numbers, -1)], -1)
 
 
-def _unpack(state: Tensor, candidates: Candidates) -> None:
+def _unpack(state: Tensor, candidates: CandidateStates) -> None:
     """Copy the state that the kernel has left back into the candidates."""
     poses, first, second, best_poses, average, numbers = state.split([6, 6, 6, 6, 6, 4], -1)
     loss, best_loss, since_best, evaluations = numbers.unbind(-1)
-    changed = Candidates(
+    changed = CandidateStates(
         poses, first, second, loss, best_loss, best_poses, average, since_best, evaluations
     )
     for old, new in zip(candidates, changed, strict=True):
@@ -130,7 +132,7 @@ def advance(
     mesh: MeshArrays,
     focal: float,
     scores: MapScores,
-    candidates: Candidates,
+    candidates: CandidateStates,
     rules: StepRules,
     stage: Stage,
     path: Tensor,

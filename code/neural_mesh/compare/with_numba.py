@@ -13,7 +13,7 @@ from torch import Tensor
 from neural_mesh.compare import kernels_numba
 from neural_mesh.compare.rasteriser import rasterised_table, run_kernel
 from neural_mesh.compare.scene import (
-    Candidates,
+    CandidateStates,
     Gradients,
     MapScores,
     MeshArrays,
@@ -89,7 +89,7 @@ class NumbaRenderer:
         self,
         scene: Scene,
         target: Target,
-        candidates: Candidates,
+        candidates: CandidateStates,
         rules: StepRules,
         stage: Stage,
         trace: bool = False,
@@ -101,7 +101,7 @@ class NumbaRenderer:
             mesh_arrays(scene),
             float(scene.camera.focal),
             map_scores(target, scene.camera.map_hw[1]),
-            Candidates(*(x.numpy() for x in candidates)),
+            CandidateStates(*(x.numpy() for x in candidates)),
             rules,
             stage,
             path,

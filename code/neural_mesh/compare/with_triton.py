@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neural_mesh.compare.rasteriser import rasterised_table
 from neural_mesh.compare.scene import (
-    Candidates,
+    CandidateStates,
     Gradients,
     MapScores,
     MeshArrays,
@@ -81,7 +81,7 @@ class TritonRenderer:
         self,
         scene: Scene,
         target: Target,
-        candidates: Candidates,
+        candidates: CandidateStates,
         rules: StepRules,
         stage: Stage,
         trace: bool = False,

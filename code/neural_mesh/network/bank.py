@@ -88,6 +88,7 @@ class Bank:
 
     def _write_clutter(self, rows: Tensor) -> None:
         """Replace the oldest clutter features by new ones [K, C]."""
+        # More rows than the bank holds replace all of it.
         clutter = self.clutter_rows
         if len(rows) >= len(clutter):
             clutter.copy_(rows[: len(clutter)])

@@ -53,6 +53,7 @@ class _ContrastiveLoss(torch.autograd.Function):
         if count is None:
             count = len(image)
         count = max(count, 1)
+        # The temperature divides the bank once instead of every block of similarities.
         scaled = memory / config.temperature
         log_weights = _log_weights(memory, vertices, config)
         planes = positions_rc.unbind(-1)
@@ -99,6 +100,7 @@ def _near(planes: tuple[Tensor, Tensor], image: Tensor, vertex: Tensor, radius: 
     vertices.
     """
     rows, cols = planes
+    # Rows and columns are added in place, which needs one [R, V] array less.
     squared = (rows[image] - rows[image, vertex][:, None]).square_()
     squared += (cols[image] - cols[image, vertex][:, None]).square_()
     return squared <= radius**2

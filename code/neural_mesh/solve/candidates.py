@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from neural_mesh.compare.scene import Candidates
+from neural_mesh.compare.scene import CandidateStates
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,16 @@ class Track:
     unless traced.
     """
 
-    candidates: Candidates
+    candidates: CandidateStates
     start: Tensor
     path: Tensor
 
     @classmethod
     def begin(cls, poses: Tensor, start: Tensor) -> Track:
-        """Candidates at poses [B, K, 6] that have not been evaluated yet."""
+        """CandidateStates at poses [B, K, 6] that have not been evaluated yet."""
+        # The first evaluation replaces infinite losses.
         poses = poses.double()
-        candidates = Candidates(
+        candidates = CandidateStates(
             poses=poses,
             first=torch.zeros_like(poses),
             second=torch.zeros_like(poses),
@@ -42,7 +43,7 @@ class Track:
     def best(self, count: int) -> Track:
         """The `count` candidates of every image with the lowest losses so far, best first."""
         order = self.candidates.best_loss.argsort(dim=1, stable=True)[:, :count]
-        candidates = Candidates(*(take(values, order) for values in self.candidates))
+        candidates = CandidateStates(*(take(values, order) for values in self.candidates))
         return Track(candidates, take(self.start, order), take(self.path, order))
 
     def extended(self, path: Tensor) -> Track:

@@ -60,6 +60,7 @@ class MeshSolver:
         trained = model.checkpoint.config
         self.model = model
         self.config = config
+        # The camera depends on the size of the maps for which the network was trained.
         camera, start_distance = choose_camera(
             config, trained.category, model.map_hw, trained.image_scale
         )

@@ -104,6 +104,7 @@ def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] | None = 
     """
     principal_scale = PRINCIPAL_SCALE if config.six_d else 0.0
     if config.solver == "paper":
+        # One candidate, the best start, takes all steps; the rate falls at regular intervals.
         steps = np.arange(config.total_epochs)
         rates = config.learning_rate * config.drop_factor ** (steps // config.step_drop)
         return Plan(
@@ -114,6 +115,7 @@ def make_plan(config: SolveConfig, stages: tuple[tuple[int, int], ...] | None = 
         )
     if config.solver != "best":
         raise ValueError(f"SOLVER must be paper or best, found {config.solver!r}")
+    # The rates fall geometrically over the steps of all stages together.
     stages = stages or (BEST_STAGES_6D if config.six_d else BEST_STAGES)
     step_count = sum(steps for _, steps in stages)
     if config.six_d:

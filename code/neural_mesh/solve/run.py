@@ -195,6 +195,7 @@ class Run:
         self, mesh: int, names: list[str], features: Tensor, finite: list[bool]
     ) -> list[SolvedImage | str]:
         """Solve the feature maps that are finite [B], and give the reason for the others."""
+        # Solve the finite ones together, and put their results back into the images' order.
         kept = features[torch.tensor(finite, device=features.device)]
         kept_names = [name for name, good in zip(names, finite, strict=True) if good]
         solved = iter(self._solve(mesh, kept_names, kept))

@@ -140,6 +140,7 @@ def solve(
     Returns the poses in the order of the images, which influence each other in rounding at most.
     Raises ValueError when shapes do not fit together.
     """
+    # Check the shapes before anything is rendered.
     map_hw = tuple(setup.camera.map_hw)
     if tuple(features.shape[2:]) != map_hw:
         raise ValueError(
@@ -193,11 +194,13 @@ def _solved(
     track: Track, start_losses: Tensor, evaluations: Tensor, keep_best: bool, trace: bool
 ) -> SolvedPoses:
     """The best candidate of every image."""
+    # A plan returns either the last evaluated poses or the best iterates.
     candidates = track.candidates
     losses = candidates.best_loss if keep_best else candidates.loss
     winner = losses.argmin(1, keepdim=True)
     poses = _winning(candidates.best_poses if keep_best else candidates.poses, winner)
     path = _winning(track.path, winner)
+    # The solver works with camera centres, and a Pose holds angles and a distance.
     centre = poses[:, :3].copy()
     azimuth, elevation, distance = spherical_from_centre(centre)
     return SolvedPoses(

@@ -41,6 +41,7 @@ class Starts:
         Each view is considered only at the shift and distance where it fits best. separation: see
         `choose_starts`.
         """
+        # Choose among views first, then go back to the placement of each.
         view_losses, placement = losses.unflatten(1, (-1, self.views)).min(1)
         view = choose_starts(self.poses[: self.views], view_losses, count, separation)
         return placement.gather(1, view) * self.views + view
@@ -76,14 +77,16 @@ def _whole_cells(shifts: NDArray) -> list[int]:
 
 def make_starts(scene: Scene, config: SolveConfig, distance: float, renderer: Renderer) -> Starts:
     """Render the start grid at a distance in CAD units."""
+    # The pictures reach beyond the map by the largest shift.
     factors, shifts_rc = start_placements(config, scene.camera.map_hw)
     most_down, most_right = np.abs(shifts_rc).max(0).tolist()
     # Render the views at every distance once; a shift only moves the picture.
     views = start_poses(config, distance)
     at_distances = np.concatenate([views * [f, f, f, 1] for f in factors])
     poses = torch.as_tensor(at_distances, device=renderer.device)
-    rotation = look_at(poses[:, :3], poses[:, 3])
-    table = renderer.table(scene, poses[:, :3], rotation, (most_down, most_right))
+    object_from_cv_cam = look_at(poses[:, :3], poses[:, 3])
+    margin_rc = (most_down, most_right)
+    table = renderer.table(scene, poses[:, :3], object_from_cv_cam, margin_rc)
     # Shifted poses differ in their principal point alone.
     middle = poses.new_tensor(scene.camera.principal_xy)
     principals = middle + poses.new_tensor(shifts_rc).flip(1)
@@ -100,6 +103,7 @@ def choose_starts(poses: Tensor, losses: Tensor, count: int, separation: float) 
     rotation = look_at(poses[:, :3], poses[:, 3])
     # The trace of the relative rotation gives the cosine of its angle.
     cosine = (torch.einsum("aij,bij->ab", rotation, rotation) - 1) / 2
+    # Without a separation only the start itself is taken out.
     near = cosine > (np.cos(separation) if separation else np.inf)
     near.fill_diagonal_(True)
     losses = losses.clone()

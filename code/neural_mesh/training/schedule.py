@@ -19,6 +19,7 @@ def learning_rate(config: TrainConfig, epoch: float) -> float:
     """
     if config.schedule == "as-executed":
         return config.learning_rate * (1.0 if epoch < 1 else 0.2)
+    # The cosine schedule counts in shares of the whole training run.
     done = epoch / config.total_epochs
     if done < WARM_UP:
         return config.learning_rate * max(done / WARM_UP, LOWEST_WARM_UP)

@@ -55,6 +55,7 @@ class StateFile:
         epoch: number of finished epochs. No state is written where the last batch has no finite
         loss.
         """
+        # Every process measures the time, but only rank 0 writes.
         started = monotonic()
         if learner.group.first and not learner.non_finite_in_a_row:
             self._write(learner, epoch, log)
@@ -88,6 +89,7 @@ class StateFile:
         if not self.path.is_file():
             return None
         state = load_torch_file(self.path)
+        # A file of another program, or of a much older version, lacks keys.
         lacking = [key for key in STATE_KEYS if key not in state]
         if lacking:
             raise ValueError(

@@ -92,6 +92,7 @@ class Learner:
         self.map_hw = map_size(config.category, config.image_scale)
         self.iteration = 0
         self.non_finite_in_a_row = 0
+        # The banks have a generator of their own; the network draws from torch's global one.
         generator = torch.Generator().manual_seed(config.seed)
         torch.manual_seed(config.seed)
         self.network = _network(config, hardware)
@@ -113,6 +114,7 @@ class Learner:
         """
         tally.images += batch.images
         tally.batches += 1
+        # All processes have to agree on whether the batch shows a vertex.
         own = batch.counts[self.group.rank]
         seen = batch.sample.visible[:own].sum()
         self.group.sum(seen)
@@ -142,6 +144,7 @@ class Learner:
 
         seen: number of visible vertices in all processes together.
         """
+        # Each visible vertex is contrasted with far vertices and with clutter.
         bank = self.banks[batch.mesh]
         features = self._features(batch)
         main = contrastive_loss(
@@ -194,6 +197,7 @@ class Learner:
     @torch.no_grad()
     def _move_bank(self, bank: Bank, features: VertexFeatures, counts: Sequence[int]) -> None:
         """Move a bank towards the features of a batch in all processes."""
+        # Every process applies the same sums, so their banks stay equal.
         total, images_seen = vertex_sums(features.vertices, features.visible)
         self.group.sum(total, images_seen)
         bank.update(total, images_seen, self.group.concatenate(features.noise, counts))

@@ -98,6 +98,7 @@ def draw_similarity_maps(
 ) -> None:
     """Record similarity maps of a few training images. datasets: those of mesh 1, 2, ..."""
     for mesh, dataset in enumerate(datasets, start=1):
+        # Take images at equal distances in the list, the same in every epoch.
         stride = max(1, len(dataset) // PICTURES)
         for index in range(0, len(dataset), stride)[:PICTURES]:
             image, positions, visible = dataset.original(index)
@@ -149,6 +150,7 @@ def _score_panel(image: NDArray[np.uint8], scores: Tensor) -> NDArray[np.uint8]:
     cell = np.ones((FEATURE_STRIDE, FEATURE_STRIDE), np.float32)
     enlarged = np.kron(scores.cpu().numpy(), cell)
     colours = 255 * heat((enlarged - LOWEST_SHOWN) / (1 - LOWEST_SHOWN))
+    # Blend with the photograph in grey, so that colours mean similarity alone.
     grey = image.mean(-1, keepdims=True)
     blended = GREY_SHARE * grey + (1 - GREY_SHARE) * colours
     return blended.round().astype(np.uint8)

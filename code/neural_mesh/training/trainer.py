@@ -53,6 +53,7 @@ class Trainer:
         self.tensorboard = tensorboard
         self.epoch = 0
         self.log = TrainingLog()
+        # Settings are checked here, before anything is written.
         self.learner = Learner(config, data.meshes, hardware)
         self.loaders = _make_loaders(data, hardware)
         self.state_file = StateFile(self.path("training_state", ".pth"), config, data)
@@ -63,6 +64,7 @@ class Trainer:
 
     def resume(self) -> bool:
         """Resume from a saved state; returns whether there was one. Raises as `StateFile.load`."""
+        # Rank 0 reads the file and sends it to the others.
         group = self.hardware.group
         state = group.from_first(self.state_file.load() if group.first else None)
         if state is None:
@@ -206,6 +208,7 @@ class Trainer:
             )
         if not self.hardware.group.first:
             return
+        # The last checkpoint comes after log and summary, so that it never stands without them.
         self.log.write(self.path("training_log", ".csv"))
         held_out = self.validation.sizes if self.validation else []
         content = summary(
@@ -221,6 +224,7 @@ def _make_loaders(data: TrainingData, hardware: Hardware) -> list[DataLoader | N
 
     All loaders keep their workers between epochs, so they divide the workers among them.
     """
+    # With workers, every loader gets at least one.
     workers = hardware.workers
     if workers:
         with_images = sum(1 for size in data.sizes if size)

@@ -73,6 +73,7 @@ class Validation:
         """
         solver = MeshSolver(model, SolveConfig(solver="best"), self.renderer)
         category = model.checkpoint.config.category
+        # Each process takes its share of the batches.
         by_mesh = dict(enumerate(self.names, start=1))
         batches = split_into_batches(by_mesh, VALIDATION_BATCH)
         own = share(batches, group.rank, group.size)
