@@ -10,7 +10,6 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from neural_mesh.machine.resources import require_disk
 from neural_mesh.storage.files import disk_errors, lock, read_json, write_text
+from neural_mesh.storage.foreign_files import has_zip_end
 
 DRIVE = "https://drive.usercontent.google.com/download?id={}&export=download&confirm=t"
 BLOCK = 1 << 20
@@ -255,7 +255,7 @@ def read_origin(part: Path, address: str) -> dict:
 
 
 def _check_zip(path: Path, address: str, manual: str) -> None:
-    if zipfile.is_zipfile(path):
+    if has_zip_end(path):
         return
     with open(path, "rb") as file:
         start = file.read(512).lstrip().lower()

@@ -30,7 +30,14 @@ from neural_mesh.storage.checkpoint_checks import (
     with_category,
 )
 from neural_mesh.storage.files import atomic_path
-from neural_mesh.storage.foreign_files import AGAIN, CUT_OFF, archive_is, is_safetensors, what_it_is
+from neural_mesh.storage.foreign_files import (
+    AGAIN,
+    CUT_OFF,
+    archive_is,
+    has_zip_end,
+    is_safetensors,
+    what_it_is,
+)
 from neural_mesh.storage.pickled_settings import READABLE
 
 # How files of torch before 1.6 begin: a pickle of a number.
@@ -149,7 +156,7 @@ def load_checkpoint(path: Path, category: str | None = None) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint not found: {path}; train first, or set LOAD_FILE_NAME")
     # Its first bytes say what a file is, not its name.
-    if is_safetensors(path) or (path.suffix == ".safetensors" and not zipfile.is_zipfile(path)):
+    if is_safetensors(path) or (path.suffix == ".safetensors" and not has_zip_end(path)):
         return _load_safetensors(path, category)
     content = load_torch_file(path)
     missing = [key for key in ("state", "memory") if key not in content]
@@ -185,7 +192,7 @@ def load_torch_file(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     other = what_it_is(path)
-    if zipfile.is_zipfile(path):
+    if has_zip_end(path):
         other = other or archive_is(path)
     if other:
         raise ValueError(f"{path} {other}")
@@ -235,7 +242,7 @@ def _check_archive(path: Path) -> None:
 
     torch.save compresses nothing.
     """
-    if not zipfile.is_zipfile(path):
+    if not has_zip_end(path):
         # The format of torch before 1.6, which reads no more than there is.
         with open(path, "rb") as file:
             start = file.read(len(OLD_FORMAT))

@@ -83,10 +83,18 @@ def what_it_is(path: Path) -> str:
     return stands_for(path) or _binary(path, head) or _text(path, head)
 
 
+def has_zip_end(path: Path) -> bool:
+    """Whether a file has the end of a zip archive, broken or not."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
+
+
 def is_cut_off(path: Path) -> bool:
     """Whether a file begins as a zip archive but lacks the end of one."""
     with open(path, "rb") as file:
-        return file.read(4) == ZIP_START and not zipfile.is_zipfile(path)
+        return file.read(4) == ZIP_START and not has_zip_end(path)
 
 
 def _text(path: Path, head: bytes) -> str:
