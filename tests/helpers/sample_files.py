@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy.io import savemat
+from scipy.sparse import csc_matrix
 
 from helpers.mutation import mutated, mutated_mat, mutated_zip
 from neural_mesh.data.downloads import read_origin
@@ -20,9 +21,9 @@ from neural_mesh.data.pascal3d import read_record
 from neural_mesh.data.splits import read_split, read_subset_pickle
 from neural_mesh.geometry.cameras import Pose
 from neural_mesh.geometry.meshes import Mesh, cuboid_grid, cuboid_mesh
+from neural_mesh.photographs.box_files import read_boxes
 from neural_mesh.photographs.calibration import Calibration, load_calibration, save_calibration
 from neural_mesh.photographs.evidence import EVIDENCE
-from neural_mesh.photographs.jobs import read_boxes
 from neural_mesh.photographs.results import Results
 from neural_mesh.pictures.manifest import read_manifest
 from neural_mesh.pictures.pose_files import read_any_poses
@@ -171,6 +172,15 @@ def mat(folder: Path) -> SampleFile:
     return SampleFile(folder / "a.mat", lambda path: read_record(path, "car"), mutated_mat)
 
 
+@kind("mat of Python")
+def mat_of_python(folder: Path) -> SampleFile:
+    view = dict.fromkeys(VIEWPOINT, 1.0)
+    car = {"class": "Car", "bbox": [1.0, 1, 60, 40], "cad_index": 1, "viewpoint": [view]}
+    record = {"imgsize": [64.0, 48, 3], "objects": [car, car], "mask": csc_matrix(np.eye(5))}
+    savemat(folder / "a.mat", {"record": [record]}, do_compression=True)
+    return SampleFile(folder / "a.mat", lambda path: read_record(path, "car"), mutated_mat)
+
+
 @kind("off")
 def off(folder: Path) -> SampleFile:
     mesh = cuboid_mesh(cuboid_grid(np.random.default_rng(0).normal(size=(200, 3)), 40))
@@ -182,6 +192,13 @@ def off(folder: Path) -> SampleFile:
 def off_of_polygons(folder: Path) -> SampleFile:
     mesh = "OFF\n# polygons\n4 2 0\n0 0 0\n1 0 0\n1 1 0\n0 1 1\n4 0 1 2 3\n3 0 1 2\n"
     return SampleFile(written(folder / "b.off", mesh), read_off)
+
+
+@kind("off with colours")
+def off_with_colours(folder: Path) -> SampleFile:
+    vertices = "0 0 0 9 9 9 9\n1 0 0 9 9 9 9\n1 1 0 9 9 9 9\n0 1 1 9 9 9 9\n"
+    mesh = f"COFF\n4 2 0\n{vertices}4 0 1 2 3 255 0 0\n3 0 1 2 0.1 0.2 0.3 1\n"
+    return SampleFile(written(folder / "c.off", mesh), read_off)
 
 
 # ---- pictures ----

@@ -90,6 +90,11 @@ def structs_of(value: NDArray) -> list[np.void]:
     return [struct for cell in cells for struct in structs_of(cell)]
 
 
+def fields_of(struct: np.void) -> tuple[str, ...]:
+    """The names of a struct's fields."""
+    return struct.dtype.names or ()
+
+
 def field_of(struct: np.void, name: str) -> NDArray:
     """A field of a struct, out of the cells that it may lie in alone.
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_mesh.categories import category_settings, is_same_category
-from neural_mesh.data.mat_files import field_of, read_mat, structs_of
+from neural_mesh.data.mat_files import field_of, fields_of, read_mat, structs_of
 from neural_mesh.geometry.cameras import Pose
 
 RULES = ("strict", "reference")
@@ -125,10 +125,10 @@ def _image_record(variables: Mapping[str, NDArray]) -> np.void:
         records = structs_of(named["record"])[:1]
     else:
         every = [struct for value in named.values() for struct in structs_of(value)]
-        records = [struct for struct in every if "objects" in struct.dtype.names]
+        records = [struct for struct in every if "objects" in fields_of(struct)]
     if len(records) != 1:
         raise ValueError(f"it holds {', '.join(named) or 'nothing'}, but no struct called record")
-    fields = records[0].dtype.names
+    fields = fields_of(records[0])
     for name in ("imgsize", "objects"):
         if name not in fields:
             raise ValueError(f"its record has no {name}, it has {', '.join(fields)}")
@@ -137,7 +137,7 @@ def _image_record(variables: Mapping[str, NDArray]) -> np.void:
 
 def _class_of(candidate: np.void) -> str:
     """The class that an object has; empty where it has none."""
-    if "class" not in candidate.dtype.names:
+    if "class" not in fields_of(candidate):
         return ""
     return str(next(iter(field_of(candidate, "class").reshape(-1)), "")).strip()
 

@@ -237,7 +237,7 @@ def crop_frame(options: KittiOptions, frame: str) -> list[CropOutcome]:
                 image = read_picture(options.picture(frame), "RGB")
             except (ValueError, OSError) as error:
                 unreadable = " ".join(str(error).split())
-        if image is None:
+        if image is None or projection is None:
             outcomes[-1] = outcome._replace(refusal="unreadable picture", detail=unreadable)
             continue
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class _OffFile:
     n_faces: int
     lines: Sequence[Sequence[str]]
 
-    @property
+    @cached_property
     def by_line(self) -> bool:
         """Whether each vertex and each face has lines of its own."""
         if len(self.lines) < self.n_vertices + self.n_faces:
