@@ -33,12 +33,12 @@ from helpers.house import (
 ORDER = """
 -            published digests settings categories
 geometry     cameras meshes boxes visibility pose_error
-storage      files npz_files mesh_files pictures records results timings layout
-storage      checkpoint_checks checkpoints
+storage      files foreign_files npz_files mesh_files pictures records results timings layout
+storage      pickled_settings checkpoint_checks checkpoints
 machine      devices distributed resources console workers arguments
 network      backbone bank losses
-data         kitti archives augmentation crops decoded_crops dataset downloads loading mat_files
-data         pascal3d splits textures occlusion occluded_pascal3d
+data         kitti archives augmentation crops foreign_sets decoded_crops dataset downloads
+data         loading mat_files pascal3d splits textures occlusion occluded_pascal3d
 compare      scene kernels_numba steps specification with_pytorch3d rasteriser with_numba
 compare      triton_numbers triton_rays triton_loss triton_kernels triton_launch with_triton
 solve        plan starts candidates solver choose_renderer halving model batches mesh_solver
@@ -50,11 +50,12 @@ pictures     comparison result_pictures viewpoints
 report       timings cards page_assets scores gallery svg tables level_report charts page
 sample       backgrounds car_shapes car_lines shapes parts car_paint cars chairs models
 sample       viewpoints looks shading drawing annotations planned_pictures
-photographs  calibration framing jobs poses crop_solver evidence results overlay finder
-photographs  calibration_images predictor
+photographs  calibration framing box_files folders jobs poses crop_solver evidence results
+photographs  overlay finder calibration_images predictor
 stages       annotate_vertices download_data export_checkpoint list_gpus make_cuboids
 stages       make_sample_data networks extract_features occluded_levels make_occluded predict
-stages       prepare_images prepare_kitti3d report_accuracy saved_results other_drawings
+stages       cropped_images prepare_images list_categories prepare_kitti3d report_accuracy
+stages       saved_results other_drawings
 stages       draw_results select_azimuths solve_poses train write_report
 """
 
@@ -76,6 +77,7 @@ DOORS = {
 WITHOUT_TORCH = (
     *("prepare_images", "make_cuboids", "annotate_vertices", "select_azimuths", "make_occluded"),
     *("make_sample_data", "download_data", "prepare_kitti3d", "report_accuracy", "write_report"),
+    "list_categories",
 )
 
 # A renderer is chosen by its name in one place.
@@ -164,7 +166,7 @@ def test_a_stage_without_network_does_not_import_torch():
 
 def test_the_command_line_ends_in_the_entry_points():
     # the reference's checkpoints hold a Namespace
-    allowed = ("machine.arguments", "machine.console", "storage.checkpoints")
+    allowed = ("machine.arguments", "machine.console", "storage.pickled_settings")
     knowing = [path for path in MODULES if "argparse" in imports_of(path)]
     no([f"{name_of(path)} imports argparse" for path in knowing if module_of(path) not in allowed])
     no([f"{name_of(p)} reads sys.argv" for p in MODULES if "sys.argv" in p.read_text()])

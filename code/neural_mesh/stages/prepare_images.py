@@ -114,7 +114,7 @@ def keep_of_others(subset: CroppedSubset, pool: WorkerPool) -> list[Outcome]:
     outcomes = in_pool(pool, partial(_kept_of_others, subset), names, subset.name)
     _note(
         f"another program prepared the {console.count(len(names), 'image')} of {subset.name} in "
-        f"{subset.prepared.root}, which are kept as they are; {REMEDY}"
+        f"{subset.prepared.root}, which are kept as they are; OVERWRITE=true prepares them again"
     )
     return outcomes
 
