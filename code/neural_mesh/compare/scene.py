@@ -208,8 +208,7 @@ class PictureTable:
 class MeshArrays(NamedTuple):
     """A mesh: vertices [V, 3] in the object frame, and faces [F, 3] int32.
 
-    is_cuboid: whether low, high [3] (its corners) and samples [3] (vertices along each axis) are
-    used.
+    is_cuboid: whether its corners low, high [3] and its vertices per axis, samples [3], are read.
     """
 
     vertices: Array
@@ -221,10 +220,7 @@ class MeshArrays(NamedTuple):
 
 
 class MapScores(NamedTuple):
-    """Scores [B, P, V] and clutter [B, P] in float32, of maps `width` cells wide.
-
-    use_clutter: whether the clutter is read.
-    """
+    """Scores [B, P, V] and clutter [B, P], float32, of maps `width` cells wide."""
 
     scores: Array
     clutter: Array
@@ -233,10 +229,7 @@ class MapScores(NamedTuple):
 
 
 class TableArrays(NamedTuple):
-    """A `PictureTable` whose cell (row, col) lies under the first cell of the images' map.
-
-    width: columns of a picture.
-    """
+    """A `PictureTable` whose cell (row, col) lies under the first cell of the images' map."""
 
     corners: NDArray[np.int32]
     bary: NDArray[np.float32]
@@ -246,10 +239,7 @@ class TableArrays(NamedTuple):
 
 
 class Views(NamedTuple):
-    """Cameras of B images.
-
-    centre [B, 3]; rotation [B, 3, 3]: object_from_cv_cam; principal_xy [B, 2] in cells.
-    """
+    """Cameras of B images: centre [B, 3], rotation [B, 3, 3], principal_xy [B, 2] in cells."""
 
     centre: Array
     rotation: Array
@@ -339,11 +329,7 @@ class Renderer(Protocol):
     def device(self) -> torch.device: ...
 
     def target(self, features: Tensor, bank: Tensor, clutter: Tensor | None) -> Target:
-        """Make the target that poses are compared with.
-
-        features [B, C, H, W]: of the images. bank [V, C]: of the vertices. clutter [C]: None to
-        ignore it.
-        """
+        """Make the target that poses are compared with; arguments as of `score_target`."""
         ...
 
     def compare(
@@ -363,9 +349,8 @@ class Renderer(Protocol):
         ray is R d with d = ((x - principal_x) / focal, (y - principal_y) / focal, 1). It is
         therefore the sum over pixels of g d^T, where g is the gradient by that pixel's ray, and its
         third column is the sum of g. `principal_gradient` relies on this column. A renderer that
-        differentiates with respect to projected vertices gets another matrix, which agrees only for
-        changes that keep R a rotation, and has to convert it, as
-        `with_pytorch3d.gradient_through_rays` does.
+        differentiates projected vertices gets another matrix, which agrees only for changes that
+        keep R a rotation; `with_pytorch3d.gradient_through_rays` shows how to convert it.
 
         Results are detached and have the dtype and device of `centre`.
         """
@@ -390,8 +375,8 @@ class Renderer(Protocol):
     ) -> Tensor:
         """Loss [B, N] of every picture of a table for every image.
 
-        shift_rc: cells by which the pictures are moved down and right over the map, at most the
-        table's margin. A moved picture is what a camera sees whose principal point is moved.
+        shift_rc: cells by which the pictures, and so their principal points, are moved down and
+        right over the map; at most the table's margin.
         """
         ...
 
@@ -406,7 +391,6 @@ class Renderer(Protocol):
     ) -> Tensor:
         """Take a stage's steps with every candidate, in place.
 
-        Returns the path [B, K, stage.rows, 7] of every pose [6] and its loss; [B, K, 0, 7] if not
-        traced.
+        Returns the path [B, K, rows, 7] of every pose and its loss; [B, K, 0, 7] if not traced.
         """
         ...
