@@ -23,6 +23,7 @@ from neural_mesh.stages.make_occluded import OcclusionOptions, make_occluded
 from neural_mesh.stages.select_azimuths import select_azimuths
 from neural_mesh.storage.files import read_json, read_text
 from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D, read_list
+from neural_mesh.storage.pictures import read_picture
 
 # ---- endings and lists ----
 
@@ -36,6 +37,7 @@ ENDINGS = {
     "PNG": "PNG",
     "webp": "WEBP",
     "Bmp": "BMP",
+    "tif": "TIFF",
 }
 
 
@@ -51,6 +53,14 @@ def test_pictures_are_found_whatever_their_ending(tmp_path, capsys):
         annotation.rename(annotation.with_suffix(".MAT"))
     prepare_cars(raw.root, tmp_path / "out")
     assert f"val: {len(ENDINGS)} images of 1 category" in capsys.readouterr().out
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    grey = np.arange(0, 256, dtype=np.uint16).reshape(16, 16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(grey * 257).save(tmp_path / name)
+        pixels = read_picture(tmp_path / name, "RGB")
+        assert np.abs(pixels.astype(int) - grey[..., None]).max() <= 1
 
 
 def test_a_missing_picture_is_listed_with_the_path_that_was_tried(tmp_path):
