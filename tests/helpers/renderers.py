@@ -59,7 +59,7 @@ TESTED = {
 # Every renderer but the specification itself, whether it runs here or not.
 OTHERS = [name for name in RENDERERS if name != SPECIFICATION.name]
 # Those that run here, and whose gradients are the specification's in every number.
-FAST = [name for name in OTHERS if TESTED[name].runs_here and TESTED[name].any_matrix]
+FAST = [name for name, row in TESTED.items() if name in OTHERS and row.runs_here and row.any_matrix]
 # The specification, and those of FAST that take tensors on the CPU.
 ON_CPU = [SPECIFICATION.name, *(name for name in FAST if TESTED[name].device == CPU)]
 
