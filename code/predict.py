@@ -25,17 +25,25 @@ DEFAULT = PhotographConfig()
 def add_photographs(parser: argparse.ArgumentParser) -> None:
     """Add what is looked at, and by which network."""
     option = parser.add_argument
-    option("photos", nargs="*", type=Path, help="pictures, or folders of them (with all below)")
+    option(
+        "photos",
+        nargs="*",
+        type=arguments.path,
+        help="pictures, or folders of them (with all below)",
+    )
     option(
         "--checkpoint",
-        type=Path,
+        type=arguments.path,
         required=True,
         help="what TrainNeMo.sh saved, or the authors' file",
     )
-    option("--category", help="stop if the checkpoint is of another one")
+    option(
+        "--category",
+        help="stop if the checkpoint is of another one; needed where it does not say what it is of",
+    )
     option(
         "--meshes",
-        type=Path,
+        type=arguments.path,
         help="folder of its cuboids, for a checkpoint of the reference, which has none in it",
     )
     option(
@@ -47,8 +55,9 @@ def add_photographs(parser: argparse.ArgumentParser) -> None:
     )
     option(
         "--boxes",
-        type=Path,
-        help="csv (file,x0,y0,x1,y1) or json ({file: box or boxes}); others: the whole picture",
+        type=arguments.path,
+        help="table (file,x0,y0,x1,y1; also with semicolons or tabs) or json "
+        "({file: box or boxes}); others: the whole picture",
     )
 
 
@@ -57,7 +66,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     option = parser.add_argument
     option(
         "--out",
-        type=Path,
+        type=arguments.path,
         default=Path("predictions"),
         help="folder of the results (default: predictions)",
     )
@@ -70,7 +79,7 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     option("--film", action="store_true", help="also an animated GIF of each search")
     option(
         "--draw-mesh",
-        type=Path,
+        type=arguments.path,
         help="an .off file to draw in place of the cuboid, such as a CAD model",
     )
 
@@ -110,11 +119,13 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     """Add what makes confidences."""
     option = parser.add_argument
     option(
-        "--confidence", type=Path, help="calibration file (default: <checkpoint>.confidence.json)"
+        "--confidence",
+        type=arguments.path,
+        help="calibration file (default: <checkpoint>.confidence.json)",
     )
     option(
         "--calibrate",
-        type=Path,
+        type=arguments.path,
         metavar="PREPARED",
         help="make the calibration from a prepared set, and stop",
     )

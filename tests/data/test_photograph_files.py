@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +13,13 @@ import pytest
 from PIL import Image
 
 from helpers.photographs import gradient
-from neural_mesh.storage.pictures import photograph_of, read_photograph
+from neural_mesh.storage.pictures import Photograph, photograph_of, read_photograph
 
 MODES = {"grey": "L", "palette": "P", "cmyk": "CMYK", "rgb": "RGB", "black and white": "1"}
 UNUSABLE = {
     "torn.jpg": "broken",
     "text.jpg": "not a picture",
-    "empty.png": "not a picture",
+    "empty.png": "is empty",
     "script.jpg": "not a picture of the kinds BMP, GIF, JPEG",
     "tiny.png": "5 x 300 pixels, a pose needs at least 16",
     "huge.png": "make it smaller",
@@ -109,12 +113,176 @@ def test_unusable_files_are_told_apart_in_one_sentence(tmp_path):
         read_photograph(tmp_path / "absent.jpg")
 
 
+def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        monkeypatch.chdir(tmp_path)  # the address of a socket is short
+        server.bind("socket.jpg")
+        for name in ("pipe.jpg", "socket.jpg"):
+            with pytest.raises(ValueError, match=f"{name}: is a pipe, socket or device"):
+                read_photograph(tmp_path / name)
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.jpg: is a folder"):
+        read_photograph(tmp_path / "folder.jpg")
+
+    def refused(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "closed.jpg").write_bytes(b"x")
+    monkeypatch.setattr(Image, "open", refused)
+    with pytest.raises(ValueError, match=r"closed\.jpg: cannot be read \(permission denied\)"):
+        read_photograph(tmp_path / "closed.jpg")
+
+
+@pytest.mark.parametrize(
+    "head, kind",
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1", "HEIC"),
+        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"\0\0\0\x18ftypcrx ", "raw file of a camera"),
+        (b"\xff\x0a", "JPEG XL"),
+        (b"%PDF-1.7", "PDF"),
+    ],
+)
+def test_a_picture_of_another_kind_is_called_by_its_name(tmp_path, head, kind):
+    # Phones send HEIC under the name of a JPEG.
+    (tmp_path / "a.jpg").write_bytes(head + bytes(100))
+    with pytest.raises(ValueError, match=f"is an? {kind}.*, which is not read here; convert it to"):
+        read_photograph(tmp_path / "a.jpg")
+
+
+def test_the_thumbnail_of_a_raw_file_is_not_taken_for_the_photograph(tmp_path):
+    image = Image.fromarray(gradient())
+    image.save(tmp_path / "a.tif", tiffinfo={254: 1})
+    with pytest.raises(ValueError, match="begins with a thumbnail"):
+        read_photograph(tmp_path / "a.tif")
+
+
+# ---- upright ----
+
+# How a camera stores what becomes upright by the orientation.
+STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+KEEPING_ORIENTATION = {
+    "jpg": {"quality": 95},
+    "png": {},
+    "webp": {"lossless": True},
+    "tif": {"compression": "tiff_lzw"},
+    "tiff": {},
+    "mpo": {"quality": 95, "save_all": True},
+}
+
+
+def is_gradient(photograph: Photograph) -> bool:
+    same_size = photograph.pixels.shape == (60, 90, 3) and photograph.size_hw == (60, 90)
+    return same_size and np.abs(photograph.pixels.astype(int) - gradient()).max() <= 12
+
+
+def stored(orientation: int) -> Image.Image:
+    turn = STORED[orientation]
+    image = Image.fromarray(gradient())
+    return image if turn is None else image.transpose(turn)
+
+
+@pytest.mark.parametrize("suffix", KEEPING_ORIENTATION)
+@pytest.mark.parametrize("orientation", STORED)
+def test_every_orientation_of_every_format_becomes_upright(tmp_path, suffix, orientation):
+    path = tmp_path / f"a.{suffix}"
+    options = dict(KEEPING_ORIENTATION[suffix])
+    if suffix.startswith("tif"):
+        options["tiffinfo"] = {0x0112: orientation}
+    else:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = orientation
+    if suffix == "mpo":
+        options["append_images"] = [stored(orientation)]
+    stored(orientation).save(path, **options)
+    assert is_gradient(read_photograph(path))
+    reduced = read_photograph(path, wanted_side=30)
+    assert reduced.size_hw == (60, 90)
+    assert reduced.pixels.shape == (30, 45, 3)
+    with Image.open(path) as image:
+        assert is_gradient(photograph_of(image))
+
+
+def test_an_orientation_that_only_an_editor_wrote_counts_and_a_broken_one_does_not(tmp_path):
+    path = tmp_path / "a.jpg"
+    stored(6).save(path, quality=95)
+    content = path.read_bytes()
+    packet = b'http://ns.adobe.com/xap/1.0/\0<rdf:Description tiff:Orientation="6"/>'
+    segment = b"\xff\xe1" + struct.pack(">H", len(packet) + 2) + packet
+    path.write_bytes(content[:2] + segment + content[2:])
+    assert is_gradient(read_photograph(path))
+    for exif in (b"Exif\0\0nonsense", b"Exif\0\0MM\0*\0\0\xff\xff"):
+        Image.fromarray(gradient()).save(path, quality=95, exif=exif)
+        assert is_gradient(read_photograph(path))
+
+
+# ---- from Python ----
+
+
 def test_arrays_of_all_types_are_photographs():
     image = gradient()
     opaque = np.dstack([image, np.full((60, 90), 255, np.uint8)])
     for array in (image, image.astype(np.float32) / 255, image.astype(np.uint16) * 257, opaque):
         np.testing.assert_allclose(photograph_of(array).pixels.astype(int), image, atol=1)
     assert photograph_of(image[..., :1]).pixels.shape == (60, 90, 3)
-    for wrong in (image[0], image[..., :2], np.zeros((8, 90, 3))):
+    assert photograph_of(image[..., 0] / 255.0).pixels.shape == (60, 90, 3)
+    for wrong in (
+        image[0],
+        image[..., :2],
+        np.zeros((8, 90, 3)),
+        None,
+        b"bytes",
+        image.astype(complex),
+    ):
         with pytest.raises(ValueError, match="array|pixels"):
             photograph_of(wrong)
+
+
+@pytest.mark.parametrize("kind", ["turned", "cmyk", "palette", "black and white", "16 bit"])
+def test_a_path_or_a_picture_of_pillow_says_what_an_array_cannot(tmp_path, kind):
+    path = tmp_path / ("a.jpg" if kind in ("turned", "cmyk") else "a.png")
+    expected = save_kind(path, kind)
+    for image in (path, str(path), Image.open(path)):
+        pixels = photograph_of(image).pixels
+        assert pixels.shape == expected.shape
+        assert np.abs(pixels.astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "L", "1"])
+def test_an_array_that_may_be_of_two_kinds_is_not_guessed(mode):
+    array = np.asarray(Image.fromarray(gradient()).convert(mode))
+    with pytest.raises(
+        ValueError, match=r"may be .*give the path of the file, or the picture as P"
+    ):
+        photograph_of(array)
+
+
+def test_an_alpha_that_makes_sense_is_one():
+    cut_out = np.dstack([gradient(), np.zeros((60, 90), np.uint8)])
+    cut_out[20:40, 30:60, 3] = 255
+    cut_out[20:40, 29, 3] = 128
+    pixels = photograph_of(cut_out).pixels
+    assert (pixels[20:40, 30:60] == gradient()[20:40, 30:60]).all()
+    assert not pixels[:20].any()
+
+
+def test_a_picture_of_pillow_is_left_as_it_was(tmp_path):
+    large = Image.fromarray(gradient()).resize((1200, 800))
+    large.save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert photograph_of(image).pixels.shape == (800, 1200, 3)
+        assert image.size == (1200, 800)
+    reduced = photograph_of(tmp_path / "a.jpg", wanted_side=300)
+    assert reduced.reduction == 4
+    assert reduced.size_hw == (800, 1200)

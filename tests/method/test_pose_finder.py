@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.photographs import MESH, TRUTH, degrees_off, make_colour_finder, planted
 from neural_mesh.geometry import cameras
@@ -102,6 +103,24 @@ def test_a_planted_pose_is_found_in_its_box_and_in_the_whole_picture(colour_find
         assert pose.confidence is None
         assert len(pose.evidence) == len(EVIDENCE)
         assert 0 < pose.score < 1
+
+
+def test_a_file_a_picture_and_an_array_have_the_same_pose(colour_finder, tmp_path):
+    image, box = planted(TRUTH, 1500.0, (310.0, 200.0), (400, 640))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held on its side
+    path = tmp_path / "phone.png"
+    Image.fromarray(np.rot90(image).copy()).save(path, exif=exif)
+    expected = colour_finder.find(image, box)
+    for same in (path, str(path), Image.open(path)):
+        pose = colour_finder.find(same, box)
+        assert pose == expected
+        picture = colour_finder.draw(same, pose)
+        np.testing.assert_array_equal(picture, colour_finder.draw(image, pose))
+    with pytest.raises(ValueError, match="four numbers"):
+        colour_finder.find(path, box[:3])
+    with pytest.raises(FileNotFoundError, match="photograph not found"):
+        colour_finder.find(tmp_path / "absent.jpg")
 
 
 @pytest.mark.parametrize(

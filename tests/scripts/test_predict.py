@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -17,8 +19,8 @@ from PIL import Image
 from helpers.photographs import MESH, gradient
 from helpers.project import ROOT
 from neural_mesh.network.backbone import FeatureNet
+from neural_mesh.photographs import predictor
 from neural_mesh.photographs.finder import PoseFinder
-from neural_mesh.photographs.jobs import read_boxes
 from neural_mesh.settings import FIXED_RECIPE, TrainConfig
 from neural_mesh.storage.checkpoints import Checkpoint, save_checkpoint
 
@@ -194,6 +196,107 @@ def test_the_unlabelled_route_writes_the_keys_of_the_reference(run, folder, tmp_
     assert record["focal_px"] * up / distance == pytest.approx(y)
 
 
+# ---- names and files as they come ----
+
+
+def names_in(out: Path) -> list[str]:
+    with open(out / "poses.csv", newline="") as file:
+        return [row["photo"] for row in csv.DictReader(file)]
+
+
+def test_names_of_all_kinds_are_in_the_table(run, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    names = [b"caf\xe9.jpg", b'two\nlines, "quoted".jpg', b"a\rreturn.jpg", b"x" * 236 + b".jpg"]
+    names += ["\u7167\u7247".encode() * 41 + b".JPG", b"good.jpg"]
+    for name in names:
+        Image.fromarray(gradient(60, 90)).save(photos / os.fsdecode(name), "JPEG")
+    broken = photos / os.fsdecode(b"br\xf6ken\n.png")
+    broken.write_bytes(b"nothing")
+    out = tmp_path / "r"
+    for earlier in (0, len(names)):
+        status, printed, messages = run(photos, "--out", out)
+        assert status == 0, messages
+        assert f"6 poses of 6 photographs ({earlier} of them from earlier runs, 1 could" in printed
+    expected = [name.decode(errors="backslashreplace") for name in names]
+    assert sorted(names_in(out)) == sorted(expected)
+    failures = (out / "failures.txt").read_text().splitlines()
+    assert len(failures) == 1
+    assert failures[0].startswith(f"{photos}/br\\xf6ken\\n.png: not a picture")
+    overlays = {file for record in lines_of(out) for file in record["pictures"]}
+    assert len(overlays) == len(names)
+    assert all((out / file).is_file() for file in overlays)
+    # The names of the long ones are cut, and stay apart.
+    assert max(len(os.fsencode(Path(file).name)) for file in overlays) < 120
+
+
+def test_one_name_that_is_no_utf8_is_told_in_words_and_by_the_route_of_the_reference(run, tmp_path):
+    photo = tmp_path / os.fsdecode(b"caf\xe9.jpg")
+    Image.fromarray(gradient(60, 90)).save(photo)
+    out = tmp_path / "r"
+    status, printed, _ = run(photo, "--out", out, "--unlabelled", "--overlays", "false")
+    assert status == 0
+    assert printed.startswith("caf\\xe9.jpg: azimuth ")
+    with np.load(out / "final_pred.npz") as stored:
+        assert list(stored) == ["caf\\xe9"]
+
+
+def test_what_is_no_file_costs_only_itself(run, folder, tmp_path):
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "nowhere.jpg").symlink_to(tmp_path / "absent.jpg")
+    (folder / "itself.jpg").symlink_to(folder / "itself.jpg")
+    (folder / "empty.png").touch()
+    (folder / "album.jpg").mkdir()
+    Image.fromarray(gradient(60, 90)).save(folder / "album.jpg/three.JFIF", "JPEG")
+    out = tmp_path / "r"
+    status, printed, messages = run(folder, "--out", out, "--overlays", "false")
+    assert status == 0
+    assert "3 poses of 3 photographs (0 of them from earlier runs, 5 could not be used" in printed
+    assert names_in(out) == ["album.jpg/three.JFIF", "below/two.png", "one.jpg"]
+    failures = (out / "failures.txt").read_text()
+    assert "pipe.jpg: is a pipe, socket or device" in failures
+    assert "photograph not found: " in failures
+    assert "itself.jpg: cannot be read (too many levels of symbolic links)" in failures
+    assert "empty.png: is empty" in failures
+    assert f"not looked at in {folder}: 1 other file (1 .txt)" in messages
+
+
+def test_a_picture_that_cannot_be_written_costs_its_photograph(run, folder, tmp_path, monkeypatch):
+    write = predictor.write_jpeg
+
+    def sometimes(path, *arguments):
+        if path.name.startswith("one"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(path))
+        write(path, *arguments)
+
+    monkeypatch.setattr(predictor, "write_jpeg", sometimes)
+    out = tmp_path / "r"
+    status, _, _ = run(folder, "--out", out)
+    assert status == 0
+    assert names_in(out) == ["below/two.png"]
+    failures = (out / "failures.txt").read_text()
+    assert "one.jpg: its pose or its pictures could not be kept ([Errno 36] File name" in failures
+
+
+def test_boxes_of_a_spreadsheet_are_used_and_counted(run, folder, tmp_path):
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_bytes(b"\xef\xbb\xbfone.jpg;20,5;30;150;100;car\r\nother.jpg;1;2;3;4;car\r\n")
+    out = tmp_path / "r"
+    arguments = ("--boxes", boxes, "--out", out, "--overlays", "false")
+    status, printed, messages = run(folder, *arguments)
+    assert status == 0
+    assert (
+        f"2 boxes in {boxes}, 1 of them in 1 photograph of this run; 2 others looked at as a whole"
+        in printed
+    )
+    assert "note: 1 file with boxes not among the photographs, other.jpg first" in messages
+    boxed = {record["photo"]: record["box"] for record in lines_of(out)}
+    assert boxed == {"below/two.png": None, "one.jpg": [20.5, 30, 150, 100]}
+
+
+# ---- mistakes ----
+
+
 MISTAKES = {
     "no photograph": ("{photos}/absent.jpg", "photograph not found"),
     "broken": ("{photos}/broken.jpg", "no photograph could be used"),
@@ -221,45 +324,15 @@ def test_mistakes_get_one_clear_sentence(run, folder, tmp_path, mistake):
     assert "Traceback" not in messages
 
 
-@pytest.mark.parametrize(
-    "name, text, expected",
-    [
-        (
-            "b.csv",
-            "a.jpg,1,2,3,4\n\nb.jpg, 5,6,7,8.5\n",
-            {"a.jpg": [(1, 2, 3, 4)], "b.jpg": [(5, 6, 7, 8.5)]},
-        ),
-        (
-            "b.json",
-            '{"a": [1, 2, 3, 4], "b": [[1, 2, 3, 4], [5, 6, 7, 8]]}',
-            {"a": [(1, 2, 3, 4)], "b": [(1, 2, 3, 4), (5, 6, 7, 8)]},
-        ),
-        ("b.csv", "a.jpg,1,2,3\n", None),
-        ("b.json", "[1, 2]", None),
-        ("b.json", '{"a.jpg": {"x": 1}}', None),
-        ("b.json", "{", None),
-    ],
-)
-def test_boxes_come_as_csv_or_json(tmp_path, name, text, expected):
-    (tmp_path / name).write_text(text)
-    if expected is not None:
-        assert read_boxes(tmp_path / name) == expected
-        return
-    with pytest.raises(ValueError, match=name):
-        read_boxes(tmp_path / name)
-
-
 TEN_LINES = """
-import numpy as np
 from PIL import Image
 from neural_mesh.photographs.finder import open_finder
 
 finder = open_finder("saved_model_car_last.pth")
-photo = np.asarray(Image.open("photo.jpg"))
-pose = finder.find(photo, box=(20, 30, 150, 100))  # without a box: the whole picture
+pose = finder.find("photo.jpg", box=(20, 30, 150, 100))  # without a box: the whole picture
 print(pose.angles_deg, pose.pascal3d_distance, pose.confidence)
-print(pose.camera_matrix)  # 3 x 4, from CAD coordinates to pixels of the photograph
-Image.fromarray(finder.draw(photo, pose)).save("overlay.png")
+print(pose.camera_matrix)  # 3 x 4, from CAD coordinates to pixels of the upright photograph
+Image.fromarray(finder.draw("photo.jpg", pose)).save("overlay.png")
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -20,6 +21,9 @@ def run_main(main: Callable[[], None]) -> None:
 
     What a user can cause is told in one sentence on stderr, with exit status 1.
     """
+    # Names of files may hold what a terminal or a log cannot show.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except (ValueError, OSError, MemoryError) as error:
@@ -58,11 +62,12 @@ def progress_bar(description: str, total: int | None, **options: Any) -> tqdm:
 
 
 def count(n: int, noun: str) -> str:
-    """`1 image`, `2 images`, `2 categories`."""
+    """`1 image`, `2 images`, `2 categories`, `2 boxes`."""
     if n == 1:
         return f"1 {noun}"
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
-    return f"{n:,} {plural}"
+    if noun.endswith("y"):
+        return f"{n:,} {noun[:-1]}ies"
+    return f"{n:,} {noun}es" if noun.endswith("x") else f"{n:,} {noun}s"
 
 
 def reason_counts(reasons: Iterable[str] | Counter[str], verb: str) -> str:

@@ -30,7 +30,7 @@ from neural_mesh.settings import FOCAL_PX, NORMALISED_DISTANCE, PhotographConfig
 from neural_mesh.solve.choose_renderer import choose_renderer
 from neural_mesh.solve.model import Model, load_model
 from neural_mesh.solve.plan import make_plan
-from neural_mesh.storage.pictures import Photograph, photograph_of
+from neural_mesh.storage.pictures import Photograph, PictureLike, photograph_of
 
 # Starts of the reference's route: no theta, and distances 4.4, 5 and 5.7 of 5.
 REFERENCE_THETAS = (0.0, 0.0, 1)
@@ -76,12 +76,16 @@ class PoseFinder:
 
     # ---- finding ----
 
-    def find(self, image: ArrayLike, box: ArrayLike | None = None) -> PhotographPose:
-        """The pose of the object in an image (see `photograph_of`).
+    def find(self, image: PictureLike, box: ArrayLike | None = None) -> PhotographPose:
+        """The pose of the object in an image: a path, a picture of Pillow, or an array.
 
-        box: where it is, (x0, y0, x1, y1); without one it is searched in all of the picture.
+        Of arrays see `photograph_of`, which does not guess what their numbers mean. box: where it
+        is, (x0, y0, x1, y1) in pixels of the upright picture; without one it is searched in all of
+        the picture.
         """
-        photograph = photograph_of(image)
+        # A large file is decoded only as finely as the box needs.
+        boxes = [] if box is None else [framing.check_numbers(box)]
+        photograph = photograph_of(image, boxes, self.config.wanted_side)
         if box is not None:
             box = framing.check_box(box, photograph.size_hw)
         return self.find_all([(photograph, box)])[0]
@@ -254,14 +258,15 @@ class PoseFinder:
     # ---- pictures ----
 
     def draw(
-        self, image: ArrayLike, pose: PhotographPose, mesh: Mesh | None = None
+        self, image: PictureLike, pose: PhotographPose, mesh: Mesh | None = None
     ) -> NDArray[np.uint8]:
-        """The mesh over an image (see `photograph_of`) in a pose found in it, RGB [h, w, 3].
+        """The mesh over an image (see `find`) in a pose found in it, upright RGB [h, w, 3].
 
         mesh: in place of the cuboid.
         """
+        photograph = photograph_of(image)
         drawn = [(mesh or self.model.mesh(pose.mesh), pose)]
-        return overlay(photograph_of(image), drawn, max(np.shape(image)[:2]))
+        return overlay(photograph, drawn, max(photograph.size_hw))
 
     def film(
         self,
@@ -292,12 +297,13 @@ def open_finder(
     checkpoint: Path | str,
     device: torch.device | str = "cpu",
     config: PhotographConfig | None = None,
+    category: str | None = None,
 ) -> PoseFinder:
     """A checkpoint, ready for photographs, with the calibration beside it if there is one.
 
-    For errors see `load_model`.
+    category: what it was trained on, for a file that does not say so. For errors see `load_model`.
     """
     path = Path(checkpoint)
-    finder = PoseFinder(load_model(path, None, path.parent, device), config)
+    finder = PoseFinder(load_model(path, category, path.parent, device), config)
     finder.use_calibration(calibration_path(path))
     return finder

@@ -27,12 +27,18 @@ USUAL_AZIMUTHS = np.arange(24) * (np.pi / 12)
 USUAL_ELEVATIONS = np.radians([0.0, 10.0, 20.0])
 
 
-def check_box(box_xyxy: ArrayLike, size_hw: tuple[int, int]) -> NDArray[np.float64]:
-    """A box (x0, y0, x1, y1) that shows a part of a picture; ValueError when it is none."""
+def check_numbers(box_xyxy: ArrayLike) -> NDArray[np.float64]:
+    """The four numbers of a box, wherever it lies; ValueError when they are others."""
     box = np.asarray(box_xyxy, np.float64)
     if box.shape != (4,) or not np.isfinite(box).all():
         given = np.asarray(box_xyxy).tolist()
         raise ValueError(f"a box is four numbers x0 y0 x1 y1, found {given}")
+    return box
+
+
+def check_box(box_xyxy: ArrayLike, size_hw: tuple[int, int]) -> NDArray[np.float64]:
+    """A box (x0, y0, x1, y1) that shows a part of a picture; ValueError when it is none."""
+    box = check_numbers(box_xyxy)
     text = " ".join(f"{value:g}" for value in box)
     picture = f"the picture of {size_hw[1]} x {size_hw[0]} pixels"
     # From what is no box at all to what shows too little of an object.

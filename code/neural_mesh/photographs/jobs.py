@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import os
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from neural_mesh.machine.console import count
-from neural_mesh.storage.files import read_json, read_text
+from neural_mesh.photographs.box_files import Box, Boxes
+from neural_mesh.photographs.folders import search_folder, tell_left_out
+from neural_mesh.storage.files import one_line, readable
 from neural_mesh.storage.pictures import PHOTOGRAPH_SUFFIXES
-
-Box = tuple[float, ...]  # x0, y0, x1, y1
 
 
 @dataclass(frozen=True)
@@ -48,19 +47,25 @@ class PhotographJob:
         return [np.array(box) for box in self.boxes] or [None]
 
 
-def collect_jobs(
-    paths: Sequence[Path], boxes: Mapping[str, Sequence[Box]], out: Path
-) -> list[PhotographJob]:
+def collect_jobs(paths: Sequence[Path], boxes: Boxes | None, out: Path) -> list[PhotographJob]:
     """Photographs in the order of their names.
 
-    paths: files, and folders with all pictures in and below them. boxes: by name. out: folder of
-    the results, whose pictures are not photographs.
+    paths: files, and folders with all pictures in and below them (see `search_folder`). boxes: in
+    them, None for the whole pictures. out: folder of the results, whose pictures are not
+    photographs. Says what is left out of folders, and how many boxes there are.
     Raises FileNotFoundError for a path that is not there, ValueError when a name comes twice or
     there is no picture.
     """
     files: dict[str, Path] = {}
+    left_out = []
     for path in paths:
-        pictures = _pictures_at(path, out)
+        pictures = {path.name: path}
+        if path.is_dir():
+            found = search_folder(path, out)
+            pictures = found.pictures
+            left_out += tell_left_out(found)
+        elif not os.path.lexists(path):
+            raise FileNotFoundError(f"photograph not found: {path}")
         # Names tell photographs apart in the results, so each stands for one file.
         for name in sorted(pictures):
             if files.get(name, pictures[name]) != pictures[name]:
@@ -72,31 +77,76 @@ def collect_jobs(
     if not files:
         folders = ", ".join(map(str, paths))
         suffixes = " ".join(PHOTOGRAPH_SUFFIXES)
-        raise ValueError(f"no picture in {folders} (files ending in {suffixes})")
+        but = f", but {'; '.join(left_out)}" if left_out else ""
+        raise ValueError(f"no picture in {folders} (files ending in {suffixes}){but}")
+    found_boxes = _of_photographs(boxes, files) if boxes else {}
+    jobs = []
+    for name in sorted(files):
+        jobs.append(PhotographJob(name, files[name], tuple(found_boxes.get(name, ()))))
+    return jobs
+
+
+# ---- boxes ----
+
+
+def _of_photographs(boxes: Boxes, files: Mapping[str, Path]) -> dict[str, list[Box]]:
+    """The boxes by the names of the photographs, and a word on how many there are."""
+    tails = _tails(files)
+    found: dict[str, list[Box]] = {}
+    unknown = []
+    for written, several in boxes.by_name.items():
+        name = _photograph_called(written, files, tails)
+        if name:
+            found.setdefault(name, []).extend(several)
+        else:
+            unknown.append(written)
+    here = sum(map(len, found.values()))
+    others = len(files) - len(found)
+    print(
+        f"{count(boxes.total, 'box')} in {boxes.path}, {here:,} of them in "
+        f"{count(len(found), 'photograph')} of this run"
+        + (f"; {count(others, 'other')} looked at as a whole" if others else "")
+    )
     # Boxes may be of more photographs than this run's, but a misspelt name looks like that, too.
-    unknown = sorted(set(boxes) - set(files))
     if unknown:
         print(
             f"note: {count(len(unknown), 'file')} with boxes not among the photographs, "
-            f"{unknown[0]} first",
+            f"{one_line(min(unknown))} first",
             file=sys.stderr,
         )
-    return [PhotographJob(name, files[name], tuple(boxes.get(name, ()))) for name in sorted(files)]
+    if boxes.without:
+        print(
+            f"note: {count(len(boxes.without), 'file')} without numbers in {boxes.path}, "
+            f"{one_line(boxes.without[0])} first",
+            file=sys.stderr,
+        )
+    return found
 
 
-def _pictures_at(path: Path, out: Path) -> dict[str, Path]:
-    """Picture files by their names in the results."""
-    if not path.is_dir():
-        if not path.exists():
-            raise FileNotFoundError(f"photograph not found: {path}")
-        return {path.name: path}
-    pictures = {}
-    for file in sorted(path.rglob("*")):
-        is_picture = file.suffix.lower() in PHOTOGRAPH_SUFFIXES and file.is_file()
-        is_hidden = file.name.startswith(".")
-        if is_picture and not is_hidden and out not in file.resolve().parents:
-            pictures[file.relative_to(path).as_posix()] = file
-    return pictures
+def _tails(files: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Names of photographs by all ends of their paths, as `_plain`."""
+    tails: dict[str, set[str]] = {}
+    for name, path in files.items():
+        parts = _plain(os.path.abspath(path)).split("/")
+        for start in range(len(parts)):
+            tails.setdefault("/".join(parts[start:]), set()).add(name)
+    return tails
+
+
+def _photograph_called(
+    written: str, files: Mapping[str, Path], tails: Mapping[str, set[str]]
+) -> str | None:
+    """The photograph that a table means: its name, or what only one path ends in."""
+    if written in files:
+        return written
+    meant = tails.get(_plain(written), set())
+    return next(iter(meant)) if len(meant) == 1 else None
+
+
+def _plain(path: str) -> str:
+    """A path as all systems write it: one kind of slashes, letters and accents."""
+    parts = unicodedata.normalize("NFC", readable(path)).casefold().replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
 
 
 def with_box(jobs: Sequence[PhotographJob], box: Box) -> list[PhotographJob]:
@@ -124,53 +174,3 @@ def check_unlabelled(jobs: Sequence[PhotographJob]) -> None:
                 "--unlabelled names photographs without folder and ending; "
                 f"two are called {stem}, give them one run each"
             )
-
-
-# ---- files of boxes ----
-
-
-def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """Boxes by file name; a file may have several.
-
-    path: csv with rows `file,x0,y0,x1,y1` (a heading is skipped), or json with
-    {file: box or list of boxes}. Raises ValueError, naming the row, for anything that is no box.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"boxes not found: {path}")
-    rows = _json_rows(path) if path.suffix.lower() == ".json" else _csv_rows(path)
-    boxes: dict[str, list[Box]] = {}
-    for name, values in rows:
-        is_box = isinstance(values, list) and len(values) == 4 and all(map(_is_number, values))
-        if not is_box:
-            raise ValueError(f"{path}: {name} has {values}, expected four numbers x0, y0, x1, y1")
-        boxes.setdefault(name, []).append(tuple(map(float, values)))
-    return boxes
-
-
-def _json_rows(path: Path) -> list[tuple[str, Any]]:
-    rows = []
-    for name, value in read_json(path).items():
-        # A file has one box or a list of boxes.
-        several = isinstance(value, list) and value and isinstance(value[0], list)
-        rows += [(name, box) for box in (value if several else [value])]
-    return rows
-
-
-def _csv_rows(path: Path) -> list[tuple[str, Any]]:
-    # Spreadsheets write a byte order mark.
-    text = io.StringIO(read_text(path).removeprefix("\ufeff"))
-    try:
-        lines = [row for row in csv.reader(text) if "".join(row).strip()]
-    except csv.Error as error:
-        raise ValueError(f"{path}: not a table ({error})") from None
-    # A heading does not end in a number.
-    if lines and not _is_number(lines[0][-1]):
-        lines = lines[1:]
-    return [(row[0].strip(), row[1:]) for row in lines]
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return bool(np.isfinite(float(value)))
-    except (TypeError, ValueError):
-        return False

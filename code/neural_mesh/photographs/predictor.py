@@ -12,6 +12,7 @@ from itertools import islice
 
 from tqdm import tqdm
 
+from neural_mesh.digests import short_digest
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.machine.console import progress_bar
 from neural_mesh.photographs.finder import PoseFinder
@@ -21,10 +22,25 @@ from neural_mesh.photographs.overlay import overlay
 from neural_mesh.photographs.poses import PhotographPose
 from neural_mesh.photographs.results import PoseRecord, Results, record_of
 from neural_mesh.pictures.film import save_film
+from neural_mesh.storage.files import WriteError, one_line
 from neural_mesh.storage.pictures import Photograph, read_photograph, write_jpeg
 
 OVERLAY_QUALITY = 90  # of JPEG
 MOST_READERS = 8  # threads
+# File systems take 255 bytes, some encrypted ones 143; endings and what is half-written need some.
+LONGEST_NAME = 110
+NO_MEMORY = "not enough memory"
+
+
+def short_path(name: str) -> str:
+    """A path whose last part leaves room for endings: a long one is cut, and told by its digest."""
+    folder, slash, file = name.rpartition("/")
+    content = os.fsencode(file)
+    if len(content) <= LONGEST_NAME:
+        return name
+    digest = short_digest(content)
+    start = content[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    return f"{folder}{slash}{start}~{digest}"
 
 
 def read_ahead(
@@ -40,8 +56,8 @@ def read_ahead(
             photograph = read_photograph(job.path, job.boxes, wanted_side)
             for box in job.boxes:
                 check_box(box, photograph.size_hw)
-        except (ValueError, FileNotFoundError, PermissionError) as error:
-            message = str(error)
+        except (ValueError, OSError, MemoryError) as error:
+            message = str(error) or NO_MEMORY
             # Complaints about a box do not say in which photograph it is.
             return message if str(job.path) in message else f"{job.path}: {message}"
         return photograph
@@ -109,7 +125,7 @@ class Predictor:
 
     def _fail(self, message: str) -> None:
         self.failures.append(message)
-        tqdm.write(f"skipped: {message}", file=sys.stderr)
+        tqdm.write(f"skipped: {one_line(message)}", file=sys.stderr)
 
     def _predict(self, batch: Sequence[tuple[PhotographJob, Photograph]]) -> None:
         """Look at photographs; where that fails, at each of them alone.
@@ -118,11 +134,16 @@ class Predictor:
         """
         try:
             every_record = self._records(batch)
-        except (RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
+        except WriteError:
+            raise
+        except (RuntimeError, ValueError, ArithmeticError, OSError, MemoryError) as error:
             if len(batch) == 1:
                 job, _ = batch[0]
-                reason = (str(error).splitlines() or ["not enough memory"])[0]
-                self._fail(f"{job.path}: no pose could be found ({reason})")
+                failed = "no pose could be found"
+                if isinstance(error, OSError):
+                    failed = "its pose or its pictures could not be kept"
+                reason = (str(error).splitlines() or [NO_MEMORY])[0]
+                self._fail(f"{job.path}: {failed} ({reason})")
                 return
             # One photograph must not cost the others of its batch their poses.
             for single in batch:
@@ -166,7 +187,7 @@ class Predictor:
         folder = self.results.folder
         # One overlay shows all objects of a photograph; a film shows the search for one.
         if self.drawing.overlays:
-            name = f"overlays/{job.name}.jpg"
+            name = f"overlays/{short_path(job.name)}.jpg"
             drawn = []
             for pose in poses:
                 drawn.append((self.drawing.mesh or self.finder.model.mesh(pose.mesh), pose))
@@ -176,7 +197,7 @@ class Predictor:
         if self.drawing.film:
             for number, pose in enumerate(poses):
                 suffix = f"_{number}" if len(poses) > 1 else ""
-                name = f"films/{job.name}{suffix}.gif"
+                name = f"films/{short_path(job.name)}{suffix}.gif"
                 save_film(folder / name, self.finder.film(photograph, pose, self.drawing.mesh))
                 files[number].append(name)
         return files

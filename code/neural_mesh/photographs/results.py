@@ -13,13 +13,20 @@ from numpy.typing import NDArray
 from neural_mesh.machine.console import as_json
 from neural_mesh.photographs.calibration import Calibration
 from neural_mesh.photographs.evidence import EVIDENCE
+from neural_mesh.photographs.folders import POSES
 from neural_mesh.photographs.jobs import PhotographJob
 from neural_mesh.photographs.poses import PhotographPose
-from neural_mesh.storage.files import csv_text, disk_errors, read_json, write_text
+from neural_mesh.storage.files import (
+    csv_text,
+    disk_errors,
+    one_line,
+    read_json,
+    readable,
+    write_text,
+)
 from neural_mesh.storage.npz_files import save_npz
 from neural_mesh.storage.pictures import Photograph
 
-POSES = "poses.jsonl"
 TABLE = "poses.csv"
 SETTINGS = "settings.json"
 FAILURES = "failures.txt"
@@ -128,8 +135,8 @@ def sentence(record: PoseRecord) -> str:
         f"{name} {record[f'{name}_deg']:.1f}" for name in ("azimuth", "elevation", "theta")
     )
     text = (
-        f"{record['photo']}: {angles} degrees, distance {record['pascal3d_distance']:.2f}, "
-        f"score {record['score']:.3f}"
+        f"{one_line(record['photo'])}: {angles} degrees, "
+        f"distance {record['pascal3d_distance']:.2f}, score {record['score']:.3f}"
     )
     if record["confidence"] is not None:
         text += f", confidence {record['confidence']:.2f}"
@@ -152,7 +159,7 @@ def reference_row(record: PoseRecord) -> NDArray[np.float64]:
 
 def save_reference(path: Path, records: Iterable[PoseRecord]) -> None:
     """Write the poses of the reference's route as it does, by the names of the photographs."""
-    rows = {Path(record["photo"]).stem: reference_row(record) for record in records}
+    rows = {readable(Path(record["photo"]).stem): reference_row(record) for record in records}
     save_npz(path, rows)
 
 
@@ -218,7 +225,11 @@ class Results:
         stored = self.records.get(job.name, ())
         if len(stored) != len(job.regions):
             return False
-        if any(record["source"] != job.source for record in stored):
+        try:
+            source = job.source
+        except OSError:  # gone, or nothing but a link
+            return False
+        if any(record["source"] != source for record in stored):
             return False
         pictures = [file for record in stored for file in record["pictures"]]
         return all((self.folder / file).is_file() for file in pictures)
@@ -251,7 +262,7 @@ class Results:
         rows = [COLUMNS, *(_table_row(record) for record in records)]
         write_text(self.folder / TABLE, csv_text(rows))
         if failures:
-            write_text(self.folder / FAILURES, "".join(f"{line}\n" for line in failures))
+            write_text(self.folder / FAILURES, "".join(f"{one_line(line)}\n" for line in failures))
         else:
             (self.folder / FAILURES).unlink(missing_ok=True)
         return records

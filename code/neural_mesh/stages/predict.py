@@ -9,15 +9,14 @@ from pathlib import Path
 
 from neural_mesh.machine.console import count, require_folder
 from neural_mesh.machine.devices import first_device, gpus_of
+from neural_mesh.photographs.box_files import Box, read_boxes
 from neural_mesh.photographs.calibration import Calibration, calibration_path, save_calibration
 from neural_mesh.photographs.calibration_images import CalibrationOptions, calibrate_finder
 from neural_mesh.photographs.finder import PoseFinder
 from neural_mesh.photographs.jobs import (
-    Box,
     PhotographJob,
     check_unlabelled,
     collect_jobs,
-    read_boxes,
     with_box,
 )
 from neural_mesh.photographs.predictor import DrawOptions, Predictor
@@ -131,7 +130,7 @@ def _use_calibration(finder: PoseFinder, file: Path) -> None:
 
 def _jobs(photographs: Sequence[Path], out: Path, options: PredictOptions) -> list[PhotographJob]:
     """The photographs and boxes that the user names; ValueError where they do not fit together."""
-    boxes = read_boxes(options.boxes) if options.boxes else {}
+    boxes = read_boxes(options.boxes) if options.boxes else None
     jobs = collect_jobs(photographs, boxes, out)
     if options.box is not None:
         jobs = with_box(jobs, options.box)
