@@ -1,1 +1,1 @@
-"""Render-and-compare: how well a mesh in a pose explains a feature map."""
+"""Render-and-compare: the loss of a mesh in a pose against a feature map, in several renderers."""

@@ -1,1 +1,1 @@
-"""Data sets: annotations of others, occluders, images for training and testing."""
+"""Data sets: readers of published annotations, synthetic occluders, and loaders for training."""

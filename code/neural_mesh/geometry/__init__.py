@@ -1,1 +1,1 @@
-"""Cameras, meshes, boxes and visibility: pure geometry in NumPy."""
+"""Cameras, meshes, boxes, visibility and pose errors: pure geometry in NumPy, without files."""

@@ -1,1 +1,1 @@
-"""The machine: processes, devices, memory, disk, and the console."""
+"""The machine a program runs on: devices, processes, memory, disk, console and arguments."""

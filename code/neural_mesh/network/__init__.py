@@ -1,1 +1,1 @@
-"""The network, the feature bank and the losses."""
+"""The backbones that extract features, the bank of vertex features, and the contrastive losses."""

@@ -1,1 +1,1 @@
-"""Anybody's photographs to poses."""
+"""Pose prediction in arbitrary photographs, which come without annotations."""

@@ -1,1 +1,1 @@
-"""Pictures and films of poses."""
+"""Figures, contact sheets and films that show poses, occluder maps and loss landscapes."""

@@ -1,7 +1,7 @@
-"""The door to matplotlib: figures measured in inches, their legends, ticks and files, without its
-global state.
+"""All use of matplotlib that needs its classes: figures measured in inches, legends, ticks, files.
 
-matplotlib is imported inside of functions, so that stages which draw nothing do not wait for it.
+Figures are made without pyplot, whose state is global. matplotlib is imported inside the functions,
+so that stages that draw nothing do not wait for it.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ class Sheet:
     height: float
 
     def heading(self, text: str, left: float, below_top: float, **style: Any) -> Text:
-        """Write a text, its top left corner `left` and `below_top` inches from the sheet's."""
+        """Write a text whose top left corner is `left` and `below_top` inches from the sheet's."""
         x = left / self.width
         y = 1 - below_top / self.height
         return self.figure.text(x, y, text, va="top", **style)
 
     def note(self, text: str, left: float, bottom: float, **style: Any) -> Text:
-        """Write a text with its base line at `bottom` inches."""
+        """Write a text whose base line is `bottom` inches above the lower edge."""
         return self.figure.text(left / self.width, bottom / self.height, text, **style)
 
     def axes(self, left: float, bottom: float, width: float, height: float) -> Axes:
-        """New axes of a size in inches."""
+        """Add axes by their lower left corner and their size in inches."""
         return self.figure.add_axes(
             (left / self.width, bottom / self.height, width / self.width, height / self.height)
         )
 
     def left_legend(self, keys: Sequence[Artist], left: float, bottom: float, **style: Any) -> None:
-        """A legend in one line whose lower left corner lies there."""
+        """Add a legend of one line by its lower left corner in inches."""
         corner = (left / self.width, bottom / self.height)
         self._legend(keys, loc="lower left", bbox_to_anchor=corner, **style)
 
     def right_legend(
         self, keys: Sequence[Artist], from_right: float, bottom: float, **style: Any
     ) -> None:
-        """A legend in one line whose lower right corner lies `from_right` inches from the right."""
+        """Add a legend of one line whose right end is `from_right` inches from the right edge."""
         corner = (1 - from_right / self.width, bottom / self.height)
         self._legend(keys, loc="lower right", bbox_to_anchor=corner, **style)
 
@@ -83,32 +83,35 @@ def save_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, whole or not at all, with the same bytes for the same content."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+    # matplotlib would write its version into the file.
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
 
 
 def picture_of(figure: Figure) -> NDArray[np.uint8]:
-    """The figure as it is now, as a picture [h, w, 3]."""
+    """Render the figure in its current state as a picture [h, w, 3]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    if not isinstance(figure.canvas, FigureCanvasAgg):
-        FigureCanvasAgg(figure)
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    # One canvas serves all frames of a film.
+    agg_canvas = figure.canvas
+    if not isinstance(agg_canvas, FigureCanvasAgg):
+        agg_canvas = FigureCanvasAgg(figure)
+    agg_canvas.draw()
+    return np.asarray(agg_canvas.buffer_rgba())[..., :3].copy()
 
 
 # ---- keys of legends -----------------------------------------------------------------------------
 
 
 def line_key(label: str, **style: Any) -> Artist:
-    """The key of a curve, or of a marker where the style has one."""
+    """Make the legend key of a curve, or of a marker where the style has one."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], label=label, **style)
 
 
 def patch_key(label: str, **style: Any) -> Artist:
-    """The key of an area."""
+    """Make the legend key of an area."""
     from matplotlib.patches import Patch
 
     return Patch(label=label, **style)
@@ -118,28 +121,28 @@ def patch_key(label: str, **style: Any) -> Artist:
 
 
 def few_ticks(axis: Axis, most: int, whole_numbers: bool = False) -> None:
-    """At most so many intervals between round numbers."""
+    """Put ticks at round numbers, with at most `most` intervals between them."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(most, integer=whole_numbers))
 
 
 def ticks_every(axis: Axis, step: float) -> None:
-    """Ticks at the multiples of a step."""
+    """Put ticks at the multiples of a step."""
     from matplotlib.ticker import MultipleLocator
 
     axis.set_major_locator(MultipleLocator(step))
 
 
 def ticks_within_a_turn(axis: Axis) -> None:
-    """Degrees written modulo 360."""
+    """Label the ticks of an axis in degrees modulo 360."""
     from matplotlib.ticker import FuncFormatter
 
     axis.set_major_formatter(FuncFormatter(lambda degrees, _: f"{degrees % 360:.0f}"))
 
 
 def only_ticks_at(axis: Axis, values: Sequence[float]) -> None:
-    """Ticks at these values, each written as short as it can be, and no others."""
+    """Put ticks at these values alone, each written as briefly as possible."""
     from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
     axis.set_major_locator(FixedLocator(values))
@@ -148,5 +151,5 @@ def only_ticks_at(axis: Axis, values: Sequence[float]) -> None:
 
 
 def hide_frame(axes: Axes) -> None:
-    """Leave only the left and the lower border."""
+    """Hide the upper and the right border of the axes."""
     axes.spines[["top", "right"]].set_visible(False)

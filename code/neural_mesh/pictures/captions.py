@@ -1,4 +1,4 @@
-"""Poses in words, as they stand in pictures."""
+"""Poses in words, as captions of pictures give them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ ANGLE_NAMES = ("azimuth", "elevation", "theta")
 
 
 def short_angles(angles: ArrayLike) -> str:
-    """Azimuth, elevation and theta [3] in radians as `92°, 7°, 0°`."""
+    """Write azimuth, elevation and theta [3], in radians, as `92°, 7°, 0°`."""
     return ", ".join(f"{round(value)}°" for value in in_degrees(angles).tolist())
 
 
 def long_angles(angles: ArrayLike) -> str:
-    """Angles [3] in radians as `azimuth 92.3°, elevation 6.8°, theta -0.3°`."""
+    """Write angles [3], in radians, as `azimuth 92.3°, elevation 6.8°, theta -0.3°`."""
     words = []
     for name, value in zip(ANGLE_NAMES, in_degrees(angles).tolist(), strict=True):
         # Adding zero turns -0.0 into 0.0.

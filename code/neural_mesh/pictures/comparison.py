@@ -1,4 +1,4 @@
-"""Two runs on the same images: errors against each other, and the images that changed most."""
+"""Comparison of two runs on the same images: their errors, and the images that changed most."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ ERROR_TICKS = (0.5, 1, 2, 5, 10, 30, 90, 180)  # degrees
 def comparison_figure(
     title: str, errors: NDArray, others: NDArray, names: tuple[str, str]
 ) -> Figure:
-    """Errors [B] of two runs against each other, in radians, on logarithmic axes.
+    """Plot the errors of two runs on the same images against each other, on logarithmic axes.
 
-    Below the diagonal the first run is better. names: of the runs.
+    Below the diagonal the first run is better. errors, others [B]: errors in radians of the first
+    and of the second run. names: names of the two runs.
     """
     sheet = canvas.new_sheet(5.6, 5.5)
-    heading = dict(fontsize=11.5, fontweight="bold", va="top", wrap=True)
-    sheet.figure.text(0.02, 0.98, title, **heading)
+    sheet.figure.text(0.02, 0.98, title, fontsize=11.5, fontweight="bold", va="top", wrap=True)
     axes = sheet.figure.add_axes((0.125, 0.11, 0.85, 0.78))
-    # Errors below half a degree stand on the edge: a logarithm has no zero.
+    # Errors below half a degree are drawn on the edge, since a logarithmic axis has no zero.
     y = np.clip(np.rad2deg(errors), 0.5, 180)
     x = np.clip(np.rad2deg(others), 0.5, 180)
-    # A colour and a marker for either side of the diagonal.
+    # Each side of the diagonal has its colour and its marker.
     first_better = y < x
     sides = ((first_better, BLUE, names[0], "o"), (~first_better, VERMILLION, names[1], "^"))
     for chosen, colour, name, marker in sides:
@@ -53,7 +53,7 @@ def comparison_figure(
 
 
 def _scale_axes(axes: Axes, names: tuple[str, str]) -> None:
-    """Logarithmic axes of errors in degrees, with the thresholds of the metrics as lines."""
+    """Make both axes logarithmic, in degrees, with lines at the thresholds of the metrics."""
     axes.xaxis.set_label_text(f"error in {names[1]} (deg)", fontsize=10)
     axes.yaxis.set_label_text(f"error in {names[0]} (deg)", fontsize=10)
     axes.set_xscale("log")
@@ -74,9 +74,10 @@ def _scale_axes(axes: Axes, names: tuple[str, str]) -> None:
 
 @dataclass(frozen=True)
 class ComparedRuns:
-    """Two runs on the images of a category that both have.
+    """Two runs on those images of a category that both have solved.
 
-    first, second: indices of these images in each run's poses, in the same order.
+    first, second: indices of these images among the poses of `run` and of `other`, in the same
+    order.
     """
 
     run: SolvedSet
@@ -86,7 +87,7 @@ class ComparedRuns:
 
     @classmethod
     def of(cls, run: SolvedSet, other: SolvedSet) -> ComparedRuns:
-        """Two runs, whose images are found by their names."""
+        """Pair the images of two runs by their names."""
         place = {name: k for k, name in enumerate(other.poses.names.tolist())}
         names = run.poses.names.tolist()
         first = [k for k, name in enumerate(names) if name in place]
@@ -94,34 +95,37 @@ class ComparedRuns:
 
     @property
     def names(self) -> list[str]:
-        """Names of the images."""
+        """The names of the images."""
         return self.run.poses.names[self.first].tolist()
 
     @property
     def errors(self) -> NDArray:
-        """Errors [B] of the run, in radians."""
+        """The errors [B] of the first run, in radians."""
         return self.run.errors[self.first]
 
     @property
     def other_errors(self) -> NDArray:
-        """Errors [B] of the other run, in radians."""
+        """The errors [B] of the other run, in radians."""
         return self.other.errors[self.second]
 
     def most_changed(self, number: int) -> list[int]:
-        """Which of the images, up to half of `number` in either direction, changed most, the most
-        improved first.
+        """Choose the images that changed most, up to half of `number` in either direction.
+
+        Returns their indices among the paired images, the most improved one first.
         """
-        # Negative for the better.
+        # A negative change is an improvement.
         change = self.errors - self.other_errors
-        finite = np.isin(self.first, self.run.finite) & np.isin(self.second, self.other.finite)
-        order = [k for k in np.argsort(change, kind="stable").tolist() if finite[k]]
+        run_finite = np.isin(self.first, self.run.finite)
+        other_finite = np.isin(self.second, self.other.finite)
+        drawable = run_finite & other_finite
+        order = [k for k in np.argsort(change, kind="stable").tolist() if drawable[k]]
         half = max(1, number // 2)
         better = [k for k in order if change[k] < 0]
         worse = [k for k in order if change[k] > 0]
         return better[:half] + worse[-half:]
 
     def strip(self, k: int, names: tuple[str, str]) -> Strip:
-        """One image with the poses of both runs. names: of the runs."""
+        """Draw paired image k in the poses of both runs. names: names of the two runs."""
         crop, overlay = pose_over_image(self.run, self.first[k])
         _, other_overlay = pose_over_image(self.other, self.second[k])
         now = np.rad2deg(self.errors[k])
@@ -135,7 +139,7 @@ class ComparedRuns:
 
 
 def run_names(first: Path, second: Path) -> tuple[str, str]:
-    """Names that tell two folders of results apart."""
+    """Name two folders of results so that the names differ."""
     first = first.resolve()
     second = second.resolve()
     if first.name != second.name:
@@ -144,14 +148,14 @@ def run_names(first: Path, second: Path) -> tuple[str, str]:
 
 
 def comparison_lines(pairs: Sequence[ComparedRuns]) -> list[list[object]]:
-    """A table of every image with both errors in degrees, the most improved first."""
+    """Tabulate every image with both errors in degrees, the most improved one first."""
     changes = []
     for pair in pairs:
         category = pair.run.poses.category
         errors_deg = zip(np.rad2deg(pair.errors), np.rad2deg(pair.other_errors), strict=True)
         for name, (now, before) in zip(pair.names, errors_deg, strict=True):
             changes.append((now - before, category, name, now, before))
-    # The improvements come first, since they are the lowest changes.
+    # Sorting puts the improvements first, since they are the lowest changes.
     lines: list[list[object]] = [["category", "name", "error_deg", "other_error_deg", "change_deg"]]
     for change, category, name, now, before in sorted(changes):
         lines.append([category, name, f"{now:.3f}", f"{before:.3f}", f"{change:.3f}"])

@@ -1,4 +1,4 @@
-"""A contact sheet: one line of small pictures for each of many images."""
+"""A contact sheet, which shows one row of small pictures for each of many images."""
 
 from __future__ import annotations
 
@@ -22,19 +22,22 @@ from neural_mesh.pictures.loss_curves import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# In inches.
-CAPTION = 0.36  # above a strip
-CAPTION_BASE = 0.22  # from the top of a strip down to the base line of its caption
-PANEL_TOP = 0.27  # from the top of a strip down to its panels
-GAP = 0.06  # between panels
-# Most images of a sheet that has one block, and of one that has two.
+# Lengths in inches: the height of a strip's caption; how far below the top of a strip the base line
+# of its caption and the upper edge of its panels lie; and the gap between panels.
+CAPTION = 0.36
+CAPTION_BASE = 0.22
+PANEL_TOP = 0.27
+GAP = 0.06
+# The largest numbers of images that fill one block of strips, and two.
 MOST_IN_ONE_BLOCK = 6
 MOST_IN_TWO_BLOCKS = 24
 
 
 class Strip(NamedTuple):
-    """A line of a contact sheet: a caption, details in small print, the panels of one image, its
-    figure's file, and the scans of its loss, which become one more panel.
+    """A row of a contact sheet, which shows one image.
+
+    details: text in small print beside the caption. file_name: file of the image's own figure, if
+    it has one. scans: scans of the loss, which are drawn as one more panel.
     """
 
     caption: str
@@ -45,28 +48,29 @@ class Strip(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """How many pictures stand side by side."""
+        """The number of pictures side by side."""
         return len(self.panels) + bool(self.scans)
 
     def panel_height(self, slot: float) -> float:
-        """Height in inches of the panels in slots of a width; tall images get less than the whole
-        width.
+        """The height of the panels in inches, in slots of a given width in inches.
+
+        Tall images do not fill the width of their slots.
         """
         height, width = self.panels[0].image.shape[:2]
         return min((slot - GAP) * height / width, 0.9 * slot)
 
     def height(self, slot: float) -> float:
-        """Height in inches, the caption included."""
+        """The height of the strip in inches, its caption included."""
         return self.panel_height(slot) + CAPTION
 
 
 def contact_sheet(strips: Sequence[Strip], title: str, slot: float = 2.9) -> Figure:
-    """One line of panels per image under its caption; more than six images go into two, more than
-    24 into three blocks.
+    """Draw one row of panels per image under its caption.
 
-    The titles of the first image's panels head the columns. slot: width of a panel in inches.
+    More than six images are laid out in two blocks side by side, more than 24 in three. The titles
+    of the first image's panels head the columns. slot: width of a panel in inches.
     """
-    # The first strip stands for all: which legends there are, and how wide a block is.
+    # The first strip decides which legends are drawn, and how wide a block is.
     first = strips[0]
     with_labels = any(panel.title == OCCLUDER_TITLE for panel in first.panels)
     legend = 0.4 if with_labels or first.scans else 0.1  # inches below the strips
@@ -84,7 +88,7 @@ def contact_sheet(strips: Sequence[Strip], title: str, slot: float = 2.9) -> Fig
         keys = [*curve_keys(), prediction_key(), annotation_key()]
         sheet.right_legend(keys, 0.25, 0.12, **style, columnspacing=1.3)
 
-    # The blocks, each from the top down.
+    # Blocks, each from the top down.
     for number, block in enumerate(blocks):
         left = 0.25 + number * block_width
         top = sheet.height - 0.72
@@ -97,29 +101,29 @@ def contact_sheet(strips: Sequence[Strip], title: str, slot: float = 2.9) -> Fig
 
 
 def _height_of(strips: Sequence[Strip], slot: float) -> float:
-    """Height in inches of strips below each other."""
+    """The height of stacked strips in inches."""
     return sum(strip.height(slot) for strip in strips)
 
 
 def _in_blocks(strips: Sequence[Strip], slot: float) -> list[list[Strip]]:
-    """The strips in order, divided into blocks of about the same height."""
+    """Divide the strips, in order, into blocks of about the same height."""
     number = 3
     if len(strips) <= MOST_IN_ONE_BLOCK:
         number = 1
     elif len(strips) <= MOST_IN_TWO_BLOCKS:
         number = 2
-    # A strip goes where its middle falls.
+    # A strip goes into the block in which its middle falls.
     heights = np.array([strip.height(slot) for strip in strips])
     middles = np.cumsum(heights) - heights / 2
-    block_of = (middles / heights.sum() * number).astype(int)
-    blocks = []
-    for block in sorted(set(block_of)):
-        blocks.append([strips[k] for k in np.flatnonzero(block_of == block)])
-    return blocks
+    block_of_strip = (middles / heights.sum() * number).astype(int).tolist()
+    blocks: dict[int, list[Strip]] = {}
+    for block, strip in zip(block_of_strip, strips, strict=True):
+        blocks.setdefault(block, []).append(strip)
+    return list(blocks.values())
 
 
 def _show_strip(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot: float) -> None:
-    """Put a strip into a sheet, its top left corner and the width of its slots in inches."""
+    """Put a strip into a sheet. left_top: its corner in inches. slot: width of a slot in inches."""
     left, top = left_top
     height = strip.panel_height(slot)
     bottom = top - PANEL_TOP - height
@@ -138,7 +142,7 @@ def _show_strip(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot:
 
 
 def _show_titles(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot: float) -> None:
-    """Put the titles of a strip's panels above it."""
+    """Write the titles of a strip's panels above it."""
     left, top = left_top
     style: dict[str, Any] = dict(fontsize=10, ha="center", color="0.3")
     for i, panel in enumerate(strip.panels):
@@ -150,7 +154,8 @@ def _show_titles(sheet: Sheet, strip: Strip, left_top: tuple[float, float], slot
 
 
 def _landscape_place(strip: Strip, left: float, slot: float) -> tuple[float, float]:
-    """Left edge and width in inches of the axes of the loss, behind the panels of a strip that
-    begins at `left`.
+    """Left edge and width of the axes of the loss, in inches, to the right of a strip's panels.
+
+    left: where the strip begins. The axes are narrower than a slot, since their labels need room.
     """
     return left + len(strip.panels) * slot + 0.4, slot - 0.46

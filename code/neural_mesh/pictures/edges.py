@@ -1,4 +1,4 @@
-"""Lines between neighbouring pixels that differ: of labels, of depths, of surfaces."""
+"""Edges between neighbouring pixels that differ in label, depth or surface direction."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 _WHOLE = slice(None)
 _LOW = slice(None, -1)
 _HIGH = slice(1, None)
-# Index pairs (pixels, their neighbours) to the right and below.
+# Pairs of indices (pixels, their neighbours), to the right and below.
 NEIGHBOURS = (((_WHOLE, _LOW), (_WHOLE, _HIGH)), ((_LOW, _WHOLE), (_HIGH, _WHOLE)))
 
 
 def label_edges(label: NDArray) -> NDArray[np.bool_]:
-    """Whether the pixel to the right or below has another label [H, W]."""
+    """Mark the pixels [H, W] whose right or lower neighbour has another label."""
     edge = np.zeros(label.shape, bool)
     for near, far in NEIGHBOURS:
         edge[near] |= label[near] != label[far]
@@ -21,7 +21,7 @@ def label_edges(label: NDArray) -> NDArray[np.bool_]:
 
 
 def depth_edges(depth: NDArray, jump: float) -> NDArray[np.bool_]:
-    """Pixels on either side of a leap in depth [H, W] by more than `jump`."""
+    """Mark the pixels [H, W] on both sides of a leap in depth by more than `jump`."""
     edge = np.zeros(depth.shape, bool)
     for near, far in NEIGHBOURS:
         leap = abs(depth[near] - depth[far]) > jump
@@ -31,8 +31,10 @@ def depth_edges(depth: NDArray, jump: float) -> NDArray[np.bool_]:
 
 
 def creases(face: NDArray, normals: NDArray, cosine: float) -> NDArray[np.bool_]:
-    """Pixels [H, W] before a fold: the normals [F, 3] of two neighbours' faces [H, W] have a
-    smaller cosine.
+    """Mark the pixels [H, W] at which the surface folds.
+
+    face [H, W]: the face that each pixel sees; off the mesh any face may stand in. normals [F, 3]:
+    unit normals. cosine: of the largest angle between neighbouring normals that is not a fold.
     """
     edge = np.zeros(face.shape, bool)
     for near, far in NEIGHBOURS:
@@ -41,7 +43,7 @@ def creases(face: NDArray, normals: NDArray, cosine: float) -> NDArray[np.bool_]
 
 
 def thicken(mask: NDArray[np.bool_], pixels: int) -> NDArray[np.bool_]:
-    """Lines of one pixel [H, W] -> lines of about `pixels` pixels, grown to both sides by turns."""
+    """Widen lines of one pixel in a mask [H, W] to about `pixels`, on both sides by turns."""
     mask = mask.copy()
     for step in range(pixels - 1):
         before = mask.copy()

@@ -1,4 +1,4 @@
-"""The figure of one image: its pictures in a row, and the loss around its pose below."""
+"""The figure of one solved image: its pictures in a row, and the loss around its pose below."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ OCCLUDER_TITLE = "occluder map"
 
 
 class Panel(NamedTuple):
-    """An image [H, W, 3] with a small title."""
+    """An image [H, W, 3] under a small title."""
 
     title: str
     image: NDArray[np.uint8]
 
 
 def show_panel(axes: Axes, panel: Panel) -> None:
-    """Fill axes with an image, its title above."""
+    """Fill axes with a panel's image, and write its title above."""
     axes.imshow(panel.image)
     axes.set_title(panel.title, fontsize=10.5, pad=4)
     axes.set_axis_off()
 
 
 def label_keys() -> list[Artist]:
-    """Keys of an occluder map for a legend."""
+    """Make the legend keys of an occluder map."""
+    # The pale background needs a pale border, and occluded cells are hatched as in the map.
     border = dict(zip(LABEL_NAMES, ("0.2", "0.2", "0.75"), strict=True))
     keys = []
     for name, colour in zip(LABEL_NAMES, LABEL_COLOURS, strict=True):
@@ -51,8 +52,9 @@ def label_keys() -> list[Artist]:
 
 @dataclass(frozen=True)
 class ResultTexts:
-    """What stands above the panels: heading and details on top left, a remark on top right, of up
-    to two lines each.
+    """The texts above the panels, of up to two lines each.
+
+    heading, details: at the top left. remark: at the top right.
     """
 
     heading: str
@@ -63,49 +65,48 @@ class ResultTexts:
 def result_figure(
     texts: ResultTexts, panels: Sequence[Panel], scans: Sequence[Scan], loss_at_truth: float
 ) -> Figure:
-    """The figure of one image: three panels in a row, the scans of its loss below, legends in
-    between.
+    """Draw three panels in a row, the scans of the loss below them, and legends in between.
 
-    loss_at_truth: loss in the annotated angles at the predicted distance, drawn as a level in every
-    scan.
+    loss_at_truth: loss in the annotated rotation at the predicted distance, which every scan shows
+    as a level.
     """
-    # All sizes are in inches.
+    # Sizes are in inches; `height` is that of a panel.
     image_height, image_width = panels[0].image.shape[:2]
-    height = min(4.6 * image_height / image_width, 4.2)  # of a panel
+    height = min(4.6 * image_height / image_width, 4.2)
     slot = max(height * image_width / image_height, 3.4)
     sheet = canvas.new_sheet(3 * slot + 1.1, height + 3.6)
     sheet.heading(texts.heading, 0.3, 0.16, fontsize=14, fontweight="bold")
     sheet.heading(texts.details, 0.3, 0.46, fontsize=10.5, color="0.25")
-    remark_style = dict(fontsize=9.5, va="top", ha="right", color="0.45")
+    remark_style: dict[str, Any] = dict(fontsize=9.5, va="top", ha="right", color="0.45")
     right = 1 - 0.25 / sheet.width
     sheet.figure.text(right, 1 - 0.46 / sheet.height, texts.remark, **remark_style)
 
-    # The panels above.
+    # Panels above.
     columns = dict(left=0.75 / sheet.width, right=right, wspace=0.06)
     upper = dict(top=1 - 1.1 / sheet.height, bottom=1 - (1.1 + height) / sheet.height)
     grid = sheet.figure.add_gridspec(1, 3, **columns, **upper)
     for i, panel in enumerate(panels):
         show_panel(sheet.figure.add_subplot(grid[i]), panel)
 
-    # The scans below, with the legends above them.
+    # Scans below, which share the scale of the loss, and legends in between.
     lower = dict(top=1.85 / sheet.height, bottom=0.62 / sheet.height)
     grid = sheet.figure.add_gridspec(1, 3, **columns, **lower)
-    axes = None
+    scan_axes: list[Axes] = []
     for i, scan in enumerate(scans):
-        axes = sheet.figure.add_subplot(grid[i], sharey=axes)
+        shared = scan_axes[-1] if scan_axes else None
+        axes = sheet.figure.add_subplot(grid[i], sharey=shared)
         _plot_scan(axes, scan, loss_at_truth, leftmost=i == 0)
+        scan_axes.append(axes)
     style: dict[str, Any] = dict(fontsize=9.5, columnspacing=1.4)
-    keys, _ = axes.get_legend_handles_labels()
+    keys, _ = scan_axes[-1].get_legend_handles_labels()
     sheet.left_legend(keys, 0.45, 2.0, **style)
     sheet.right_legend(label_keys(), 0.2, 2.0, **style)
     return sheet.figure
 
 
 def _plot_scan(axes: Axes, scan: Scan, loss_at_truth: float, leftmost: bool) -> None:
-    """A curve with the prediction and the annotation marked; azimuth ticks are written modulo 360
-    degrees.
-    """
-    # The curve, the prediction in blue and the annotation in green.
+    """Plot the loss along one angle, with the prediction and the annotation marked."""
+    # The prediction is blue, the annotation green.
     blue = fractions(BLUE)
     green = fractions(GREEN)
     at = np.rad2deg(scan.at)
@@ -115,7 +116,7 @@ def _plot_scan(axes: Axes, scan: Scan, loss_at_truth: float, leftmost: bool) -> 
     axes.axvline(np.rad2deg(scan.truth), color=green, lw=1.6, ls="--", label="annotation")
     axes.axhline(loss_at_truth, color=green, lw=1.1, ls=":", label="loss in the annotated rotation")
 
-    # The axes; losses are written on the left of the first scan alone.
+    # Losses are written beside the leftmost scan alone; the azimuth may pass a full turn.
     axes.set_xlabel(f"{scan.name} (deg)", fontsize=10)
     axes.set_xlim(*np.rad2deg(scan.angles[[0, -1]]))
     canvas.ticks_every(axes.xaxis, 60 if np.ptp(scan.angles) > math.pi else 20)

@@ -1,6 +1,4 @@
-"""The loss landscape of one image: its loss in the poses around a given one, along one number of
-the pose at a time.
-"""
+"""The loss landscape of one image: its loss along one number of a pose at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from neural_mesh.pictures.captions import ANGLE_NAMES
 from neural_mesh.pictures.mesh_overlay import camera_of_pose
 
 SCAN_POINTS = 121
-# Least reach to either side of the prediction, in radians: a full turn and more, and 60 degrees.
+# The least reach to either side of the prediction, in radians: over half a turn, or 60 degrees.
 SCAN_REACH = {"azimuth": 1.1 * math.pi, "elevation": math.pi / 3, "theta": math.pi / 3}
 # Half widths (radians, CAD units) and numbers of points of the scans over a set, as the reference's
 # PlotLossLandscape has them.
@@ -33,10 +31,10 @@ SET_SCANS = {
 
 @dataclass(frozen=True)
 class Scan:
-    """Loss along one angle, the others and the distance staying those of the prediction. Radians.
+    """The loss along one angle, while the other angles and the distance stay as predicted.
 
-    angles [N], losses [N]; at and loss: the prediction; truth: the annotated angle, in the turn
-    nearest to `at`.
+    angles, losses [N]: the points of the curve. at, loss: the predicted angle and its loss. truth:
+    the annotated angle, in the turn nearest to `at`. All angles are in radians.
     """
 
     name: str
@@ -48,12 +46,12 @@ class Scan:
 
 
 def near_turn(angle: float, reference: float) -> float:
-    """The angle plus the multiple of 2 pi that brings it within pi of the reference."""
+    """Add the multiple of 2 pi to an angle that brings it within pi of the reference."""
     return reference + math.remainder(angle - reference, 2 * math.pi)
 
 
 def losses_of(scene: Scene, target: Target, poses: Sequence[Pose]) -> NDArray[np.float64]:
-    """Loss [N] of one image (a target of B = 1, on the CPU) in each of N poses."""
+    """Compute the loss [N] of one image (a target of B = 1, on the CPU) in each of N poses."""
     cameras = [camera_of_pose(pose) for pose in poses]
     centre = torch.as_tensor(np.stack([centre for centre, _ in cameras]))
     object_from_cv_cam = torch.as_tensor(np.stack([rotation for _, rotation in cameras]))
@@ -63,20 +61,25 @@ def losses_of(scene: Scene, target: Target, poses: Sequence[Pose]) -> NDArray[np
 
 
 def loss_scans(
-    scene: Scene, target: Target, pose: Pose, truth: Sequence[float], points: int = SCAN_POINTS
+    scene: Scene,
+    target: Target,
+    pose: Pose,
+    truth: Sequence[float] | NDArray,
+    points: int = SCAN_POINTS,
 ) -> list[Scan]:
-    """Loss along azimuth, elevation and theta around a pose, at least `SCAN_REACH` to either side.
+    """Scan the loss along azimuth, elevation and theta around a pose.
 
-    target: of one image (B = 1), on the CPU. truth [3]: the annotated angles in radians; every scan
-    reaches past them.
+    target: scores of one image (B = 1), on the CPU. truth [3]: the annotated angles in radians.
+    points: number of points of a curve. Every scan reaches at least `SCAN_REACH` to either side,
+    and past the annotation.
     """
     scans = []
     for name, annotated in zip(ANGLE_NAMES, truth, strict=True):
         at = getattr(pose, name)
-        # The annotation lies in the turn around the prediction, and in the scan.
+        # The annotation is moved into the turn around the prediction, and the scan reaches past it.
         annotated = near_turn(annotated, at)
         reach = max(SCAN_REACH[name], abs(annotated - at) + 0.1)
-        # An odd number, so that the prediction is one of them.
+        # With an odd number of points the prediction is one of them.
         angles = at + np.linspace(-reach, reach, points | 1)
         # Beyond a pole the object would be seen from the other side.
         if name == "elevation":
@@ -90,17 +93,17 @@ def loss_scans(
 def scans_around(
     scene: Scene, target: Target, pose: Pose
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Offsets [N] (radians, CAD units) and losses [N] along every entry of `SET_SCANS`, through a
-    pose.
+    """Scan the loss along every entry of `SET_SCANS`, through a pose.
 
-    target: of one image (B = 1), on the CPU. The loss is nan where the elevation would pass a pole,
-    and where the distance would not be positive.
+    target: scores of one image (B = 1), on the CPU. Returns offsets [N] from the pose (radians, or
+    CAD units for the distance) and losses [N] by the entry's name. The loss is nan where the
+    elevation would pass a pole, and where the distance would not be positive.
     """
     scans = {}
     for name, (reach, points) in SET_SCANS.items():
         offsets = np.linspace(-reach, reach, points)
         values = getattr(pose, name) + offsets
-        # Where there is a pose: in front of the object, and up to the poles.
+        # Poses lie in front of the object, and between the poles.
         valid = np.ones(points, bool)
         if name == "distance":
             valid = values > 0
@@ -113,5 +116,5 @@ def scans_around(
 
 
 def _moved(pose: Pose, name: str, values: NDArray) -> list[Pose]:
-    """The pose with each of the values [N] in place of one of its numbers."""
+    """Copy the pose once for each of the values [N], which replaces the number `name`."""
     return [replace(pose, **{name: float(value)}) for value in values]

@@ -1,4 +1,4 @@
-"""Loss landscapes as curves: of one image in one set of axes, and of a whole set in a figure."""
+"""Curves of loss landscapes: one image in one set of axes, and a whole set in a figure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neural_mesh.pictures import canvas
-from neural_mesh.pictures.colours import BLUE, GREEN, VERMILLION, fractions
+from neural_mesh.pictures.colours import BLUE, GREEN, VERMILLION, Colour, fractions
 from neural_mesh.pictures.landscape import Scan
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LANDSCAPE_TITLE = "loss, by degrees from the prediction"
-# Colour, dashes and width of the curves.
+# The colour, dashes and width of each curve.
 SCAN_STYLES = {
     "azimuth": (BLUE, "-", 1.8),
     "elevation": (VERMILLION, (0, (5, 1.6)), 1.6),
@@ -28,15 +28,16 @@ DISTANCE_COLOUR = (60, 60, 60)
 PERCENTILES = (10, 50, 90)
 
 
-def scan_colour(name: str) -> NDArray[np.float64]:
-    """The colour of the curve along an angle or the distance, in shares of 0..1."""
+def scan_colour(name: str) -> Colour:
+    """Look up the colour of the curve along an angle or the distance."""
     colour = SCAN_STYLES[name][0] if name in SCAN_STYLES else DISTANCE_COLOUR
     return fractions(colour)
 
 
 def plot_landscape(axes: Axes, scans: Sequence[Scan], fontsize: float = 9) -> None:
-    """The loss along all three angles in one set of axes, by degrees from the prediction; the
-    annotation is marked on each curve.
+    """Plot the loss along all three angles in one set of axes, by degrees from the prediction.
+
+    The annotation is marked on each curve.
     """
     axes.axvline(0.0, color="0.55", lw=1.0, zorder=0)
     for scan in scans:
@@ -44,10 +45,10 @@ def plot_landscape(axes: Axes, scans: Sequence[Scan], fontsize: float = 9) -> No
         _, dashes, line_width = SCAN_STYLES[scan.name]
         offsets = scan.angles - scan.at
         axes.plot(np.rad2deg(offsets), scan.losses, color=colour, ls=dashes, lw=line_width)
-        # The annotation, as a white diamond on the curve.
+        # A white diamond marks the annotation.
         truth = scan.truth - scan.at
         loss_at_truth = np.interp(truth, offsets, scan.losses)
-        diamond = dict(color="white", mec=colour, mew=1.5, ms=5, zorder=3)
+        diamond: dict[str, Any] = dict(color="white", mec=colour, mew=1.5, ms=5, zorder=3)
         axes.plot(np.rad2deg(truth), loss_at_truth, "D", **diamond)
     axes.plot(0.0, scans[0].loss, "o", color="0.1", ms=5, zorder=4)
     axes.set_xlim(-180, 180)
@@ -58,7 +59,7 @@ def plot_landscape(axes: Axes, scans: Sequence[Scan], fontsize: float = 9) -> No
 
 
 def curve_keys() -> list[Artist]:
-    """Keys of the curves of `plot_landscape` for a legend."""
+    """Make the legend keys of the curves of `plot_landscape`."""
     return [
         canvas.line_key(name, color=scan_colour(name), ls=dashes, lw=width)
         for name, (_, dashes, width) in SCAN_STYLES.items()
@@ -66,52 +67,51 @@ def curve_keys() -> list[Artist]:
 
 
 def prediction_key() -> Artist:
-    """Key of the dot of `plot_landscape`."""
+    """Make the legend key of the dot of `plot_landscape`."""
     return canvas.line_key("prediction", color="0.1", marker="o", ls="", ms=5)
 
 
 def annotation_key() -> Artist:
-    """Key of the diamonds of `plot_landscape`."""
+    """Make the legend key of the diamonds of `plot_landscape`."""
     look: dict[str, Any] = dict(color="white", mec="0.2", mew=1.5, marker="D", ls="", ms=5)
     return canvas.line_key("annotation", **look)
 
 
 def set_landscape(title: str, scans: dict[str, tuple[NDArray, NDArray]], around: str) -> Figure:
-    """Mean and spread of the loss over a set, one panel per entry of `landscape.SET_SCANS`.
+    """Plot mean and spread of the loss over a set, one panel per entry of `landscape.SET_SCANS`.
 
-    scans: name -> offsets [N] (radians, or CAD units for the distance) and losses [B, N], nan where
-    there is none. around: what the offsets are measured from.
+    scans: name -> offsets [N] (radians, or CAD units for the distance) and losses [B, N], which may
+    be nan. around: the word for the pose that offsets are measured from.
     """
     figure = canvas.new_figure(3.1 * len(scans) + 0.6, 3.7)
     figure.text(0.012, 0.965, title, fontsize=12.5, fontweight="bold", va="top")
     margins = dict(left=0.055, right=0.985, top=0.87, bottom=0.26, wspace=0.17)
     grid = figure.add_gridspec(1, len(scans), **margins)
     # The panels share the scale of the loss.
-    first = None
+    panels: list[Axes] = []
     for k, (name, (offsets, losses)) in enumerate(scans.items()):
-        axes = figure.add_subplot(grid[k], sharey=first)
-        if first is None:
-            first = axes
+        axes = figure.add_subplot(grid[k], sharey=panels[0] if panels else None)
+        panels.append(axes)
         unit = "CAD units" if name == "distance" else "degrees"
         x = offsets if name == "distance" else np.rad2deg(offsets)
         _plot_spread(axes, x, losses, scan_colour(name))
         axes.set_xlabel(f"{name}, {unit} from the {around}", fontsize=9.5)
         axes.tick_params(labelsize=9, labelleft=k == 0)
-    first.set_ylabel("loss", fontsize=10)
-    # The legend is grey, since each panel has its own colour.
+    panels[0].set_ylabel("loss", fontsize=10)
+    # The legend is grey, since each panel has a colour of its own.
     keys = [
         canvas.line_key("mean over the images", color="0.25", lw=2),
         canvas.line_key("median", color="0.25", ls=":", lw=1.2),
         canvas.patch_key("10th to 90th percentile", facecolor="0.25", alpha=0.18),
     ]
-    corner = dict(loc="lower left", bbox_to_anchor=(0.04, 0.015))
-    figure.legend(handles=keys, ncols=3, frameon=False, fontsize=9, **corner)
+    style: dict[str, Any] = dict(ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.04, 0.015), **style)
     return figure
 
 
-def _plot_spread(axes: Axes, x: NDArray, losses: NDArray, colour: NDArray) -> None:
-    """Mean, median and percentiles of losses [B, N] at x [N]."""
-    # Only where at least one image has a loss.
+def _plot_spread(axes: Axes, x: NDArray, losses: NDArray, colour: Colour) -> None:
+    """Plot mean, median and percentiles of losses [B, N] at x [N]."""
+    # Points at which no image has a loss are left out.
     finite = np.isfinite(losses).any(0)
     x_finite = x[finite]
     low, middle, high = np.nanpercentile(losses[:, finite], PERCENTILES, axis=0)
@@ -125,8 +125,10 @@ def _plot_spread(axes: Axes, x: NDArray, losses: NDArray, colour: NDArray) -> No
 
 
 def landscape_lines(scans: dict[str, tuple[NDArray, NDArray]]) -> list[list[Any]]:
-    """A table of `scans` as in `set_landscape`: per offset (degrees, or CAD units) the mean,
-    deviation and percentiles of the loss over the images.
+    """Tabulate `scans` as in `set_landscape`.
+
+    A line has the offset (degrees, or CAD units), and mean, deviation and percentiles of the loss
+    over the images.
     """
     header = ["scan", "offset", "images", "mean", "deviation", "p10", "median", "p90"]
     lines: list[list[Any]] = [header]

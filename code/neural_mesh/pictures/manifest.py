@@ -1,4 +1,4 @@
-"""The note beside the result pictures, pictures.json: what was drawn, and from what."""
+"""The manifest beside the result pictures, pictures.json: what was drawn, and from what."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ MANIFEST = "pictures.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an earlier run drew. origin: a digest of what it depends on; None where nothing was
-    drawn.
+    """The file names of the pictures that an earlier run drew.
+
+    origin: digest of everything that the pictures depend on; None when nothing was drawn.
     """
 
     origin: str | None
@@ -28,8 +29,9 @@ class Manifest:
 
 
 def digest_of(choices: Iterable[object], poses: Sequence[Path]) -> str:
-    """What pictures depend on: the choices of the command line, and the poses, which name their
-    checkpoint.
+    """Digest what pictures depend on.
+
+    That is the choices of the command line, and the files of poses, which name their checkpoint.
     """
     digest = hashlib.sha256("".join(f"{choice};" for choice in choices).encode())
     for path in poses:
@@ -38,8 +40,8 @@ def digest_of(choices: Iterable[object], poses: Sequence[Path]) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What an earlier run drew into a folder; nothing where its note is missing or broken."""
-    # A broken note counts as none: everything is drawn again.
+    """Read what an earlier run drew into a folder."""
+    # A broken manifest counts as a missing one, so that everything is drawn again.
     path = folder / MANIFEST
     try:
         content = read_json(path) if path.is_file() else {}
@@ -52,6 +54,6 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Note what was drawn into a folder."""
+    """Write down what was drawn into a folder."""
     content = {"of": manifest.origin, "pictures": manifest.pictures}
     write_text(folder / MANIFEST, as_json(content))

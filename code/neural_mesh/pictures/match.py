@@ -1,6 +1,4 @@
-"""What the solver compared for one image, computed again: the neural mesh, and the scores of the
-image's features.
-"""
+"""The solver's view of one image, computed again: the neural mesh and the features' scores."""
 
 from __future__ import annotations
 
@@ -18,61 +16,73 @@ from neural_mesh.pictures.landscape import losses_of
 from neural_mesh.pictures.occluder_map import occluder_map
 from neural_mesh.pictures.solved import SolvedSet
 
-# Between the saved loss and the one computed again; half precision on a GPU stays below.
+# The saved loss and the one computed again may differ by this much; half precision on a GPU stays
+# below it.
 LOSS_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Match:
-    """What the solver compared for one image, on the CPU.
+    """One image as the solver compared it with the mesh, on the CPU.
 
-    target: with the clutter; compared: as the solver's settings have it. features [1, C, H, W],
-    bank [V, C], clutter [C]: what the scores were computed from.
+    compared: scores with or without the clutter, by the solver's settings. vertex_scores [P, V],
+    clutter_scores [P]: similarity of each cell with each vertex and with the clutter. features
+    [1, C, H, W], bank [V, C], clutter [C]: what the scores are computed from.
     """
 
     scene: Scene
-    target: Target
     compared: Target
+    vertex_scores: NDArray
+    clutter_scores: NDArray
     features: Tensor
     bank: Tensor
     clutter: Tensor
 
     def occluder_map(self, pose: Pose) -> NDArray:
-        """The labels [H, W] of the cells of the feature map in a pose."""
-        scores = self.target.scores[0].numpy()
-        return occluder_map(self.scene, scores, self.target.clutter[0].numpy(), pose)
+        """Label the cells [H, W] of the feature map in a pose."""
+        return occluder_map(self.scene, self.vertex_scores, self.clutter_scores, pose)
 
     def loss(self, pose: Pose) -> float:
-        """The loss in a pose, as the solver's settings have it."""
+        """Compute the loss in a pose, by the solver's settings."""
         return float(losses_of(self.scene, self.compared, [pose])[0])
 
     def moved_to(self, principal_xy: NDArray) -> Match:
-        """The match with the object's origin at another place [2] of the map, in cells; only 6D
-        poses move it.
+        """Copy the match with the object's origin at another place [2] of the map, in cells.
+
+        Only 6D poses move the origin.
         """
         camera = replace(self.scene.camera, principal_xy=tuple(principal_xy.tolist()))
         return replace(self, scene=replace(self.scene, camera=camera))
 
 
 def match_image(solved: SolvedSet, i: int) -> Match:
-    """The neural mesh of image i and the image's scores, computed again from its crop."""
+    """Compute the neural mesh and the scores of image i again from its crop."""
     config = solved.poses.config
+    network = solved.network
     number = int(solved.poses.mesh[i])
-    # Features as the solver had them: of the crop at the network's scale.
+    # The solver also had the features of the crop at the network's scale.
     crop = read_crop(solved.crop_file(i), config["image_scale"])
     images = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None]
-    features = solved.model.features(images).cpu()
-    bank, clutter = (tensor.cpu() for tensor in solved.model.banks(number))
-    # Occluder maps need the clutter, even where the solver ignored it.
+    features = network.features(images).cpu()
+    bank, clutter = (tensor.cpu() for tensor in network.banks(number))
     target = score_target(features, bank, clutter)
-    compared = target if config["solve"]["clutter"] else replace(target, clutter=None)
-    scene = make_scene(solved.model.mesh(number), solved.camera(i))
-    return Match(scene, target, compared, features, bank, clutter)
+    # Occluder maps need the clutter's scores, even where the solver ignored them.
+    assert target.scores is not None and target.clutter is not None
+    return Match(
+        scene=make_scene(network.mesh(number), solved.camera(i)),
+        compared=target if config["solve"]["clutter"] else replace(target, clutter=None),
+        vertex_scores=target.scores[0].numpy(),
+        clutter_scores=target.clutter[0].numpy(),
+        features=features,
+        bank=bank,
+        clutter=clutter,
+    )
 
 
 def warn_if_changed(name: str, saved: float, now: float) -> None:
-    """Tell when a pose does not have its saved loss now: features or camera then differ from the
-    solver's.
+    """Warn when a pose no longer has its saved loss.
+
+    The features or the camera then differ from the solver's.
     """
     if not abs(saved - now) <= LOSS_TOLERANCE:
         print(

@@ -19,22 +19,27 @@ from neural_mesh.geometry.meshes import Mesh, find_cuboid
 from neural_mesh.pictures.colours import ORANGE, SKY
 from neural_mesh.pictures.edges import creases, depth_edges, label_edges, thicken
 
-OPACITY = 0.62  # of a mesh over an image
-LINE_OPACITY = 0.95  # of its lines
-# Towards the light in the frame `cv_cam`: from above, from the left, from behind the camera.
+# Opacity of a mesh over an image, and of its lines.
+OPACITY = 0.62
+LINE_OPACITY = 0.95
+# Direction towards the light in the frame `cv_cam`: above, to the left, behind the camera.
 LIGHT = np.array([-0.35, -0.75, -0.56])
-AMBIENT = 0.42  # brightness of faces in the shade
-DIFFUSE = 0.58  # what light adds to it
-FRONT_SHARE = 0.22  # share of the object's length over which the colour of its front fades
-# Neighbouring pixels whose normals differ by more are divided by a line.
+# Brightness of faces in the shade, and what full light adds to it.
+AMBIENT = 0.42
+DIFFUSE = 0.58
+# Share of the object's length over which the colour of its front fades.
+FRONT_SHARE = 0.22
+# A crease is drawn where neighbouring normals differ by more than 30 degrees.
 CREASE_COSINE = math.cos(math.radians(30.0))
-DEPTH_JUMP = 0.04  # share of the object's size by which the depth leaps at an outline
+# An outline is drawn where the depth leaps by more than this share of the object's size.
+DEPTH_JUMP = 0.04
+# Strength of creases and of the lines between the cells of a cuboid; outlines have 1.
 CREASE_STRENGTH = 0.5
-CELL_STRENGTH = 0.35  # of the lines between the cells of a cuboid
+CELL_STRENGTH = 0.35
 
 
 def scale_camera(camera: MapCamera, factor: float) -> MapCamera:
-    """The same camera on a picture that has `factor` pixels per cell."""
+    """Convert a camera to a picture that has `factor` pixels per cell."""
     x, y = camera.principal_xy
     height, width = camera.map_hw
     size_hw = (round(height * factor), round(width * factor))
@@ -42,13 +47,13 @@ def scale_camera(camera: MapCamera, factor: float) -> MapCamera:
 
 
 def fit_camera(camera: MapCamera, image: NDArray) -> MapCamera:
-    """The camera of a feature map on an image [H, W, 3] that shows all that the map shows."""
+    """Convert the camera of a feature map to an image [H, W, 3] of the same view."""
     return scale_camera(camera, image.shape[0] / camera.map_hw[0])
 
 
 def camera_of_pose(pose: Pose) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Camera centre [3] and rotation object_from_cv_cam [3, 3], as the solver makes them."""
-    # Inside, since a report that is up to date needs neither.
+    """Compute centre [3] and rotation object_from_cv_cam [3, 3] of a camera as the solver does."""
+    # Imported here, since a report that is up to date needs neither.
     import torch
 
     from neural_mesh.compare.scene import look_at
@@ -66,32 +71,34 @@ def draw_mesh(
     opacity: float = OPACITY,
     supersample: int = 2,
 ) -> NDArray[np.uint8]:
-    """A shaded, semi-transparent mesh over an image [H, W, 3], with light edges; its front (-y) is
-    orange.
+    """Draw a shaded, semi-transparent mesh with light edges over an image [H, W, 3].
 
-    camera: in pixels of the image (`fit_camera`); the pose's own principal point plays no role.
-    supersample: samples per pixel and axis. Raises ValueError when the camera is for another size
-    of picture.
+    The mesh is blue, its front (-y) orange. camera: in pixels of the image (`fit_camera`); the
+    pose's own principal point is ignored. supersample: samples per pixel along each axis. Raises
+    ValueError when the camera is for another size of picture.
     """
     size_hw = tuple(image.shape[:2])
     if size_hw != tuple(camera.map_hw):
         raise ValueError(
             f"the camera is for pictures of {camera.map_hw} pixels, the image has {size_hw}"
         )
-    # Lines are white, and hide more of the image than faces.
+    # White lines, which hide more of the image than faces do.
     layer = _draw_layer(mesh, pose, scale_camera(camera, supersample))
     line = layer.line[..., None]
     colour = layer.colour + (255.0 - layer.colour) * line
     alpha = np.where(layer.covered[..., None], opacity + (LINE_OPACITY - opacity) * line, 0.0)
-    # Samples become pixels.
+    # Means over the samples of each pixel. Colours are multiplied by their opacity before, or
+    # uncovered samples would darken the border.
     colour = _block_means(colour * alpha, supersample)
     alpha = _block_means(alpha, supersample)
     return np.clip(colour + (1.0 - alpha) * image + 0.5, 0, 255).astype(np.uint8)
 
 
 class _Layer(NamedTuple):
-    """A mesh without an image: colour [H, W, 3] of 0..255, whether covered [H, W], strength of
-    lines [H, W] of 0..1.
+    """A drawn mesh without an image.
+
+    colour [H, W, 3]: in 0..255. covered [H, W]: which samples see the mesh. line [H, W]: strength
+    of lines, in 0..1.
     """
 
     colour: NDArray[np.float64]
@@ -100,8 +107,9 @@ class _Layer(NamedTuple):
 
 
 def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
-    """The mesh as the camera sees it."""
-    # What each sample sees.
+    """Draw the mesh as the camera sees it."""
+    # Face, depth and barycentric coordinates of each sample. Off the mesh `face` is -1, so that
+    # lookups by face give the last one; those samples are masked by `covered` in the end.
     centre, object_from_cv_cam = camera_of_pose(pose)
     points_cam = (mesh.vertices - centre) @ object_from_cv_cam
     depth = points_cam[:, 2]
@@ -110,7 +118,7 @@ def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
     face, z, bary = rasterise(points_xy, depth, mesh.faces, *camera.map_hw)
     covered = face >= 0
 
-    # Blue, orange in front, darker where it faces away from the light.
+    # Colours: blue, orange in front, darker where a face turns away from the light.
     normals = _normals_to_camera(points_cam[mesh.faces])
     towards_light = LIGHT / np.linalg.norm(LIGHT)
     shade = AMBIENT + DIFFUSE * np.clip(normals @ towards_light, 0.0, 1.0)
@@ -118,7 +126,7 @@ def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
     colour = np.array(SKY) + front[..., None] * np.subtract(ORANGE, SKY)
     colour *= shade[face][..., None]
 
-    # Outlines and creases. Lines grow with the picture, so that they survive its reduction.
+    # Outlines and creases. They are wider in larger pictures, so that they survive shrinking.
     width = camera.map_hw[1]
     size = np.ptp(mesh.vertices, axis=0).max()
     depth = np.where(covered, z, 1e3 * size)
@@ -126,25 +134,25 @@ def _draw_layer(mesh: Mesh, pose: Pose, camera: MapCamera) -> _Layer:
     crease = thicken(creases(face, normals, CREASE_COSINE), width // 1300)
     line = np.maximum(CREASE_STRENGTH * crease, outline)
     if find_cuboid(mesh) is not None:
-        # Two triangles in a row make a cell.
+        # Two successive triangles make a cell of the cuboid's grid.
         cell = thicken(label_edges(np.where(covered, face // 2, -1)), width // 1300)
         line = np.maximum(line, CELL_STRENGTH * cell)
     return _Layer(colour, covered, np.where(covered, line, 0.0))
 
 
 def _frontness(mesh: Mesh, face: NDArray, bary: NDArray) -> NDArray[np.float64]:
-    """How much of the front's colour each pixel has [H, W], 1 at the very front of the object,
-    which is its least y.
-    """
-    forward = -mesh.vertices[mesh.faces, 1]  # [F, 3], how far each corner lies to the front
+    """Share of the front's colour in each pixel [H, W], which is 1 at the very front."""
+    # The front of the object is -y.
+    forward = -mesh.vertices[mesh.faces, 1]
     behind = forward.max() - (bary * forward[face]).sum(-1)
     length = max(np.ptp(forward), 1e-12)
     return np.clip(1.0 - behind / length / FRONT_SHARE, 0.0, 1.0) ** 0.7
 
 
 def _normals_to_camera(corners_cam: NDArray) -> NDArray[np.float64]:
-    """Unit normals [F, 3] of triangles [F, 3, 3] in the camera's frame, turned so that all face the
-    camera.
+    """Compute unit normals [F, 3] of triangles [F, 3, 3] in the camera's frame.
+
+    All of them face the camera, since meshes do not agree on the order of a triangle's corners.
     """
     first_edge = corners_cam[:, 1] - corners_cam[:, 0]
     second_edge = corners_cam[:, 2] - corners_cam[:, 0]
@@ -155,7 +163,7 @@ def _normals_to_camera(corners_cam: NDArray) -> NDArray[np.float64]:
 
 
 def _block_means(image: NDArray, factor: int) -> NDArray[np.float64]:
-    """Mean of blocks of factor x factor pixels of [H, W, K]."""
+    """Average blocks of factor x factor pixels of an image [H, W, K]."""
     height, width, channels = image.shape
     blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
     return blocks.mean((1, 3))

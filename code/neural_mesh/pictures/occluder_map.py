@@ -1,5 +1,6 @@
-"""Occluder maps: which cells of the feature map show the object, an occluder or the background
-(paper, Figure 3).
+"""Occluder maps, which label the cells of a feature map as object, occluded or background.
+
+The paper shows them in Figure 3.
 """
 
 from __future__ import annotations
@@ -13,29 +14,31 @@ from neural_mesh.geometry.cameras import Pose
 from neural_mesh.pictures.edges import label_edges
 from neural_mesh.pictures.mesh_overlay import camera_of_pose
 
-# Labels of cells, which index what follows.
+# Labels of cells, which index the tables below.
 BACKGROUND = 0
 OBJECT = 1
 OCCLUDED = 2
 LABEL_NAMES = ("background", "object", "occluded")
-# The paper's yellow, green and red, each less than half as light as the one before: told apart in
-# grey and by the colour-blind.
+# The paper's yellow, green and red. Their relative luminances (WCAG 2) are 0.76, 0.27 and 0.07,
+# each less than half the one before, so that they differ in grey prints and for colour-blind
+# readers.
 LABEL_COLOURS = np.array([(255, 226, 92), (44, 160, 96), (150, 0, 34)], np.float64)
 LABEL_OPACITY = np.array([0.62, 0.62, 0.72])
-LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue
+# Weights of red, green and blue in the grey version of an image (ITU-R BT.601).
+GREY_WEIGHTS = np.array([0.299, 0.587, 0.114])
 
 
 def occluder_map(scene: Scene, scores: NDArray, clutter: NDArray, pose: Pose) -> NDArray[np.int8]:
-    """Which cells show the object, which an occluder and which the background [H, W] (paper,
-    qualitative results).
+    """Label the cells [H, W] of a feature map in a pose (paper, qualitative results).
 
-    scores [P, V]: similarity of each cell with each vertex. clutter [P]: with the clutter. On the
-    mesh a cell is OBJECT where the interpolated score exceeds the clutter's, else OCCLUDED; off the
-    mesh it is BACKGROUND.
+    scores [P, V]: similarity of each cell with each vertex. clutter [P]: similarity of each cell
+    with the clutter. On the mesh a cell is OBJECT when its interpolated score exceeds that of
+    the clutter, otherwise OCCLUDED; off the mesh it is BACKGROUND.
     """
     centre, object_from_cv_cam = camera_of_pose(pose)
     face, _, bary = rasterise_poses(scene, centre[None], object_from_cv_cam[None])
-    # The scores of the three corners that each cell sees, by their weights.
+    # Scores of the three corners of the triangle that each cell sees, by their weights. Off the
+    # mesh `face` is -1, which looks up the last triangle; those cells become BACKGROUND below.
     face = face.ravel()
     corner_scores = np.take_along_axis(np.asarray(scores), scene.faces[face], axis=1)
     object_score = (corner_scores * bary.reshape(-1, 3)).sum(-1)
@@ -45,10 +48,10 @@ def occluder_map(scene: Scene, scores: NDArray, clutter: NDArray, pose: Pose) ->
 
 
 def colour_occluder_map(image: NDArray[np.uint8], labels: NDArray) -> NDArray[np.uint8]:
-    """Labels [h, w] as colours over a grey version of the image [H, W, 3]; occluded cells are
-    hatched besides.
+    """Colour a grey version of the image [H, W, 3] by the labels [h, w] of its cells.
 
-    Raises ValueError when the image is not a whole number of pixels per cell.
+    Occluded cells are also hatched. Raises ValueError when the image is not a whole number of
+    pixels per cell.
     """
     size_hw = tuple(image.shape[:2])
     cell = size_hw[0] // labels.shape[0]
@@ -56,12 +59,12 @@ def colour_occluder_map(image: NDArray[np.uint8], labels: NDArray) -> NDArray[np
         raise ValueError(
             f"an image of {size_hw} pixels does not divide into {labels.shape} square cells"
         )
-    # Colours over a pale grey image.
+    # Colours over a pale, grey image.
     label = labels.repeat(cell, 0).repeat(cell, 1)
-    grey = (image @ LUMINANCE)[..., None]
+    grey = (image @ GREY_WEIGHTS)[..., None]
     opacity = LABEL_OPACITY[label][..., None]
     picture = (1.0 - opacity) * (100.0 + 0.6 * grey) + opacity * LABEL_COLOURS[label]
-    # Light diagonals over what is occluded, dark lines between labels.
+    # Light diagonals over occluded cells, and dark lines between labels.
     row, col = np.indices(label.shape)
     hatch = (label == OCCLUDED) & ((row + col) % cell < max(1, cell // 8))
     picture[hatch] += 0.4 * (255.0 - picture[hatch])

@@ -1,6 +1,4 @@
-"""Poses of any file over their images: of an npz file of this project, or of a table by somebody
-else.
-"""
+"""Poses of a file over their images: an npz file of this project, or a third-party table."""
 
 from __future__ import annotations
 
@@ -26,25 +24,28 @@ POSE_COLUMNS = ("name", "azimuth_deg", "elevation_deg", "theta_deg")
 
 
 def read_any_poses(path: Path, category: str, level: str) -> PoseSet:
-    """Poses of an npz file of this project, or of a csv with the columns name, azimuth_deg,
-    elevation_deg, theta_deg and, where known, distance and mesh; a csv is taken to be of this
-    category and level.
+    """Read poses from an npz file of this project, or from a csv.
+
+    The csv has the columns name, azimuth_deg, elevation_deg, theta_deg and optionally distance and
+    mesh. category, level: those of a csv, which does not state them.
     """
     if path.suffix != ".csv":
         return load_poses(path)
     rows = _read_table(path)
     try:
-        angles_deg = [_angles_deg(row) for row in rows]
+        angles_deg = np.array([_angles_deg(row) for row in rows])
         distance = np.array([float(row.get("distance") or NORMALISED_DISTANCE) for row in rows])
         mesh = np.array([int(row.get("mesh") or 1) for row in rows])
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path}: a value is not a number ({error})") from None
+    azimuth, elevation, theta = np.deg2rad(angles_deg).T
+    # A table does not say how its poses were solved.
     blank = np.full(len(rows), np.nan)
     return PoseSet(
         category,
         level,
         np.array([row["name"] for row in rows]),
-        Pose(*np.deg2rad(angles_deg).T, distance),
+        Pose(azimuth, elevation, theta, distance),
         loss=blank,
         start=blank,
         mesh=mesh,
@@ -53,13 +54,14 @@ def read_any_poses(path: Path, category: str, level: str) -> PoseSet:
 
 
 def _angles_deg(row: dict[str, str]) -> list[float]:
-    """Azimuth, elevation and theta of a line."""
+    """Convert azimuth, elevation and theta of a line to numbers."""
     return [float(row[column]) for column in POSE_COLUMNS[1:]]
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:
-    """The lines of a csv by the names in its first line; ValueError where one lacks a name or an
-    angle.
+    """Read the lines of a csv by the column names in its first line.
+
+    Raises ValueError when a line lacks a name or an angle.
     """
     if not path.is_file():
         raise FileNotFoundError(f"not found: {path}")
@@ -74,17 +76,17 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 
 
 def pose_over_image(solved: SolvedSet, i: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The crop of image i [H, W, 3], and the mesh in its pose over it. Needs no features.
+    """Return the crop [H, W, 3] of image i, and the crop under the mesh in its pose.
 
-    The camera is the one that the poses were found in, or that of the crops where the file does not
-    tell.
+    This needs no features. The camera is the one that the poses were found in, or that of the crops
+    when the file does not state it.
     """
     path = solved.crop_file(i)
     if not path.is_file():
         raise FileNotFoundError(
             f"image not found: {path}; name the set that the poses belong to with --prepared"
         )
-    # A file of somebody else does not tell how its poses were found.
+    # A third-party file does not state the camera.
     if solved.poses.config:
         crop = solved.crop(i)
         camera = solved.camera(i)
@@ -97,7 +99,7 @@ def pose_over_image(solved: SolvedSet, i: int) -> tuple[NDArray[np.uint8], NDArr
 
 
 def pose_strip(solved: SolvedSet, i: int) -> Strip:
-    """The strip of image i, with its error where it is annotated."""
+    """Draw the strip of image i, with its error if it is annotated."""
     crop, overlay = pose_over_image(solved, i)
     caption = f"{solved.subset}  {solved.name(i)}"
     details = short_angles(solved.pose(i).angles)

@@ -33,12 +33,12 @@ from neural_mesh.pictures.solved import SolvedSet
 from neural_mesh.settings import SolveConfig
 from neural_mesh.solve.solver import make_setup, solve
 
-# Pixels that smaller crops are enlarged towards, so that overlays have fine lines.
+# Smaller crops are enlarged to about this width in pixels, so that overlays have fine lines.
 PICTURE_WIDTH = 1344
 
 
 def draw_image(solved: SolvedSet, i: int, folder: Path) -> Strip:
-    """Write the figure of image i; returns its strip of the contact sheet."""
+    """Write the figure of image i, and return its strip of the contact sheet."""
     name = solved.name(i)
     pose = solved.pose(i)
     truth = solved.truth(i)
@@ -46,7 +46,7 @@ def draw_image(solved: SolvedSet, i: int, folder: Path) -> Strip:
     match = match_image(solved, i)
     warn_if_changed(name, float(solved.poses.loss[i]), match.loss(pose))
 
-    # Pictures.
+    # Pictures: large ones for the figure, small ones for the contact sheet.
     factor = max(1, round(PICTURE_WIDTH / crop.shape[1]))
     picture = enlarge(crop, factor)
     mesh, mesh_title = solved.mesh(i)
@@ -63,9 +63,10 @@ def draw_image(solved: SolvedSet, i: int, folder: Path) -> Strip:
         Panel(OCCLUDER_TITLE, shrink(occluders, factor)),
     ]
 
-    # Losses.
+    # Losses around the prediction, and in the annotated rotation.
     scans = loss_scans(match.scene, match.compared, pose, truth)
-    loss_at_truth = match.loss(Pose(*truth, pose.distance))
+    azimuth, elevation, theta = truth.tolist()
+    loss_at_truth = match.loss(Pose(azimuth, elevation, theta, pose.distance))
 
     # Texts and files.
     heading = f"{solved.subset}  {name}    error {solved.error_deg(i):.1f}°"
@@ -79,7 +80,7 @@ def draw_image(solved: SolvedSet, i: int, folder: Path) -> Strip:
 
 
 def remark_on(solved: SolvedSet, i: int) -> str:
-    """How the pose of image i was found, in two lines."""
+    """Describe how the pose of image i was found, in two lines."""
     config = solved.poses.config
     return (
         f"loss {float(solved.poses.loss[i]):.3f}, distance {solved.pose(i).distance:.2f}\n"
@@ -92,19 +93,19 @@ def remark_on(solved: SolvedSet, i: int) -> str:
 
 
 def draw_film(solved: SolvedSet, i: int, folder: Path) -> str:
-    """Write the film of image i, which is solved once more for it; returns its file name."""
+    """Solve image i once more, write the film of it, and return the film's file name."""
     name = solved.name(i)
-    # About what a film shows of it; crops are multiples of 32 pixels.
+    # Films are small; crops are multiples of 32 pixels, so that halves are whole.
     crop = shrink(solved.crop(i), 2)
-    # The solver's way, from the start to the result.
+    # Iterates of the solver, from the start to the result.
     match = match_image(solved, i)
-    way = solve_again(solved, i, match)
-    final = way[-1].pose
-    warn_if_changed(name, float(solved.poses.loss[i]), way[-1].loss)
-    # Its pictures.
+    iterates = solve_again(solved, i, match)
+    final = iterates[-1].pose
+    warn_if_changed(name, float(solved.poses.loss[i]), iterates[-1].loss)
+    # Frames and film.
     mesh, _ = solved.mesh(i)
     filmed = _Filmed(match, crop, mesh, final, solved.truth(i))
-    moments = [filmed.moment(stop) for stop in way]
+    moments = [filmed.moment(iterate) for iterate in iterates]
     scans = loss_scans(match.scene, match.compared, final, filmed.truth)
     file_name = f"{solved.poses.category}_{name}.gif"
     frames = list(film_frames(f"{solved.subset}  {name}", crop, scans, moments))
@@ -113,8 +114,8 @@ def draw_film(solved: SolvedSet, i: int, folder: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A pose on the solver's way, where the object's origin falls [2] in cells, and its loss."""
+class Iterate:
+    """A pose of the solver's path. principal_xy [2]: image of the object's origin, in cells."""
 
     label: str
     pose: Pose
@@ -122,39 +123,49 @@ class Stop:
     loss: float
 
 
-def solve_again(solved: SolvedSet, i: int, match: Match) -> list[Stop]:
-    """The way of the same solver, on the CPU, from the start to the result, its last stop."""
+def solve_again(solved: SolvedSet, i: int, match: Match) -> list[Iterate]:
+    """Solve image i with the same solver on the CPU.
+
+    Returns the iterates that a film shows, from the start to the result.
+    """
     config = solved.poses.config
-    # The solver's settings, in which JSON has turned tuples into lists.
+    # JSON has turned the tuples among the solver's settings into lists.
     settings: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in config["solve"].items()
     }
     camera = replace(match.scene.camera, principal_xy=tuple(config["principal_xy_cells"]))
     solution = solve(
-        solved.model.mesh(int(solved.poses.mesh[i])),
+        solved.network.mesh(int(solved.poses.mesh[i])),
         match.features,
         match.bank,
         match.clutter,
         make_setup(SolveConfig(**settings), camera, config["start_distance"], NumbaRenderer()),
         trace=True,
     )
-    # The iterates that the film shows, and the result.
+    # A traced solution has its path, whose iterates the film shows before the result.
+    assert solution.path is not None
+    assert solution.path_losses is not None
+    assert solution.path_principal_xy is not None
     path = solution.path[0]
-    way = []
+    losses = solution.path_losses[0]
+    principal_xy = solution.path_principal_xy[0]
+    iterates = []
     for k in film_steps(path):
         label = f"step {k} of {len(path) - 1}"
-        loss = float(solution.path_losses[0, k])
-        way.append(Stop(label, pose_of_iterate(path[k]), solution.path_principal_xy[0, k], loss))
+        pose = pose_of_iterate(path[k])
+        iterates.append(Iterate(label, pose, principal_xy[k], float(losses[k])))
     result = solution.pose[0]
-    way.append(Stop("result", result, result.principal_xy, float(solution.loss[0])))
-    return way
+    iterates.append(Iterate("result", result, result.principal_xy, float(solution.loss[0])))
+    return iterates
 
 
 @dataclass(frozen=True)
 class _Filmed:
-    """What all pictures of a film show: the crop [H, W, 3], the mesh, the final pose and the
-    annotated angles.
+    """The content that all frames of a film share.
+
+    crop [H, W, 3]: the filmed image. final: the solver's result. truth [3]: the annotated angles in
+    radians.
     """
 
     match: Match
@@ -163,19 +174,19 @@ class _Filmed:
     final: Pose
     truth: NDArray
 
-    def moment(self, stop: Stop) -> Moment:
-        """The picture of one pose on the way."""
-        match = self.match.moved_to(stop.principal_xy)
-        angles = stop.pose.angles
+    def moment(self, iterate: Iterate) -> Moment:
+        """Draw one iterate."""
+        match = self.match.moved_to(iterate.principal_xy)
+        angles = iterate.pose.angles
         camera = fit_camera(match.scene.camera, self.crop)
-        overlay = draw_mesh(self.crop, self.mesh, stop.pose, camera)
-        occluders = colour_occluder_map(self.crop, match.occluder_map(stop.pose))
-        # How far each angle is from the final one, for the points on the curves.
+        overlay = draw_mesh(self.crop, self.mesh, iterate.pose, camera)
+        occluders = colour_occluder_map(self.crop, match.occluder_map(iterate.pose))
+        # Distance of each angle from the final one, for the points on the curves.
         final = self.final.angles
         offsets = [near_turn(now, then) - then for now, then in zip(angles, final, strict=True)]
         error = float(np.rad2deg(pose_errors([angles], [self.truth])[0]))
         caption = (
-            f"{stop.label}:  loss {stop.loss:.3f},  error {error:.1f}°,  "
+            f"{iterate.label}:  loss {iterate.loss:.3f},  error {error:.1f}°,  "
             f"azimuth, elevation, theta {short_angles(angles)}"
         )
-        return Moment(caption, overlay, occluders, offsets, stop.loss)
+        return Moment(caption, overlay, occluders, offsets, iterate.loss)

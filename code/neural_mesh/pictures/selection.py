@@ -1,4 +1,4 @@
-"""What is drawn of a set of poses: which images, in which camera, and which mesh over them."""
+"""The choice of what to draw of a set of poses: the images, the camera, and the mesh over them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from neural_mesh.storage.results import PoseSet
 
 SELECTIONS = ("spread", "best", "median", "worst", "random")
 OVERLAYS = ("cad", "cuboid")
-NUM_PICTURES = 6  # of each category, unless told
+NUM_PICTURES = 6  # default number of images of each category
 
 
 def finite_poses(poses: PoseSet) -> NDArray[np.int64]:
-    """Indices of the poses that can be drawn."""
+    """Find the poses that can be drawn; returns their indices."""
     pose = poses.pose
     return np.flatnonzero(np.isfinite(pose.angles).all(1) & np.isfinite(pose.distance))
 
 
 def camera_of(poses: PoseSet, i: int) -> MapCamera:
-    """The camera in which the pose of image i was found, in cells of the feature map."""
+    """Return the camera in which the pose of image i was found, in cells of the feature map."""
     config = poses.config
+    # 6D poses have a principal point for each image.
     principal_xy = config["principal_xy_cells"]
     if poses.pose.principal_xy is not None:
         principal_xy = poses.pose.principal_xy[i].tolist()
@@ -37,10 +38,10 @@ def camera_of(poses: PoseSet, i: int) -> MapCamera:
 
 
 def ranks_at(place: str, number: int, total: int) -> range:
-    """Ranks (from 0, the smallest error) of the `number` best, median or worst of `total` images.
+    """Return the ranks of the `number` best, median or worst of `total` images.
 
-    The median ones are those nearest in rank to the median. All where there are fewer than
-    `number`.
+    Rank 0 is the smallest error. The median images are those nearest in rank to the median. All
+    ranks are returned if there are fewer than `number`.
     """
     number = min(number, total)
     first = {"best": 0, "median": (total - number) // 2, "worst": total - number}[place]
@@ -48,13 +49,13 @@ def ranks_at(place: str, number: int, total: int) -> range:
 
 
 def select_images(errors: NDArray, number: int, how: str, seed: int) -> list[int]:
-    """Indices of `number` images (or all, where there are fewer) by their errors [B], the smallest
-    first.
+    """Choose `number` images, or all if there are fewer, by their errors [B].
 
-    how: best, median, worst (see `ranks_at`); spread: evenly over the ranks of the errors, the best
-    and the worst included; random: drawn by the seed, without looking at the errors.
+    how: best, median or worst (see `ranks_at`); spread, which is evenly over the ranks of the
+    errors, the best and the worst included; or random, which draws by the seed. Returns indices,
+    the smallest error first.
     """
-    # Ranks of the chosen images, then the images of these ranks.
+    # Choose ranks, then look up their images.
     order = np.argsort(errors, kind="stable")
     number = min(number, len(order))
     if how == "random":
@@ -71,9 +72,9 @@ def select_images(errors: NDArray, number: int, how: str, seed: int) -> list[int
 class Choice:
     """Which images of each category are drawn, and how.
 
-    images: None for `NUM_PICTURES` (landscapes: for all). select, seed: see `select_images`. films:
-    of the images nearest to the median error. overlay: `cad` for the CAD model where it is there,
-    or `cuboid`.
+    images: number of images; None for `NUM_PICTURES`, or for all in landscapes. select, seed: see
+    `select_images`. films: number of films, about the images nearest to the median error. overlay:
+    `cad` for the CAD model if its file exists, or `cuboid`.
     """
 
     images: int | None = None
@@ -84,12 +85,12 @@ class Choice:
 
     @property
     def pictures(self) -> int:
-        """How many images get pictures."""
+        """The number of images that get pictures."""
         return self.images or NUM_PICTURES
 
     @property
     def words(self) -> str:
-        """How the images are chosen."""
+        """The rule by which the images are chosen, for a title."""
         if self.select == "spread":
             return "images spread evenly over the errors"
         if self.select == "random":
@@ -102,16 +103,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class OverlayMeshes:
-    """The meshes that can be drawn over an image. mesh_d: of the cuboids, single or multi."""
+    """The meshes that can be drawn over an image. mesh_d: which cuboids, single or multi."""
 
     raw: RawPascal3D
     mesh_d: str
 
     def cad_model(self, poses: PoseSet, i: int, annotation: Annotation | None) -> Path:
-        """The CAD model of image i, be the file there or not: that of the annotated subtype.
+        """Return the path of the CAD model of image i's annotated subtype, which may not exist.
 
-        Where the poses predict the subtype, or nothing is annotated, it is that of the predicted
-        one.
+        If the poses predict the subtype, or nothing is annotated, it is the predicted subtype.
         """
         number = int(poses.mesh[i])
         if annotation is not None and not poses.predicts_subtype:
@@ -119,5 +119,5 @@ class OverlayMeshes:
         return self.raw.cad_folder(poses.category) / f"{number:02d}.off"
 
     def cuboid(self, poses: PoseSet, i: int) -> Path:
-        """The cuboid that was matched with image i; FileNotFoundError where there is none."""
+        """Return the path of the cuboid that was matched; FileNotFoundError if it is missing."""
         return self.raw.cuboids(self.mesh_d, poses.category)[int(poses.mesh[i]) - 1]

@@ -1,5 +1,6 @@
-"""A set of solved images: poses with their annotations and errors, the crops, and the meshes to
-draw over them.
+"""A set of solved images, with all that pictures of them need.
+
+That is poses with their annotations and errors, the crops, and the meshes to draw over them.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ CAD_TITLE = "CAD model %s in the predicted pose (the cuboid was matched)"
 
 @dataclass(frozen=True)
 class SolvedSet:
-    """Everything about the images of one category that the pictures need.
+    """Everything about the images of one category that pictures need.
 
-    prepared: the crops. annotations: empty where there is no truth, errors [B] (radians, pi if not
-    finite) are nan then. overlay: `cad` for the CAD models where they are there, `cuboid`. model:
-    only where the features are needed.
+    prepared: the set that holds the crops. annotations: empty if the truth is unknown. errors [B]:
+    radians, pi for poses that are not finite; nan without annotations. overlay: `cad` for CAD
+    models whose files exist, or `cuboid`. model: the trained network, if features are needed.
     """
 
     poses: PoseSet
@@ -50,51 +51,59 @@ class SolvedSet:
 
     @property
     def subset(self) -> str:
-        """The category and, if any, the level."""
+        """The category, followed by the occlusion level if there is one."""
         return self.poses.category + self.poses.level
 
     @property
+    def network(self) -> Model:
+        """The trained network; RuntimeError if the set was loaded without it."""
+        if self.model is None:
+            raise RuntimeError(f"the poses of {self.subset} were loaded without their network")
+        return self.model
+
+    @property
     def finite(self) -> NDArray[np.int64]:
-        """Indices of the poses that can be drawn."""
+        """The indices of the poses that can be drawn."""
         return finite_poses(self.poses)
 
     def choose(self, number: int, how: str, seed: int) -> list[int]:
-        """Indices of `number` images, of those whose pose can be drawn; see `select_images`."""
+        """Choose among the images whose poses can be drawn; see `select_images`."""
         finite = self.finite
         return finite[select_images(self.errors[finite], number, how, seed)].tolist()
 
     def name(self, i: int) -> str:
-        """The name of image i."""
+        """Return the name of image i."""
         return str(self.poses.names[i])
 
     def pose(self, i: int) -> Pose:
-        """The prediction of image i."""
+        """Return the predicted pose of image i."""
         return self.poses.pose[i]
 
     def truth(self, i: int) -> NDArray[np.float64]:
-        """The annotated azimuth, elevation and theta [3] of image i in radians."""
+        """Return the annotated azimuth, elevation and theta [3] of image i in radians."""
         return self.annotations[i].pose.angles
 
     def error_deg(self, i: int) -> float:
-        """The error of image i in degrees."""
+        """Return the error of image i in degrees."""
         return float(np.rad2deg(self.errors[i]))
 
     def camera(self, i: int) -> MapCamera:
-        """The camera in which the pose of image i was found, in cells of the feature map."""
+        """Return the camera in which the pose of image i was found, in cells of the feature map."""
         return camera_of(self.poses, i)
 
     def crop_file(self, i: int) -> Path:
-        """The crop of image i."""
+        """Return the path of the crop of image i."""
         return self.prepared.image(self.subset, self.name(i))
 
     def crop(self, i: int) -> NDArray[np.uint8]:
-        """The crop of image i at full resolution; ValueError when the poses were found on another
-        size.
+        """Read the crop of image i at full resolution.
+
+        Raises ValueError when the poses were found on crops of another size.
         """
         path = self.crop_file(i)
         if not path.is_file():
             raise FileNotFoundError(f"image not found: {path}; run PrepareData.sh first")
-        # A crop of another size would have another camera.
+        # A crop of another size has another camera.
         config = self.poses.config
         crop = read_crop(path, 1)
         pixels_per_cell = FEATURE_STRIDE / config["image_scale"]
@@ -106,20 +115,21 @@ class SolvedSet:
         return crop
 
     def mesh(self, i: int) -> tuple[Mesh, str]:
-        """What to draw over image i and what to call it: the CAD model of its subtype, or the
-        cuboid that was matched.
+        """Return the mesh to draw over image i, and a title for it.
+
+        The mesh is the CAD model of the image's subtype, or the cuboid that was matched.
         """
         annotation = self.annotations[i] if self.annotations else None
         path = self.meshes.cad_model(self.poses, i, annotation)
         if self.overlay == "cad" and path.is_file():
             return read_off(path), CAD_TITLE % path.stem
-        # The cuboid of the checkpoint, or of the files where no checkpoint is at hand.
+        # Use the cuboid of the checkpoint if one is loaded, otherwise that of the files.
         if self.model is not None:
             return self.model.mesh(int(self.poses.mesh[i])), CUBOID_TITLE
         return read_off(self.meshes.cuboid(self.poses, i)), CUBOID_TITLE
 
     def with_truth(self, clean: PreparedSet) -> SolvedSet:
-        """The set with annotations and errors of its images. clean: the set that is annotated."""
+        """Add annotations and errors. clean: the prepared set whose annotations are the truth."""
         category = self.poses.category
         names = self.poses.names.tolist()
         annotations = [load_annotation(clean.annotation(category, name)) for name in names]

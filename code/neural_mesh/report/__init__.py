@@ -1,1 +1,1 @@
-"""Tables and the report page."""
+"""The accuracy tables and the HTML report page, with its charts and its gallery."""

@@ -1,1 +1,1 @@
-"""The sample data: procedural models and their drawing."""
+"""A procedural sample data set: models of cars and chairs, their rendering and annotations."""

@@ -1,4 +1,4 @@
-"""Annotations of the sample data as PASCAL3D+ has them: the `record` struct, nested as MATLAB's."""
+"""Annotations of the sample data in PASCAL3D+'s format, MATLAB's nested `record` struct."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_record(path: Path, sample: Sample, category: str, name: str) -> None:
 
 
 def record_of(sample: Sample, category: str, name: str) -> dict:
-    """The `record` struct of a picture."""
+    """Make the `record` struct of a picture."""
     height, width, channels = sample.image.shape
     return {
         "folder": DATABASE,
@@ -38,8 +38,9 @@ def record_of(sample: Sample, category: str, name: str) -> dict:
 
 
 def _object_of(sample: Sample, category: str) -> dict:
-    """The struct of the object in the picture."""
+    """Make the struct of the object in the picture."""
     x0, y0, x1, y1 = sample.bbox_xyxy
+    # Only visible key points have a location.
     anchors = {}
     for keypoint in category_settings(category).keypoints:
         status, xy = sample.keypoints[keypoint]
@@ -73,7 +74,7 @@ def _object_of(sample: Sample, category: str) -> dict:
 
 
 def _viewpoint_of(view: Viewpoint, visible: int) -> dict:
-    """The struct of a viewpoint, angles in degrees. visible: how many key points are."""
+    """Make the struct of a viewpoint, in degrees. visible: number of visible key points."""
     return {
         "azimuth_coarse": float(round(view.azimuth_deg / 45) * 45 % 360),
         "elevation_coarse": float(round(view.elevation_deg / 30) * 30),

@@ -1,4 +1,4 @@
-"""Made-up places: a wall or a sky, a floor, and clutter that comes and goes."""
+"""Random backgrounds: a wall or a sky, a floor, and clutter."""
 
 from __future__ import annotations
 
@@ -32,17 +32,15 @@ TRUNK = (60, 45, 35)
 
 def background(
     generator: Generator, size_hw: tuple[int, int], horizon: float, indoors: bool
-) -> NDArray[np.float32]:
-    """A made-up place [H, W, 3] in 0..255 whose ground begins at row `horizon`; sharp clutter comes
-    and goes.
-    """
+) -> NDArray[np.floating]:
+    """Draw a random place [H, W, 3] in 0..255 whose ground begins at row `horizon`."""
     height, width = size_hw
-    # The empty place.
+    # Wall and floor.
     horizon = int(np.clip(horizon, 0.08 * height, 0.92 * height))
     wall = _wall(generator, (horizon, width), indoors)
     floor = _floor(generator, (height - horizon, width), indoors)
     empty = np.concatenate([wall, floor]).astype(np.float32)
-    # What stands there, a lens that is never quite sharp, and uneven light.
+    # Clutter, a lens that is never quite sharp, and uneven light.
     picture = Image.fromarray(np.clip(empty, 0, 255).astype(np.uint8))
     _Clutter(generator, picture, horizon, indoors).draw()
     radius = float(generator.uniform(0.3, 0.4 + 0.0035 * width))
@@ -51,16 +49,29 @@ def background(
     return np.asarray(picture, np.float32) * uneven[..., None]
 
 
-def _wall(generator: Generator, size_hw: tuple[int, int], indoors: bool) -> NDArray[np.float32]:
-    """Sky with clouds, a plain or papered wall, or sometimes a busy texture."""
-    fade = np.linspace(0, 1, size_hw[0], dtype=np.float32)[:, None, None]
+def _wall(generator: Generator, size_hw: tuple[int, int], indoors: bool) -> NDArray[np.floating]:
+    """Draw a sky or a wall [H, W, 3], or sometimes a busy texture."""
     if generator.random() < 0.15:
         return procedural_texture(generator, size_hw)
+    # From 0 in the first row to 1 at the horizon.
+    fade = np.linspace(0, 1, size_hw[0], dtype=np.float32)[:, None, None]
     if indoors:
-        colour = 0.5 * random_colour(generator) + 90
-        shade = generator.uniform(-25, 25) * fade
-        return colour + shade + 10 * fractal_noise(generator, size_hw, 6, 4)[..., None]
-    # A sky that is hazier towards the horizon, behind clouds.
+        return _indoor_wall(generator, size_hw, fade)
+    return _sky(generator, size_hw, fade)
+
+
+def _indoor_wall(
+    generator: Generator, size_hw: tuple[int, int], fade: NDArray
+) -> NDArray[np.floating]:
+    """Draw a pale wall [H, W, 3] that is a little lighter or darker towards the floor."""
+    colour = 0.5 * random_colour(generator) + 90
+    shade = generator.uniform(-25, 25) * fade
+    stains = fractal_noise(generator, size_hw, 6, 4)[..., None]
+    return colour + shade + 10 * stains
+
+
+def _sky(generator: Generator, size_hw: tuple[int, int], fade: NDArray) -> NDArray[np.floating]:
+    """Draw a sky [H, W, 3] behind clouds, hazier towards the horizon."""
     zenith = np.array([60, 110, 180], np.float32)
     zenith = zenith + generator.normal(0, 14, 3).astype(np.float32)
     haze = np.array([200, 210, 220], np.float32)
@@ -71,38 +82,45 @@ def _wall(generator: Generator, size_hw: tuple[int, int], indoors: bool) -> NDAr
     return sky + (235 - sky) * cloud
 
 
-def _floor(generator: Generator, size_hw: tuple[int, int], indoors: bool) -> NDArray[np.float32]:
-    """Asphalt, grass, sand, boards or tiles in perspective."""
+def _floor(generator: Generator, size_hw: tuple[int, int], indoors: bool) -> NDArray[np.floating]:
+    """Draw asphalt, grass, sand, boards or tiles [H, W, 3] in perspective."""
     height, width = size_hw
     # 1 at the lower edge of the picture, smaller towards the horizon.
     row = np.arange(height, dtype=np.float32)[:, None]
     nearness = (row + 0.15 * height + 4) / (1.15 * height + 4)
-    # One colour, rough on a large and on a small scale.
+    # One colour.
     colours = FLOORS_INDOORS if indoors else FLOORS_OUTDOORS
     colour = colours[int(generator.integers(len(colours)))]
     colour = colour * np.float32(generator.uniform(0.7, 1.25))
     colour = (colour + generator.normal(0, 7, 3)).astype(np.float32)
+    # Roughness on a large and on a small scale.
     rough = 0.5 * fractal_noise(generator, size_hw, 3, 3)
     rough = rough + fractal_noise(generator, size_hw, 48, 2)
     roughness = 0.08 + 0.22 * generator.random()
     shade = 1 + roughness * rough + 0.15 * (nearness - 0.5)
-    if generator.random() < (0.8 if indoors else 0.3):
+    # Boards and tiles are more common indoors.
+    share_with_gaps = 0.8 if indoors else 0.3
+    if generator.random() < share_with_gaps:
         shade = shade * (1 - 0.3 * _gaps(generator, nearness, width))
     return colour * shade[..., None]
 
 
 def _gaps(generator: Generator, nearness: NDArray, width: int) -> NDArray[np.bool_]:
-    """Where the gaps [H, W] between boards or tiles are, in rows of a nearness [H, 1]."""
+    """Mark the gaps [H, W] between boards or tiles. nearness [H, 1]: nearness of each row."""
+    # Gaps that run away from the camera; 100 keeps positions positive.
     column = np.arange(width, dtype=np.float32)[None]
     across = (column - generator.uniform(0, width)) / (nearness * width)
-    along = np.modf(np.abs(across * generator.uniform(4, 14) + 100))[0] < 0.06
-    position = np.modf(generator.uniform(2, 9) / nearness)[0]
+    boards = np.abs(across * generator.uniform(4, 14) + 100)
+    along = np.modf(boards)[0] < 0.06
+    # Gaps that run across, between tiles alone.
+    tiles = generator.uniform(2, 9) / nearness
     has_rows = generator.random() < 0.5
-    return along | (position < (0.08 if has_rows else 0.0))
+    gap = 0.08 if has_rows else 0.0
+    return along | (np.modf(tiles)[0] < gap)
 
 
 class _Clutter:
-    """Draws what stands around into a picture in place, its ground beginning at row `horizon`."""
+    """Draws clutter into a picture in place, whose ground begins at row `horizon`."""
 
     def __init__(
         self, generator: Generator, picture: Image.Image, horizon: int, indoors: bool
@@ -114,7 +132,7 @@ class _Clutter:
         self.indoors = indoors
 
     def draw(self) -> None:
-        """Buildings or furniture, trees, marks on the ground, and loose shapes, some of each."""
+        """Draw buildings or furniture, trees, marks on the ground, and loose shapes."""
         for _ in range(int(self.generator.integers(1, 7))):
             self._building()
         for _ in range(0 if self.indoors else int(self.generator.integers(0, 5))):
@@ -125,13 +143,14 @@ class _Clutter:
             self._shape()
 
     def _ink(self, brighter: float = 0.0) -> tuple[int, int, int]:
-        """A random colour."""
+        """Choose a random colour."""
         rgb = np.clip(random_colour(self.generator) + brighter, 0, 255)
-        return tuple(int(value) for value in rgb)
+        red, green, blue = (int(value) for value in rgb)
+        return red, green, blue
 
     def _building(self) -> None:
-        """A building or piece of furniture that stands on the horizon, with windows."""
-        # The front; indoors some things end above the floor, and most stand before the wall.
+        """Draw a building or piece of furniture with windows, which stands on the horizon."""
+        # The front. Indoors some pieces end above the floor, and others stand before the wall.
         random = self.generator
         x = random.uniform(-0.1, 1) * self.width
         width = random.uniform(0.06, 0.35) * self.width
@@ -141,19 +160,21 @@ class _Clutter:
             foot = top + 0.6 * (self.horizon - top)
         foot += 0.12 * self.height * self.indoors * random.random()
         self.canvas.rectangle((x, top, x + width, foot), fill=self._ink(), outline=self._ink())
-        # Windows in rows and columns.
+        # Windows in rows and columns, each half as wide and high as its cell.
         most = 3 if self.indoors else 6
-        columns, rows = (int(number) for number in random.integers(1, most, 2))
+        columns, rows = random.integers(1, most, 2).tolist()
         glass = self._ink()
-        for i in range(columns * rows):
-            left = x + width * ((i % columns) + 0.25) / columns
-            upper = top + (foot - top) * ((i // columns) + 0.25) / rows
-            right = left + 0.5 * width / columns
-            lower = upper + 0.5 * (foot - top) / rows
-            self.canvas.rectangle((left, upper, right, lower), fill=glass)
+        height = foot - top
+        for row in range(rows):
+            upper = top + height * (row + 0.25) / rows
+            lower = upper + 0.5 * height / rows
+            for column in range(columns):
+                left = x + width * (column + 0.25) / columns
+                right = left + 0.5 * width / columns
+                self.canvas.rectangle((left, upper, right, lower), fill=glass)
 
     def _tree(self) -> None:
-        """A trunk with seven balls of leaves."""
+        """Draw a trunk with seven balls of leaves."""
         random = self.generator
         x = random.uniform(0, self.width)
         r = random.uniform(0.04, 0.14) * self.width
@@ -168,7 +189,7 @@ class _Clutter:
             self.canvas.ellipse((left, upper, right, lower), fill=green)
 
     def _mark(self) -> None:
-        """A line on the ground from the horizon to the lower edge."""
+        """Draw a line on the ground from the horizon to the lower edge."""
         random = self.generator
         vanish = random.uniform(0, self.width)
         near = random.uniform(-0.5, 1.5) * self.width
@@ -177,7 +198,7 @@ class _Clutter:
         self.canvas.polygon(corners, fill=self._ink(30))
 
     def _shape(self) -> None:
-        """A polygon anywhere."""
+        """Draw a polygon anywhere."""
         random = self.generator
         centre = random.uniform(0, 1, 2) * [self.width, self.height]
         number = int(random.integers(3, 7))

@@ -1,5 +1,6 @@
-"""What each point of a car's surface is made of: glass, lights, gaps and plates on the body, rims
-on the wheels.
+"""The material of each point of a car's surface.
+
+On the body that is paint, glass, lights, gaps and plates, on the wheels tyres and rims.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ Coordinates = tuple[NDArray, NDArray, NDArray]  # |x|, y and z [N]
 
 
 def paint_body(shape: CarShape, points: NDArray, tag: NDArray) -> NDArray:
-    """Material of points [3, N] of the body, tag [N].
+    """Choose the material [N] of points [3, N] of the body by their positions and tags [N].
 
-    Glass, lights, grille, plates, gaps and sills over paint; what is painted later lies over it.
+    Glass, lights, grille, plates, gaps and sills cover the paint; later materials cover earlier
+    ones.
     """
     x = np.abs(points[0])
     y = points[1]
@@ -82,7 +84,7 @@ def _paint_sides(
 def _paint_top(
     shape: CarShape, points: Coordinates, tag: NDArray, lines: BodyLines, material: NDArray
 ) -> None:
-    """Paint windscreen, rear window, and the load bed or the gaps of the hood in place."""
+    """Paint windscreen, rear window, and the load bed or the gaps of the bonnet in place."""
     x, y, _ = points
     above = (tag >= ROOF_TAG) & (tag < END_TAG - 0.5)
     # Panes in black frames.
@@ -129,15 +131,16 @@ def _paint_back(shape: CarShape, points: Coordinates, material: NDArray) -> None
 
 
 def _paint_plate(end: NDArray, x: NDArray, above: NDArray, material: NDArray) -> None:
-    """Paint a plate and its frame in place. end: what lies at the end. above: height over the
-    plate's middle.
+    """Paint a plate and its frame in place.
+
+    end [N]: which points lie at the end of the car. above [N]: height over the plate's middle.
     """
     material[end & (x < 0.052) & (np.abs(above) < 0.013)] = BLACK
     material[end & (x < 0.048) & (np.abs(above) < 0.0105)] = PLATE
 
 
 def _nearest(y: NDArray, places: list[float] | tuple[float, ...]) -> NDArray:
-    """Distance of y [N] to the nearest of some places [N]."""
+    """Compute the distance [N] of each y to the nearest place."""
     distance = np.abs(y - np.float32(places[0]))
     for place in places[1:]:
         np.minimum(distance, np.abs(y - np.float32(place)), out=distance)
@@ -145,7 +148,7 @@ def _nearest(y: NDArray, places: list[float] | tuple[float, ...]) -> NDArray:
 
 
 def paint_wheel(shape: CarShape, points: NDArray) -> NDArray:
-    """Tyre, rim with five spokes and hub of points [3, N] of a wheel."""
+    """Choose the material [N] of points [3, N] of a wheel: tyre, rim with five spokes, or hub."""
     # Positions relative to the axle.
     front_axle, rear_axle, radius = shape.wheels
     at_front = points[1] < (front_axle + rear_axle) / 2

@@ -10,7 +10,7 @@ HALF_LENGTH = 0.45
 
 
 def _knots(text: str) -> Knots:
-    """`y z, y z, ...` -> the knots of a line."""
+    """Parse the knots of a line from `y z, y z, ...`."""
     knots = []
     for pair in text.split(","):
         y, z = pair.split()
@@ -20,27 +20,33 @@ def _knots(text: str) -> Knots:
 
 @dataclass(frozen=True)
 class CarShape:
-    """A car by its lines, in CAD units, z from the ground. Lines are (y, z) knots from front to
-    back.
+    """A car by its lines, in CAD units, with y from front to back and z from the ground.
+
+    top, belt: upper edge of the body and lower edge of its windows. wheels: y of the front axle, y
+    of the rear axle, and radius. windscreen, rear_window, side_glass: y of both ends. pillars,
+    doors: y of the pillars, and of the gaps between doors. headlight, grille: lowest and highest z.
+    taillight: lowest z, highest z, and the share of the half width where it begins. plate: z in
+    front and behind. bed: y of both ends, and depth, of an open load bed. trim: height of the black
+    sill. tumblehome: how far the windows lean inwards, as a share of the half width.
     """
 
     subtype: str
     half_width: float
     clearance: float
     top: Knots
-    belt: Knots  # lower edge of the windows
-    wheels: tuple[float, float, float]  # y of the front axle, y of the rear axle, radius
-    windscreen: tuple[float, float]  # y of its lower and upper edge
+    belt: Knots
+    wheels: tuple[float, float, float]
+    windscreen: tuple[float, float]
     rear_window: tuple[float, float]
-    side_glass: tuple[float, float]  # y
+    side_glass: tuple[float, float]
     pillars: tuple[float, ...]
-    doors: tuple[float, ...]  # y of the gaps
-    headlight: tuple[float, float]  # z
-    grille: tuple[float, float]  # z
-    taillight: tuple[float, float, float]  # z, z, and the share of the half width where they begin
-    plate: tuple[float, float]  # z in front, z behind
-    bed: tuple[float, float, float] | None = None  # y, y and depth of an open load bed
-    trim: float = 0.012  # height of the black sill
+    doors: tuple[float, ...]
+    headlight: tuple[float, float]
+    grille: tuple[float, float]
+    taillight: tuple[float, float, float]
+    plate: tuple[float, float]
+    bed: tuple[float, float, float] | None = None
+    trim: float = 0.012
     tumblehome: float = 0.22
 
 

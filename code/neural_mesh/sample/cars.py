@@ -1,4 +1,4 @@
-"""The procedural cars: a body through cross-sections, wheels, mirrors and key points."""
+"""The procedural cars, built of a body through cross-sections, wheels and mirrors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from neural_mesh.sample.car_shapes import HALF_LENGTH, CarShape
 from neural_mesh.sample.parts import BLACK, PAINT, TYRE, Builder, Model, Point, left_and_right
 from neural_mesh.sample.shapes import Triangles, grid_triangles, lathe, tube
 
-# Tags of the corners of half a cross-section: below 2 lie the sides, from 2 on the windows, from 3
-# on the roof.
+# Tags of the corners of half a cross-section: the sides have tags below 2, the windows from 2 to 3,
+# the roof those above.
 SECTION_TAGS = np.array(
     (0, 0.2, 0.4, 0.6, 0.9, 1.3, 1.6, 1.9, 2, 2.33, 2.66, 3, 3.2, 3.4, 3.45, 3.6, 3.8, 4)
 )
@@ -34,8 +34,8 @@ ROOF_RACK = [(0.118, -0.04, 0.322), (0.118, 0.0, 0.345), (0.116, 0.30, 0.345), (
 
 
 def car(shape: CarShape) -> Model:
-    """A car of the given shape."""
-    # Body, wheels, mirrors, and a rack on the roof of an SUV.
+    """Build a car of the given shape."""
+    # Body, wheels and mirrors, and a roof rack for an SUV.
     build = Builder()
     for surface, tag in _body(shape):
         build.add(surface, PAINT, tag)
@@ -60,7 +60,7 @@ def car(shape: CarShape) -> Model:
 
 
 def _body(shape: CarShape) -> list[tuple[Triangles, NDArray]]:
-    """The shell and its two end caps with the section tag of each vertex."""
+    """Build the shell and its two end caps, with the section tag of each vertex."""
     y = _stations(shape)
     half = _half_sections(shape, y)
     # From the middle of the bottom over the roof and back again.
@@ -71,7 +71,7 @@ def _body(shape: CarShape) -> list[tuple[Triangles, NDArray]]:
 
 
 def _end_cap(half: NDArray, outward: float) -> tuple[Triangles, NDArray]:
-    """A bulging cap over half a section [K, 3] and its mirror image. outward: sign of y."""
+    """Build a bulging cap over half a section [K, 3] and its mirror image. outward: sign of y."""
     across = np.linspace(-1, 1, 13)
     one = np.ones(len(across))
     cap = np.repeat(half[:, None], len(across), 1) * np.stack([across, one, one], -1)
@@ -81,8 +81,9 @@ def _end_cap(half: NDArray, outward: float) -> tuple[Triangles, NDArray]:
 
 
 def _stations(shape: CarShape) -> NDArray:
-    """Where the body is cut: every 14 mm or so, at the ends of the glass, and close together at
-    steps.
+    """Choose the stations y at which the body is cut.
+
+    They are 14 mm apart or less: the ends of the glass are stations, and steps have several.
     """
     evenly = np.linspace(-HALF_LENGTH, HALF_LENGTH, 66)
     # Ends of glass and bumpers, and the walls of a load bed.
@@ -95,8 +96,8 @@ def _stations(shape: CarShape) -> NDArray:
 
 
 def _half_sections(shape: CarShape, y: NDArray) -> NDArray:
-    """Half a cross-section at each station [S, K, 3], from the middle of the bottom to the middle
-    of the roof.
+    """Build half a cross-section at each station [S, K, 3], from the middle of the bottom to the
+    middle of the roof.
     """
     # Heights of the parts of the side, and how far the windows lean inwards.
     width, bottom, belt, top, roof = body_lines(shape, y)
@@ -130,7 +131,7 @@ def _half_sections(shape: CarShape, y: NDArray) -> NDArray:
 
 
 def _bed_depth(shape: CarShape, y: NDArray) -> NDArray:
-    """How far the load bed lies below the body's upper edge at stations y."""
+    """Compute how far the load bed lies below the body's upper edge at stations y."""
     if shape.bed is None:
         return np.zeros_like(y)
     first, last, depth = shape.bed
@@ -138,7 +139,7 @@ def _bed_depth(shape: CarShape, y: NDArray) -> NDArray:
 
 
 def _mirror(shape: CarShape) -> Triangles:
-    """The outside mirror at +x."""
+    """Build the outside mirror at +x."""
     width = shape.half_width
     y = shape.side_glass[0] + 0.022
     belt = float(smooth_line(shape.belt, np.array([y]))[0])
@@ -151,7 +152,7 @@ def _mirror(shape: CarShape) -> Triangles:
 
 
 def _keypoints(shape: CarShape) -> dict[str, Point]:
-    """PASCAL3D+'s key points of cars."""
+    """Place PASCAL3D+'s key points of cars."""
     front_axle, rear_axle, radius = shape.wheels
     width = shape.half_width
     end_width = 0.80 * width

@@ -21,8 +21,9 @@ from neural_mesh.sample.shapes import Triangles, box, grid_triangles, tube
 def _chair_keypoints(
     seat: tuple[float, float, float, float], back: Point, rear_foot: Point, front_foot: Point
 ) -> dict[str, Point]:
-    """Key points of a chair from (x, y front, y rear, z) of the seat and the corners at +x; upper
-    is the rear.
+    """Place PASCAL3D+'s key points of a chair, in whose names "upper" is the rear.
+
+    seat: x, y of the front, y of the rear, and z. back, rear_foot, front_foot: corners at +x.
     """
     x, front, rear, z = seat
     return left_and_right(
@@ -37,12 +38,12 @@ def _chair_keypoints(
 
 
 def slatted_chair() -> Model:
-    """A wooden dining chair: cushion, vertical slats, stretchers, no arms."""
+    """Build a wooden dining chair with a cushion, vertical slats and stretchers, without arms."""
     build = Builder()
     # Seat and cushion.
     build.add(box((0, 0.0, 0.385), (0.205, 0.20, 0.016), 0.008), WOOD)
     build.add(box((0, -0.012, 0.412), (0.185, 0.172, 0.018), 0.017, 0.02), FABRIC)
-    # Front legs, and rear legs that go on as the sides of the back.
+    # Front legs, and rear legs that are also the sides of the back.
     build.add(tube([(0.180, -0.175, 0), (0.183, -0.178, 0.375)], [0.013, 0.019]), WOOD, mirror=True)
     side = [(0.175, 0.205, 0), (0.183, 0.182, 0.38), (0.183, 0.192, 0.50), (0.180, 0.228, 0.80)]
     build.add(tube(side, [0.013, 0.018, 0.018, 0.014]), WOOD, mirror=True)
@@ -65,7 +66,7 @@ def slatted_chair() -> Model:
 
 
 def armchair() -> Model:
-    """An upholstered armchair: thick seat and back, padded arms on posts, tapered legs."""
+    """Build an upholstered armchair with a thick seat and back, arms on posts, and tapered legs."""
     build = Builder()
     # Seat and cushion.
     build.add(box((0, -0.01, 0.315), (0.195, 0.215, 0.028), 0.012), FABRIC2)
@@ -93,7 +94,7 @@ def armchair() -> Model:
 
 
 def _leaning(triangles: Triangles, centre: list[float]) -> Triangles:
-    """A part that leans back by 11 degrees, moved to a centre [3]."""
+    """Lean a part back by 11 degrees, and move it to a centre [3]."""
     vertices, faces = triangles
     tilt = np.radians(11)
     cos = np.cos(tilt)
@@ -118,7 +119,8 @@ SHELL_SPINE = np.array(
         (0.244, 0.775),
     ]
 )
-# Half its width, and how far its sides curl up, by the share of the way along the spine.
+# Half the width of the shell, and how far its sides curl up, by the share of the way along the
+# spine.
 SHELL_HALF_WIDTH = (
     [0, 0.05, 0.35, 0.55, 0.62, 0.9, 0.97, 1],
     [0.165, 0.20, 0.212, 0.200, 0.198, 0.205, 0.175, 0.13],
@@ -127,9 +129,7 @@ SHELL_CURL = ([0, 0.15, 0.5, 0.75, 1], [-0.012, 0.012, 0.045, 0.060, 0.045])
 
 
 def shell_chair() -> Model:
-    """A moulded shell on splayed metal legs, no arms; the shell's outside has another colour than
-    its inside.
-    """
+    """Build a moulded shell, whose two sides differ in colour, on splayed metal legs."""
     build = Builder()
     inside = _shell_surface(0.006)
     outside = _shell_surface(-0.006)
@@ -154,7 +154,7 @@ def shell_chair() -> Model:
 
 
 def _shell_surface(offset: float) -> NDArray[np.float64]:
-    """Points [along, across, 3] of the shell, moved by `offset` along its normal."""
+    """Compute points [along, across, 3] of the shell, moved by `offset` along its normal."""
     along = np.linspace(0, 1, 49)
     across = np.linspace(-1, 1, 21)
     spine = _smooth_spine(along)
@@ -168,7 +168,7 @@ def _shell_surface(offset: float) -> NDArray[np.float64]:
 
 
 def _smooth_spine(along: NDArray) -> NDArray[np.float64]:
-    """(y, z) of the spine [N, 2] at shares `along` of the way, its corners rounded."""
+    """Compute (y, z) of the spine [N, 2] at shares `along` of the way, its corners rounded."""
     at = np.linspace(0, 1, len(SHELL_SPINE))
     columns = []
     for column in SHELL_SPINE.T:

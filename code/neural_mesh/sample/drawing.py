@@ -1,6 +1,4 @@
-"""Pictures of the procedural models with their exact poses, as if somebody had photographed and
-annotated them.
-"""
+"""Pictures of the procedural models, with exact annotations, in the style of photographs."""
 
 from __future__ import annotations
 
@@ -22,15 +20,18 @@ from neural_mesh.sample.viewpoints import Viewpoint, habit_of, project, random_v
 VISIBLE = 1
 SELF_OCCLUDED = 2
 TRUNCATED = 4
-SHARE_TRUNCATED = 0.05  # of the pictures cut the object off
-# A key point this far behind the surface seen still counts as seen, in CAD units.
+# Share of the pictures that cut a part of the object off.
+SHARE_TRUNCATED = 0.05
+# A key point at most this far behind the visible surface counts as visible, in CAD units.
 SURFACE_TOLERANCE = 0.022
-FOREGROUND = 10  # an object mask above this is object (OccludedPASCAL3D)
-CUTOUT_SIDE = 320  # of the picture that a cut-out is taken from, in pixels
+# Pixels whose mask is above this show the object (OccludedPASCAL3D).
+FOREGROUND = 10
+# Side in pixels of the picture that a cut-out is taken from.
+CUTOUT_SIDE = 320
 
 
 class KeyPoint(NamedTuple):
-    """VISIBLE, SELF_OCCLUDED or TRUNCATED, and the pixel."""
+    """A projected key point. status: VISIBLE, SELF_OCCLUDED or TRUNCATED. xy: its pixel."""
 
     status: int
     xy: tuple[float, float]
@@ -38,29 +39,32 @@ class KeyPoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and what is known about it."""
+    """A picture [H, W, 3] and its annotation.
 
-    image: NDArray[np.uint8]  # [H, W, 3]
-    mask: NDArray[np.uint8]  # [H, W], share of each pixel that the object fills, times 255
+    mask [H, W]: share of each pixel that the object fills, times 255. cad_index: counts from 1.
+    """
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
     viewpoint: Viewpoint
-    cad_index: int  # 1-based
+    cad_index: int
     subtype: str
     truncated: bool
     keypoints: dict[str, KeyPoint]
 
     @property
     def bbox_xyxy(self) -> tuple[float, float, float, float]:
-        """Tight box of the silhouette in pixels, the right and lower edges outside of the last
-        pixel.
-        """
+        """The tight box of the silhouette in pixels; its right and lower edges are exclusive."""
         rows, columns = _rows_and_columns(self.mask > FOREGROUND)
         return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def draw_sample(category: str, cad_index: int, image_width: int, generator: Generator) -> Sample:
-    """One picture of CAD model `cad_index` (1-based) of a category at a random pose in a random
-    place.
+    """Draw CAD model `cad_index` (from 1) of a category at a random pose in a random place.
+
+    image_width: longer side of the picture in pixels.
     """
+    # Pose, light and the object alone. The order of all draws decides the pictures of a seed.
     model = models(category)[cad_index - 1]
     habit = habit_of(category)
     size_hw = _picture_size(float(generator.choice(habit.image_shapes)), image_width)
@@ -69,7 +73,7 @@ def draw_sample(category: str, cad_index: int, image_width: int, generator: Gene
     looks = random_looks(generator, view)
     rgb, coverage, depths = draw_object(model, view, looks, size_hw)
 
-    # The ground begins behind the object, the higher in the picture the more one looks down.
+    # The ground begins behind the object, higher in the picture when the camera looks down more.
     rows, _ = _rows_and_columns(coverage)
     looking_down = np.clip(view.elevation_deg / 30, 0, 1)
     rise = generator.uniform(0.25, 0.9) + looking_down * generator.uniform(0.2, 0.8)
@@ -90,9 +94,7 @@ def draw_sample(category: str, cad_index: int, image_width: int, generator: Gene
 
 
 def draw_cutout(category: str, cad_index: int, generator: Generator) -> NDArray[np.uint8]:
-    """A model at a random pose as RGBA uint8 [h, w, 4], cut out tightly: an occluder for other
-    objects.
-    """
+    """Draw a model at a random pose as RGBA uint8 [h, w, 4], cut out tightly, to occlude others."""
     model = models(category)[cad_index - 1]
     size_hw = (CUTOUT_SIDE, CUTOUT_SIDE)
     view = random_viewpoint(generator, model.vertices, habit_of(category), size_hw)
@@ -105,19 +107,19 @@ def draw_cutout(category: str, cad_index: int, generator: Generator) -> NDArray[
 
 
 def _picture_size(ratio: float, image_width: int) -> tuple[int, int]:
-    """(height, width) of a picture by its height over its width; image_width: the longer side."""
+    """Compute (height, width) of a picture. ratio: height over width. image_width: longer side."""
     if ratio > 1:
         return image_width, round(image_width / ratio)
     return round(image_width * ratio), image_width
 
 
 def _rows_and_columns(mask: NDArray) -> tuple[NDArray, NDArray]:
-    """The rows and the columns of a mask [H, W] in which something is."""
+    """Find the rows and the columns of a mask [H, W] that are not empty."""
     return np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
 
 
 def _tone(rgb: NDArray, coverage: NDArray) -> NDArray[np.float32]:
-    """Linear light to display values, for colours that are already multiplied by their coverage."""
+    """Convert linear light to display values, for colours multiplied by their coverage."""
     result = np.zeros_like(rgb)
     some = coverage > 0
     weight = coverage[some][:, None]
@@ -126,7 +128,7 @@ def _tone(rgb: NDArray, coverage: NDArray) -> NDArray[np.float32]:
 
 
 def _photograph(image: NDArray, generator: Generator) -> NDArray[np.uint8]:
-    """Exposure, contrast, colour cast and noise of a camera: [H, W, 3] in 0..255 to uint8."""
+    """Apply exposure, contrast, colour cast and noise of a camera to an image [H, W, 3]."""
     contrast = generator.uniform(0.85, 1.15)
     exposure = generator.uniform(0.85, 1.15)
     cast = generator.normal(1, 0.03, 3).astype(np.float32)
@@ -139,10 +141,9 @@ def _photograph(image: NDArray, generator: Generator) -> NDArray[np.uint8]:
 def find_keypoints(
     model: Model, view: Viewpoint, depths: NDArray, size_hw: tuple[int, int]
 ) -> dict[str, KeyPoint]:
-    """Status and pixel of each key point: visible, hidden by the object itself, or outside of the
-    picture.
+    """Find status and pixel of each key point.
 
-    depths: of the samples of the picture, see `draw_object`.
+    depths: depths of the samples of the picture, see `DrawnObject`.
     """
     height, width = size_hw
     pixels, depth = project(np.stack(list(model.keypoints.values())), view)
@@ -159,7 +160,7 @@ def find_keypoints(
 
 
 def _surface_depth(depths: NDArray, x: float, y: float) -> float:
-    """Median depth of the object around a pixel, infinite where it is not."""
+    """Compute the median depth of the object around a pixel, which is infinite off the object."""
     row = int(y * SUPERSAMPLING)
     column = int(x * SUPERSAMPLING)
     around = depths[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]

@@ -1,4 +1,4 @@
-"""How a picture looks: the colours and gloss of materials, and the light."""
+"""The looks of a picture: the colours and gloss of materials, and the light."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WOODS = np.array(
         (0.82, 0.80, 0.76),
     ]
 )
-# RGB, mirror reflection, highlight, exponent of what always looks the same.
+# Materials that always look the same: RGB, mirror reflection, highlight, exponent.
 FIXED_LOOKS = {
     parts.GLASS: (0.05, 0.06, 0.07, 0.85, 0.9, 120),
     parts.TYRE: (0.035, 0.035, 0.037, 0.03, 0.05, 8),
@@ -55,48 +55,76 @@ FIXED_LOOKS = {
 
 @dataclass(frozen=True)
 class Looks:
-    """Colours and light of one picture; directions are in the object frame, colours RGB in 0..1."""
+    """Colours and light of one picture; directions are in the object frame, colours RGB in 0..1.
 
-    albedo: NDArray[np.float32]  # [materials, 3]
-    gloss: NDArray[np.float32]  # [materials, 3]: mirror reflection, highlight, exponent
-    light: NDArray[np.float32]  # [3], towards the light
+    albedo [materials, 3]: colours. gloss [materials, 3]: mirror reflection, highlight and exponent.
+    light [3]: direction towards the light. light_rgb, sky_rgb, ground_rgb [3]: colours of the light
+    from each.
+    """
+
+    albedo: NDArray[np.float32]
+    gloss: NDArray[np.float32]
+    light: NDArray[np.float32]
     light_rgb: NDArray[np.float32]
     sky_rgb: NDArray[np.float32]
     ground_rgb: NDArray[np.float32]
 
 
 def random_looks(generator: Generator, view: Viewpoint) -> Looks:
-    """Paint, wood and fabric colours, and a light that comes from above and most often from the
-    camera's side.
-    """
-    # Materials.
+    """Choose the colours of paint, wood and fabric, and the light."""
+    # The order of these draws decides the pictures of a seed.
+    table = _random_materials(generator)
+    light = _random_direction(generator, view)
+    warmth = generator.normal(0, 0.07)
+    strength = generator.uniform(0.55, 1.15)
+    ambient = generator.uniform(0.35, 0.65)
+    # Colours of the sun, of a bluish sky and of a brownish ground.
+    light_rgb = strength * np.array([1 + warmth, 1.0, 1 - warmth])
+    sky_tone = np.array([0.95, 1.0, 1.08])
+    ground_tone = np.array([1.05, 1.0, 0.92])
+    sky_rgb = ambient * sky_tone * generator.uniform(0.95, 1.05, 3)
+    ground_rgb = ambient * 0.55 * ground_tone * generator.uniform(0.9, 1.1, 3)
+    return Looks(
+        albedo=table[:, :3].astype(np.float32),
+        gloss=table[:, 3:].astype(np.float32),
+        light=light.astype(np.float32),
+        light_rgb=light_rgb.astype(np.float32),
+        sky_rgb=sky_rgb.astype(np.float32),
+        ground_rgb=ground_rgb.astype(np.float32),
+    )
+
+
+def _random_materials(generator: Generator) -> NDArray:
+    """Choose RGB, mirror reflection, highlight and exponent of every material [materials, 6]."""
     table = np.zeros((parts.NUM_MATERIALS, 6))
     for material, row in FIXED_LOOKS.items():
         table[material] = row
     table[parts.PAINT, :3] = _tint(generator, CAR_PAINTS, 0.05)
     table[parts.PAINT, 3:] = (generator.uniform(0.3, 0.6), 0.7, generator.uniform(30, 90))
     table[parts.WOOD] = (*_tint(generator, WOODS, 0.06), 0.12, 0.25, 20)
-    table[parts.FABRIC] = (*(random_colour(generator) / 255) ** 1.3, 0.0, 0.05, 6)
-    table[parts.FABRIC2] = (*(random_colour(generator) / 255) ** 1.3, 0.02, 0.06, 8)
+    table[parts.FABRIC] = (*_fabric_colour(generator), 0.0, 0.05, 6)
+    table[parts.FABRIC2] = (*_fabric_colour(generator), 0.02, 0.06, 8)
+    # Some metal is painted black.
     if generator.random() < 0.3:
         table[parts.METAL, :3] *= 0.12
-    # Light.
+    return table
+
+
+def _fabric_colour(generator: Generator) -> NDArray:
+    """Choose any colour; the exponent makes most of them darker and more saturated."""
+    return (random_colour(generator) / 255) ** 1.3
+
+
+def _random_direction(generator: Generator, view: Viewpoint) -> NDArray:
+    """Choose a direction [3] towards the light, from above and mostly from the camera's side."""
     turn = np.radians(view.azimuth_deg) + generator.normal(0, 1.0)
     height = generator.uniform(0.35, 1.25)
     level = np.cos(height)
-    light = np.array([np.sin(turn) * level, -np.cos(turn) * level, np.sin(height)])
-    warmth = generator.normal(0, 0.07)
-    strength = generator.uniform(0.55, 1.15)
-    ambient = generator.uniform(0.35, 0.65)
-    light_rgb = strength * np.array([1 + warmth, 1.0, 1 - warmth])
-    sky_rgb = ambient * np.array([0.95, 1.0, 1.08]) * generator.uniform(0.95, 1.05, 3)
-    ground_rgb = ambient * 0.55 * np.array([1.05, 1.0, 0.92]) * generator.uniform(0.9, 1.1, 3)
-    values = (table[:, :3], table[:, 3:], light, light_rgb, sky_rgb, ground_rgb)
-    return Looks(*(np.asarray(value, np.float32) for value in values))
+    return np.array([np.sin(turn) * level, -np.cos(turn) * level, np.sin(height)])
 
 
 def _tint(generator: Generator, colours: NDArray, spread: float) -> NDArray:
-    """One of the colours [K, 3], a little lighter or darker, and of a slightly different tone."""
+    """Choose one of the colours [K, 3], and vary its brightness and its tone a little."""
     colour = colours[int(generator.integers(len(colours)))]
     brightness = generator.uniform(0.8, 1.15)
     tone = generator.normal(0, spread, 3) * colour

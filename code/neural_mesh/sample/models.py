@@ -21,9 +21,7 @@ MODELS: dict[str, tuple[Callable[[], Model], ...]] = {
 
 @cache
 def models(category: str) -> tuple[Model, ...]:
-    """The CAD models of a category, cad_index 1 first. Raises ValueError for a category that has
-    none.
-    """
+    """Build the CAD models of a category, cad_index 1 first; ValueError for an unknown category."""
     if category not in MODELS:
         raise ValueError(f"no sample models of {category!r}; there are {', '.join(MODELS)}")
     return tuple(make() for make in MODELS[category])

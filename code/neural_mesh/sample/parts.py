@@ -1,4 +1,4 @@
-"""Models of the sample data, the materials of their surfaces, and how they are put together.
+"""Models of the sample data, the materials of their surfaces, and the builder of models.
 
 Axes are PASCAL3D+'s: z up, the front towards -y, everything symmetric about x = 0, the bounding box
 centred on the origin. "left" in a key point's name is -x, as in PASCAL3D+ (the left seen by
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from neural_mesh.sample.shapes import Triangles, vertex_normals
 
-# What a point of a surface is made of; `looks` gives each its colour and gloss.
+# Materials of points of a surface; `looks` gives each its colour and gloss.
 PAINT = 0
 GLASS = 1
 TYRE = 2
@@ -41,15 +41,20 @@ Painter = Callable[[NDArray, NDArray, NDArray], NDArray]
 
 @dataclass(frozen=True)
 class Model:
-    """One CAD model. `paint` refines the materials of points of its surface."""
+    """One CAD model.
+
+    vertices, normals [V, 3]: normals are unit vectors of either sign. faces [F, 3]. material [V]:
+    the same for the corners of a face. tag [V]: position along a section of a car's body, -1
+    elsewhere. keypoints: name -> point [3]. paint: refines the materials of points of the surface.
+    """
 
     subtype: str
-    vertices: NDArray[np.float64]  # [V, 3]
-    normals: NDArray[np.float64]  # [V, 3], unit, of either sign
-    faces: NDArray[np.int32]  # [F, 3]
-    material: NDArray[np.int64]  # [V], the same for the corners of a face
-    tag: NDArray[np.float64]  # [V], position along a section of the car's body, -1 elsewhere
-    keypoints: dict[str, NDArray[np.float64]]  # name -> [3]
+    vertices: NDArray[np.float64]
+    normals: NDArray[np.float64]
+    faces: NDArray[np.int32]
+    material: NDArray[np.int64]
+    tag: NDArray[np.float64]
+    keypoints: dict[str, NDArray[np.float64]]
     paint: Painter | None = None
 
 
@@ -72,11 +77,11 @@ class Builder:
     def add(
         self, triangles: Triangles, material: int, tag: NDArray | None = None, mirror: bool = False
     ) -> None:
-        """Add a part; with `mirror` also its image at -x."""
+        """Add a part, and with `mirror` also its mirror image at -x."""
         vertices, faces = triangles
         if tag is None:
             tag = np.full(len(vertices), NO_TAG)
-        # Normals are made anew for the mirror image, whose triangles turn the other way.
+        # The mirror image needs normals of its own, since its triangles turn the other way.
         for sign in (1.0, -1.0) if mirror else (1.0,):
             points = vertices * [sign, 1, 1]
             normals = vertex_normals(points, faces)
@@ -85,9 +90,7 @@ class Builder:
     def model(
         self, subtype: str, keypoints: dict[str, Point], paint: Painter | None = None
     ) -> Model:
-        """The model, moved so that its bounding box is centred; `paint` sees the coordinates of
-        before.
-        """
+        """Join the parts and centre their box; `paint` still gets the coordinates from before that."""
         vertices = np.concatenate([part.vertices for part in self.parts])
         sizes = [len(part.vertices) for part in self.parts]
         offsets = np.cumsum([0, *sizes[:-1]])
@@ -95,11 +98,8 @@ class Builder:
         materials = [np.full(len(part.vertices), part.material) for part in self.parts]
         # x is symmetric already.
         middle = (vertices.min(0) + vertices.max(0)) / 2 * [0, 1, 1]
-        shift = middle.astype(np.float32)[:, None]
-
-        def paint_centred(points: NDArray, tag: NDArray, material: NDArray) -> NDArray:
-            return paint(points + shift, tag, material)
-
+        if paint is not None:
+            paint = _shifted(paint, middle.astype(np.float32)[:, None])
         return Model(
             subtype=subtype,
             vertices=vertices - middle,
@@ -108,12 +108,21 @@ class Builder:
             material=np.concatenate(materials),
             tag=np.concatenate([part.tag for part in self.parts]),
             keypoints={name: np.asarray(at, float) - middle for name, at in keypoints.items()},
-            paint=None if paint is None else paint_centred,
+            paint=paint,
         )
 
 
+def _shifted(paint: Painter, shift: NDArray) -> Painter:
+    """Wrap a painter so that it gets points that are moved by `shift` [3, 1]."""
+
+    def paint_shifted(points: NDArray, tag: NDArray, material: NDArray) -> NDArray:
+        return paint(points + shift, tag, material)
+
+    return paint_shifted
+
+
 def left_and_right(points: dict[str, Point]) -> dict[str, Point]:
-    """{"{}_front_light": (x, y, z)} -> that point for left (-x) and right (+x)."""
+    """Make a left (-x) and a right (+x) point of each, whose name holds {} for the side."""
     both = {}
     for name, (x, y, z) in points.items():
         both[name.format("left")] = (-x, y, z)

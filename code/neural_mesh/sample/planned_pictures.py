@@ -1,4 +1,4 @@
-"""One picture of a sample set: what it is called, what is random about it, and its files."""
+"""One picture of a sample set: its name, its random numbers, and its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CUTOUTS = 2  # objects that occlude a picture
 
 @dataclass(frozen=True)
 class PlannedPicture:
-    """One picture that is to be drawn. split: train or val; those of val are occluded, too."""
+    """One picture that is to be drawn. split: train or val; those of val are also occluded."""
 
     out: Path
     category: str
@@ -35,12 +35,12 @@ class PlannedPicture:
 
     @property
     def raw(self) -> RawPascal3D:
-        """Where the picture goes."""
+        """The raw set that gets the picture."""
         return RawPascal3D(self.out / RAW_FOLDER)
 
     @property
     def occluded(self) -> RawOccluded:
-        """Where its occluded twins go."""
+        """The raw set that gets the occluded twins."""
         return RawOccluded(self.out / OCCLUDED_FOLDER)
 
     @property
@@ -51,17 +51,17 @@ class PlannedPicture:
 
     @property
     def cad_index(self) -> int:
-        """1-based; the models take turns."""
+        """The index of the CAD model, from 1; the models take turns."""
         return 1 + self.index % len(MODELS[self.category])
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The occlusion levels of its twins."""
+        """The occlusion levels of the twins."""
         return OCC_LEVELS if self.split == "val" else ()
 
     @property
     def is_finished(self) -> bool:
-        """Whether every file is there."""
+        """Whether every file exists."""
         image = self.raw.image(self.category, self.name)
         annotation = self.raw.annotation(self.category, self.name)
         if not (image.is_file() and annotation.is_file()):
@@ -71,14 +71,14 @@ class PlannedPicture:
         )
 
     def generator(self, *purpose: int) -> np.random.Generator:
-        """Randomness of this picture alone, whichever process draws it."""
+        """Make the random generator of this picture, the same in any process that draws it."""
         category = zlib.crc32(self.category.encode())
         return np.random.default_rng([self.seed, category, self.index, *purpose])
 
     def cutouts(self) -> list[NDArray[np.uint8]]:
-        """Two objects of other categories to occlude with, of the same where there is no other."""
+        """Draw the objects that occlude this picture, of other categories if there are any."""
         generator = self.generator(1)
-        # With objects of the same kind one could not tell which is meant.
+        # With an occluder of the same category it would be unclear which object is meant.
         others = [category for category in sorted(MODELS) if category != self.category]
         others = others or [self.category]
         chosen = [others[int(generator.integers(len(others)))] for _ in range(CUTOUTS)]
@@ -92,14 +92,14 @@ class PlannedPicture:
 def draw_picture(picture: PlannedPicture) -> tuple[str, list[str]]:
     """Draw and write one picture and its occluded twins.
 
-    Returns `new` or `kept`, and what could not be made.
+    Returns `new` or `kept`, and a sentence for each file that could not be made.
     """
     if picture.is_finished:
         return "kept", []
     category = picture.category
     name = picture.name
     sample = draw_sample(category, picture.cad_index, picture.image_width, picture.generator())
-    # The annotation comes last, since it says that all is done.
+    # The annotation comes last, since its presence marks the picture as finished.
     failures = _draw_occluded(picture, sample)
     write_image(picture.raw.image(category, name), sample.image)
     write_record(picture.raw.annotation(category, name), sample, category, name)
@@ -107,7 +107,7 @@ def draw_picture(picture: PlannedPicture) -> tuple[str, list[str]]:
 
 
 def _draw_occluded(picture: PlannedPicture, sample: Sample) -> list[str]:
-    """Draw and write the occluded twins of a picture; returns which could not be made, and why."""
+    """Draw and write the occluded twins of a picture; returns a sentence for each failure."""
     if not picture.levels:
         return []
     failures = []

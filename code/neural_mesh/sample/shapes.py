@@ -1,17 +1,16 @@
-"""Solids as triangles: boxes, bars and solids of revolution, from which the sample's models are
-built.
-"""
+"""The solids of which the sample's models are built, as triangles: boxes, bars and lathed solids."""
 
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Triangles = tuple[NDArray, NDArray]  # vertices [V, 3] and faces [F, 3]
+Triple = tuple[float, float, float]
 
 
 def grid_faces(rows: int, columns: int) -> NDArray:
-    """Two triangles per cell of a grid of rows x columns vertices [F, 3]."""
+    """Divide the cells of a grid of rows x columns vertices into triangles [F, 3]."""
     index = np.arange(rows * columns).reshape(rows, columns)
     upper_left = index[:-1, :-1]
     upper_right = index[:-1, 1:]
@@ -23,15 +22,28 @@ def grid_faces(rows: int, columns: int) -> NDArray:
 
 
 def grid_triangles(points: NDArray) -> Triangles:
-    """A surface through a grid of points [rows, columns, 3]."""
+    """Make a surface through a grid of points [rows, columns, 3]."""
     return points.reshape(-1, 3), grid_faces(*points.shape[:2])
 
 
-def box(centre: tuple, half: tuple, radius: float = 0.006, step: float = 0.025) -> Triangles:
-    """A box with rounded edges, tessellated so that no edge is longer than about `step`."""
-    half = np.asarray(half, float)
+def box(centre: Triple, half: Triple, radius: float = 0.006, step: float = 0.025) -> Triangles:
+    """Make a box with rounded edges, whose triangles have edges of at most about `step`.
+
+    half: half the length of each side. radius: of the rounding.
+    """
+    half_size = np.asarray(half, float)
     radius = min(radius, *half)
-    # Six grids, two for each axis.
+    points, faces = _box_grids(half_size, radius, step)
+    # Edges are rounded by moving all points to within `radius` of a smaller box.
+    inner = np.clip(points, radius - half_size, half_size - radius)
+    outward = points - inner
+    length = np.linalg.norm(outward, axis=1, keepdims=True)
+    points = inner + radius * outward / np.maximum(length, 1e-12)
+    return points + np.asarray(centre, float), faces
+
+
+def _box_grids(half: NDArray, radius: float, step: float) -> Triangles:
+    """Make the six sides of a sharp-edged box as grids, two for each axis."""
     vertices = []
     faces = []
     count = 0
@@ -48,26 +60,18 @@ def box(centre: tuple, half: tuple, radius: float = 0.006, step: float = 0.025) 
             faces.append(grid_faces(*side.shape[:2]) + count)
             vertices.append(side.reshape(-1, 3))
             count += len(vertices[-1])
-    # Edges are rounded by moving all points to within `radius` of a smaller box.
-    points = np.concatenate(vertices)
-    inner = np.clip(points, radius - half, half - radius)
-    outward = points - inner
-    length = np.linalg.norm(outward, axis=1, keepdims=True)
-    points = inner + radius * outward / np.maximum(length, 1e-12)
-    return points + np.asarray(centre, float), np.concatenate(faces)
+    return np.concatenate(vertices), np.concatenate(faces)
 
 
 def _edge_ticks(half: float, radius: float, step: float) -> NDArray:
-    """Positions along an edge from -half to half, denser where it is rounded."""
+    """Choose positions along an edge from -half to half, denser where it is rounded."""
     number = max(2, int(np.ceil(2 * (half - radius) / step)) + 1)
     flat = np.linspace(radius - half, half - radius, number)
     return np.concatenate([[-half, -half + 0.4 * radius], flat, [half - 0.4 * radius, half]])
 
 
-def tube(
-    path: list | NDArray, radius: float | NDArray, sides: int = 10, step: float = 0.025
-) -> Triangles:
-    """A round bar along a polyline [K, 3]; `radius` is one number or one per corner."""
+def tube(path: ArrayLike, radius: ArrayLike, sides: int = 10, step: float = 0.025) -> Triangles:
+    """Make a round bar along a polyline [K, 3]; `radius` is one number or one per corner."""
     corners = np.asarray(path, float)
     radii = np.broadcast_to(np.asarray(radius, float), len(corners))
     # Points along the bar, the corners among them.
@@ -76,14 +80,14 @@ def tube(
     evenly = np.linspace(0, at[-1], int(at[-1] / step) + 2)
     places = np.unique(np.concatenate([at, evenly]))
     points = np.stack([np.interp(places, at, corners[:, axis]) for axis in range(3)], -1)
-    # Two directions across it at each point.
+    # Two directions across the bar at each point.
     along = np.gradient(points, axis=0)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     helper = np.eye(3)[np.argmin(np.abs(along).max(0))]
     first = np.cross(along, helper)
     first /= np.linalg.norm(first, axis=1, keepdims=True)
     second = np.cross(along, first)
-    # Rings around it, and a point at either end.
+    # Rings around the bar, and a point at either end.
     angle = np.linspace(0, 2 * np.pi, sides + 1)[None, :, None]
     ring = np.cos(angle) * first[:, None] + np.sin(angle) * second[:, None]
     vertices = points[:, None] + np.interp(places, at, radii)[:, None, None] * ring
@@ -92,11 +96,11 @@ def tube(
     return grid_triangles(np.concatenate([start, vertices, end]))
 
 
-def lathe(centre: tuple, profile: list[tuple[float, float]], sides: int = 28) -> Triangles:
-    """A solid of revolution about an axis parallel to x; `profile` is (x, radius) from one end to
-    the other.
+def lathe(centre: Triple, profile: list[tuple[float, float]], sides: int = 28) -> Triangles:
+    """Make a solid of revolution about an axis parallel to x.
+
+    profile: (x, radius) of the rings from one end to the other.
     """
-    # A ring for each point of the profile.
     x, radius = np.asarray(profile, float).T
     angle = np.linspace(0, 2 * np.pi, sides + 1)
     y = radius[:, None] * np.cos(angle)
@@ -106,13 +110,14 @@ def lathe(centre: tuple, profile: list[tuple[float, float]], sides: int = 28) ->
 
 
 def vertex_normals(vertices: NDArray, faces: NDArray) -> NDArray:
-    """Area-weighted mean of the normals of the faces around a position [V, 3]; equal positions
-    share it.
+    """Compute unit normals [V, 3] as area-weighted means over the faces around each position.
+
+    Vertices at equal positions share a normal.
     """
-    # Normals of faces, as long as twice their area.
+    # Normals of faces, whose lengths are twice the areas.
     a, b, c = (vertices[faces[:, corner]] for corner in range(3))
     normal = np.cross(b - a, c - a)
-    # Their sum over all corners at the same position.
+    # Sums of them over all corners at the same position.
     _, same = np.unique(np.round(vertices, 7), axis=0, return_inverse=True)
     same = same.ravel()
     total = np.zeros((same.max() + 1, 3))

@@ -1,8 +1,8 @@
 """Viewpoints as in photographs, and the projection of PASCAL3D+.
 
-The projection is written here a second time, from PASCAL3D+'s formulas, and shares no code with
-`geometry.cameras` or a solver: what the method recovers from these pictures is then no echo of its
-own conventions.
+The projection is written here a second time, from PASCAL3D+'s formulas. It shares no code with
+`geometry.cameras` or the solver, so that recovering the poses of these pictures tests the method's
+conventions instead of repeating them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from numpy.typing import NDArray
 
 from neural_mesh.geometry.cameras import Pose
 
-# PASCAL3D+'s; the focal length in pixels is their product.
+# Constants of PASCAL3D+, whose product is the focal length in pixels.
 FOCAL = 1.0
 VIEWPORT = 3000.0
 THETA_DEVIATION_DEG = 5.0
 LARGEST_THETA_DEG = 15.0
-FILL = (0.45, 0.92)  # share of the picture's width or height that the object takes
-OUTSIDE = (0.05, 0.2)  # share of the object that a truncated picture cuts off
+# The range of the share of the picture's width or height that the object takes, and of the share of
+# the object that a truncated picture cuts off.
+FILL = (0.45, 0.92)
+OUTSIDE = (0.05, 0.2)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A normal distribution that is cut off on either side, in degrees."""
+    """A normal distribution in degrees, clipped to the range from `least` to `most`."""
 
     mean: float
     deviation: float
@@ -36,10 +38,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Habit:
-    """How a category is photographed.
+    """Statistics of how a category is photographed.
 
-    image_shapes: height over width of the pictures. elevation_deg: from how high. indoors: share
-    taken indoors.
+    image_shapes: height over width of the pictures. indoors: share of pictures taken indoors.
     """
 
     image_shapes: tuple[float, ...] = (0.75, 0.75, 1.0, 1.33)
@@ -54,15 +55,13 @@ HABITS = {
 
 
 def habit_of(category: str) -> Habit:
-    """How a category is photographed, also one of which nothing is known."""
+    """Look up how a category is photographed; unknown categories have the default."""
     return HABITS.get(category, Habit())
 
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """PASCAL3D+'s camera as its files have it: degrees, CAD units and pixels; focal length 1 and
-    viewport 3000.
-    """
+    """A camera as in PASCAL3D+'s files, in degrees, CAD units and pixels."""
 
     azimuth_deg: float
     elevation_deg: float
@@ -73,14 +72,16 @@ class Viewpoint:
 
     @property
     def pose(self) -> Pose:
-        """The same as a pose, its principal point in pixels."""
-        angles = np.radians([self.azimuth_deg, self.elevation_deg, self.theta_deg])
-        return Pose(*angles.tolist(), self.distance, (self.px, self.py))
+        """The viewpoint as a pose, with its principal point in pixels."""
+        angles_deg = (self.azimuth_deg, self.elevation_deg, self.theta_deg)
+        azimuth, elevation, theta = np.radians(angles_deg).tolist()
+        return Pose(azimuth, elevation, theta, self.distance, (self.px, self.py))
 
 
 def camera_axes(view: Viewpoint) -> NDArray[np.float64]:
-    """Right, up and backward (towards the camera) of a viewpoint without theta, as rows [3, 3] in
-    the object frame.
+    """Compute the axes of a camera without theta, as rows [3, 3] in the object frame.
+
+    They are right, up and backward, which is towards the camera.
     """
     azimuth, elevation = np.radians([view.azimuth_deg, view.elevation_deg])
     level = np.cos(elevation)
@@ -90,15 +91,18 @@ def camera_axes(view: Viewpoint) -> NDArray[np.float64]:
 
 
 def dot(rows: NDArray, vectors: NDArray) -> NDArray:
-    """rows [..., 3] times vectors [3, N] -> [..., N]; unlike BLAS, the same bits with any number of
-    threads.
+    """Multiply rows [..., 3] with vectors [3, N] to [..., N].
+
+    Unlike BLAS, this gives the same bits with any number of threads.
     """
-    return sum(rows[..., i, None] * vectors[i] for i in range(3))
+    first, second, third = (rows[..., axis, None] * vectors[axis] for axis in range(3))
+    return first + second + third
 
 
 def project(points: NDArray, view: Viewpoint) -> tuple[NDArray, NDArray]:
-    """Points [N, 3] of the object frame -> pixels [N, 2] as (x right, y down) and depths [N]
-    (PASCAL3D+).
+    """Project points [N, 3] of the object frame as PASCAL3D+ does.
+
+    Returns pixels [N, 2] as (x right, y down), and depths [N] in CAD units.
     """
     right, up, backward = dot(camera_axes(view), np.asarray(points, float).T)
     depth = view.distance - backward
@@ -117,10 +121,9 @@ def random_viewpoint(
     size_hw: tuple[int, int],
     truncate: bool = False,
 ) -> Viewpoint:
-    """A pose as in photographs: any azimuth, mostly upright, the object filling 45 to 92 % of the
-    picture.
+    """Choose a pose as in photographs: any azimuth, mostly upright, 45 to 92 % of the picture.
 
-    vertices [V, 3]: of the model. truncate: cut a part of the object off.
+    vertices [V, 3]: the model. truncate: whether the picture cuts off a part of the object.
     """
     height, width = size_hw
     # Angles.
@@ -130,13 +133,13 @@ def random_viewpoint(
     theta = generator.normal(0, THETA_DEVIATION_DEG)
     theta = np.clip(theta, -LARGEST_THETA_DEG, LARGEST_THETA_DEG)
     angles = (azimuth, float(elevation), float(theta))
-    # Distance, from the size at distance 5.
+    # Distance, scaled from the size of the object at distance 5.
     unit, _ = project(vertices, Viewpoint(*angles, 5.0))
     fill = generator.uniform(*FILL)
     too_wide = np.ptp(unit[:, 0]) / (fill * width)
     too_high = np.ptp(unit[:, 1]) / (fill * height)
     distance = float(np.clip(5.0 * max(too_wide, too_high), 1500 / width, 7500 / width))
-    # Place.
+    # Place in the picture.
     pixels, _ = project(vertices, Viewpoint(*angles, distance))
     low = pixels.min(0)
     size = pixels.max(0) - low

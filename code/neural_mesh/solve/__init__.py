@@ -1,1 +1,1 @@
-"""The pose solver, and models that it is fed by."""
+"""The pose solver, the choice of its renderer, and runs over whole sets of images."""

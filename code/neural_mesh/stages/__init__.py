@@ -1,1 +1,1 @@
-"""The stages, one module for each entry point: typed functions from paths to paths."""
+"""One module for each entry point in `code/`: the stage behind it, from paths to paths."""

@@ -80,7 +80,8 @@ def _set_scans(
         # The distance stays the predicted one: annotated ones belong to uncropped images.
         pose = solved.pose(i)
         if around == "truth":
-            pose = Pose(*solved.truth(i), pose.distance)
+            azimuth, elevation, theta = solved.truth(i).tolist()
+            pose = Pose(azimuth, elevation, theta, pose.distance)
         for name, scan in scans_around(match.scene, match.compared, pose).items():
             offsets[name], scanned = scan
             losses.setdefault(name, []).append(scanned)

@@ -1,1 +1,1 @@
-"""Files: how everything that passes between stages is read and written."""
+"""Readers and writers of every file that passes between stages, and where each file lies."""

@@ -1,1 +1,1 @@
-"""The training loop."""
+"""The training loop, with its state on disk, its validation and its logs."""
