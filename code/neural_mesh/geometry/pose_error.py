@@ -13,7 +13,6 @@ from neural_mesh.geometry.cameras import geodesic_distance, pascal_cam_from_obje
 
 # Errors in radians below which a pose counts as correct.
 THRESHOLDS = {"pi/6": math.pi / 6, "pi/18": math.pi / 18}
-LABELS = {"pi/6": "Pi/6  ", "pi/18": "Pi/18 ", "median": "MedErr"}  # as the reference prints them
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,20 @@ from numpy.typing import NDArray
 from neural_mesh.report.level_report import LevelReport
 from neural_mesh.report.svg import WIDTH, Area, circle, legend, line, polyline, rect, svg, text
 
-# Within pi/6 and pi/18; told apart by lightness, too.
+# Colours of the accuracies within pi/6 and pi/18, which also differ in lightness; LIGHT is too pale
+# for a line.
 DARK = "#00507d"
 LIGHT = "#8cc6ec"
-LINE_LIGHT = "#4a9fd0"  # LIGHT is too pale for a line
-HISTOGRAM_BIN = 5  # degrees
-AZIMUTH_BIN = 30  # degrees
-BAR_STEP = 40  # from a category to the next
+LINE_LIGHT = "#4a9fd0"
+# Widths of bins, in degrees.
+HISTOGRAM_BIN = 5
+AZIMUTH_BIN = 30
+# Distance between the bars of successive categories.
+BAR_STEP = 40
 
 
 def accuracy_chart(report: LevelReport) -> str:
-    """Horizontal bars: share of images within pi/6 and pi/18, per category."""
+    """Draw the share of images within pi/6 and pi/18 as horizontal bars, per category."""
     left = 92
     right = WIDTH - 34
     height = 54 + BAR_STEP * len(report.categories)
@@ -45,10 +48,7 @@ def accuracy_chart(report: LevelReport) -> str:
 
 
 def histogram_chart(errors: NDArray) -> str:
-    """Share of the images by error, in bins of `HISTOGRAM_BIN` degrees.
-
-    Both thresholds are marked.
-    """
+    """Draw the share of the images by error [B], with both thresholds marked."""
     # An error of exactly 180 degrees belongs to the last bin.
     edges = np.arange(0, 180 + HISTOGRAM_BIN, HISTOGRAM_BIN)
     shares = 100.0 * np.histogram(np.minimum(errors, 179.999), edges)[0] / len(errors)
@@ -81,14 +81,14 @@ def histogram_chart(errors: NDArray) -> str:
 
 
 def nice_ceiling(value: float) -> float:
-    """The smallest of 4, 8, 12, 20, 40, 60, 80, 100 that is not below the value."""
+    """Choose the smallest of 4, 8, 12, 20, 40, 60, 80, 100 that is not below the value."""
     return next((limit for limit in (4, 8, 12, 20, 40, 60, 80) if limit >= value), 100)
 
 
 def azimuth_chart(errors: NDArray, azimuths: NDArray) -> str:
-    """Median error, and the middle half of the errors, by annotated azimuth.
+    """Draw the median and the middle half of the errors [B] by annotated azimuth [B].
 
-    The bins of `AZIMUTH_BIN` degrees are centred on 0, 30, ...; the number of images stands below.
+    The bins of `AZIMUTH_BIN` degrees are centred on 0, 30, ..., with the number of images below.
     """
     bins = 360 // AZIMUTH_BIN
     # Half a bin is added since the first one is centred on 0.
@@ -98,7 +98,7 @@ def azimuth_chart(errors: NDArray, azimuths: NDArray) -> str:
     step = (area.right - area.left) / bins
 
     def height(error: float) -> float:
-        """Square-root scale: errors of a few degrees and of half a turn can both be read."""
+        """Place an error on a square-root scale, on which small and large errors are readable."""
         return area.bottom - (area.bottom - area.top) * float(np.sqrt(error / 180))
 
     body = ""
@@ -116,7 +116,7 @@ def azimuth_chart(errors: NDArray, azimuths: NDArray) -> str:
         if count:
             low, middle, high = np.percentile(errors_here, (25, 50, 75))
             tip = f"azimuth {k * AZIMUTH_BIN}: median {middle:.1f}, {count:,} images"
-            # A box of no height could not be seen.
+            # A box without height would be invisible.
             box_height = max(height(low) - height(high), 1.5)
             body += rect(x + step * 0.2, height(high), step * 0.6, box_height, LIGHT, tip)
             body += rect(x + step * 0.1, height(middle) - 1.5, step * 0.8, 3, DARK, tip)
@@ -126,9 +126,9 @@ def azimuth_chart(errors: NDArray, azimuths: NDArray) -> str:
 
 
 def level_chart(levels: Sequence[LevelReport]) -> str:
-    """Lines: image-weighted accuracy at each level.
+    """Draw the image-weighted accuracy at each level as lines.
 
-    The paper's stands beside it where the test set is the full one.
+    The paper's accuracy is drawn beside it at levels with the full test set.
     """
     area = Area(left=46, right=WIDTH - 24, top=34, bottom=226)
     xs = np.linspace(area.left + 30, area.right - 30, len(levels))
@@ -159,5 +159,5 @@ def level_chart(levels: Sequence[LevelReport]) -> str:
 
 
 def _level_line(area: Area, y: float, label: str) -> str:
-    """A line across the area at a height, and what it stands for on its left."""
+    """Draw a line across the area at a height, with a label on its left."""
     return line(area.left, y, area.right, y) + text(area.left - 5, y + 4, label, "end", "small")

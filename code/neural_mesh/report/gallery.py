@@ -19,13 +19,15 @@ from neural_mesh.report.scores import CategoryScore, EvaluationSets
 from neural_mesh.storage.mesh_files import read_off
 from neural_mesh.storage.records import load_annotation
 
-CARD_WIDTH = 336  # pixels of a picture
-CROP_SCALE = 0.5  # half the size is twice what a card shows of the larger crops
-GAP = 4  # pixels between input and overlay
+# Width of a picture, and of the gap between input and overlay, in pixels.
+CARD_WIDTH = 336
+GAP = 4
+# Crops are read at half their size, since a card shows large ones at a quarter.
+CROP_SCALE = 0.5
 
 
 class Gallery:
-    """Makes the cards; meshes are read once. missing: pictures that could not be made, and why."""
+    """Makes the cards, and reads each mesh once. missing: a reason for each failed picture."""
 
     def __init__(self, sets: EvaluationSets, overlays: OverlayMeshes) -> None:
         self.sets = sets
@@ -34,7 +36,7 @@ class Gallery:
         self.missing: list[str] = []
 
     def cards(self, level: str, scores: Iterable[CategoryScore], size: int) -> list[Card]:
-        """About `size` cards of every category at a level."""
+        """Make about `size` cards of every category at a level."""
         cards = []
         for score in scores:
             # A pose that is not finite cannot be drawn.
@@ -44,7 +46,7 @@ class Gallery:
                 i = int(finite[k])
                 try:
                     jpeg = self.picture(score, level, i)
-                # One broken picture does not spoil the page.
+                # One broken picture must not prevent the page.
                 except (OSError, ValueError) as reason:
                     self.missing.append(f"{score.category}{level} {score.names[i]}: {reason}")
                     continue
@@ -64,18 +66,18 @@ class Gallery:
         return cards
 
     def picture(self, score: CategoryScore, level: str, i: int) -> bytes:
-        """Input above, mesh in the predicted pose below, as a small JPEG."""
+        """Draw the input above the mesh in the predicted pose, as a small JPEG."""
         path = self.sets.tested(level).image(score.category + level, score.names[i])
         crop = read_crop(path, CROP_SCALE)
         camera = fit_camera(camera_of(score.poses, i), crop)
         overlay = draw_mesh(crop, self.mesh(score, i), score.poses.pose[i], camera)
-        # One above the other, with a white line between.
+        # Join both with a white line in between.
         gap = np.full((GAP, crop.shape[1], 3), 255, np.uint8)
         return as_jpeg(np.concatenate([crop, gap, overlay]), CARD_WIDTH)
 
     def mesh(self, score: CategoryScore, i: int) -> Mesh:
-        """The CAD model of the subtype, annotated or predicted, or else the cuboid."""
-        # A predicted subtype is drawn as it was predicted, whatever is annotated.
+        """Return the CAD model of the annotated or predicted subtype, or else the cuboid."""
+        # A predicted subtype is drawn even if it differs from the annotated one.
         annotation = None
         if not score.poses.predicts_subtype:
             path = self.sets.clean.annotation(score.category, score.names[i])

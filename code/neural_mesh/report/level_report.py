@@ -1,4 +1,4 @@
-"""What the page says of one occlusion level."""
+"""The content of the report page for one occlusion level."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class LevelReport:
     """One occlusion level on the page.
 
     table: header and lines. notes: those that begin with PARTIAL or MIXED are put on top of the
-    page. categories, within_pi6, within_pi18: accuracies in %, one per category. errors, azimuths
-    [B]: degrees, per image. mean: image-weighted (pi/6, pi/18). published: the same from the paper,
-    where the test set is the full one.
+    page. categories, within_pi6, within_pi18: names, and accuracies in %, one per category. errors,
+    azimuths [B]: degrees, one per image. mean: image-weighted accuracies (pi/6, pi/18). published:
+    those of the paper, if the test set is the full one.
     """
 
     level: str
@@ -49,21 +49,21 @@ class LevelReport:
 
 
 def report_of(score: LevelScore) -> LevelReport:
-    """What the page says of a level."""
+    """Collect the content of the page for a level."""
     scores = score.categories
     accuracies = score.accuracies
     notes = notes_of(score)
-    # The page shows what a table refuses, and says so.
+    # The page shows mixed settings, which a table refuses, with an alarm.
     try:
         check_same_settings(scores)
     except ValueError as error:
         notes.insert(0, f"MIXED: {error}")
-    # The published numbers stand beside ours where both are of the same images.
+    # Published numbers are shown if they are about the same images.
     lines = table_lines(scores)
     published = None
     if is_full_test_set(score):
         lines += published_lines(score.mesh_d, score.level, score.azimuths)
-        # The chart of levels has no place for the protocol of azimuths.
+        # The chart of levels does not show the protocol of azimuths.
         if not score.azimuths.pattern:
             published = PUBLISHED_MEANS[score.mesh_d].get(score.level)
     errors = np.concatenate([category.errors for category in scores])
@@ -87,8 +87,8 @@ def report_of(score: LevelScore) -> LevelReport:
 
 
 def settings_of(scores: Sequence[CategoryScore]) -> dict[str, str]:
-    """The settings of the first category by name, and the checkpoint of every category."""
-    # The other categories have the same; where they have not, a note says MIXED.
+    """Collect the settings of the first category, and the checkpoint of every category."""
+    # If other categories have different settings, a note says MIXED.
     config = scores[0].config
     settings = {key: config[key] for key in SETTINGS_SHOWN if key in config}
     settings |= {f"solver: {key}": value for key, value in config["solve"].items()}

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing else.
+"""The report as one self-contained HTML page.
 
 It holds tables, charts as inline SVG, and pictures as data URIs. Every function returns a piece of
 HTML; texts are escaped here and in `svg`, nowhere else. Angles are in degrees.
@@ -25,19 +25,19 @@ def page(
     left_out: Sequence[str],
     mark: str,
 ) -> str:
-    """The whole page.
+    """Assemble the whole page.
 
-    left_out: what exists but could not be reported, and why. mark: a digest of what it is made
-    from.
+    left_out: a sentence for everything that could not be reported. mark: digest of what the page is
+    made from.
     """
-    # What is wrong stands above all results.
+    # Alarms are put above all results.
     alarms = [f"{report.title}: {note}" for report in levels for note in report.alarms]
     alarms += [f"PARTIAL: {sentence}" for sentence in left_out]
     images = sum(len(report.errors) for report in levels)
     # The subtitle.
     noun = "level" if len(levels) == 1 else "levels"
     subtitle = f"{images:,} poses, {len(levels)} occlusion {noun}"
-    # A section that has nothing to say is empty, and left out below.
+    # Empty sections are dropped below.
     sections = [
         f"<h1>{escape(title)}</h1><p class=subtitle>{escape(subtitle)}</p>",
         "".join(f"<p class=alarm role=alert>{escape(alarm)}</p>" for alarm in alarms),
@@ -92,7 +92,7 @@ def levels_figure(levels: Sequence[LevelReport]) -> str:
 
 
 def level_buttons(levels: Sequence[LevelReport]) -> str:
-    """Buttons that choose which level is shown; without scripts all are shown."""
+    """Make the buttons that choose the level; without scripts all levels are shown."""
     if len(levels) < 2:
         return ""
     buttons = ""
@@ -121,10 +121,7 @@ def level_section(report: LevelReport, number: int) -> str:
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """A table of numbers; the published lines are set apart.
-
-    It scrolls by itself where the screen is narrow.
-    """
+    """Make a table of numbers, which scrolls on narrow screens; published lines are set apart."""
     head = "".join(f"<th scope=col>{escape(cell.strip())}</th>" for cell in lines[0])
     rows = ""
     for line in lines[1:]:
@@ -142,7 +139,7 @@ def table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def gallery(cards: Sequence[Card]) -> str:
-    """Pictures sorted by error, with filters by category, level and place among the errors."""
+    """Show the pictures sorted by error, with filters by category, level and place."""
     if not cards:
         return "<p>No picture could be made.</p>"
     # The choices are those that the cards offer, in their order.
@@ -207,7 +204,7 @@ def card_html(card: Card) -> str:
 
 
 def timing_table(timings: Sequence[Timing]) -> str:
-    """Seconds by stage, with bars, and each part of the work below."""
+    """Show the time of each stage with bars, and that of each part of the work below."""
     if not timings:
         return "<p>No stage has noted its time.</p>"
     # Sums over categories, levels and shares.
@@ -238,7 +235,7 @@ def timing_table(timings: Sequence[Timing]) -> str:
 
 
 def settings_table(levels: Sequence[LevelReport]) -> str:
-    """Settings of every level, side by side; a value that all levels share stands once."""
+    """Show the settings of all levels side by side; a value that all levels share spans them."""
     names = dict.fromkeys(name for report in levels for name in report.settings)
     rows = ""
     for name in names:

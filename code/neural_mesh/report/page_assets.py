@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Lines that end in a backslash go on in the next one.
+# A backslash joins a line with the next one.
 STYLE = """
 :root{--ink:#1b1f24;--soft:#57606a;--rule:#d8dee4;--paper:#fff;--tint:#f3f6f9;--accent:#00507d}
 *{box-sizing:border-box}

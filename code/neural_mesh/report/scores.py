@@ -1,4 +1,4 @@
-"""Saved poses beside the annotations: the errors of every category at an occlusion level."""
+"""Comparison of saved poses with annotations: the errors of every category at a level."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from neural_mesh.storage.layout import Experiment, PreparedSet
 from neural_mesh.storage.records import load_annotation
 from neural_mesh.storage.results import PoseSet, load_poses
 
-# What may differ between the categories of a table: keys of SOURCE.json, and of the settings.
+# Keys of SOURCE.json, and of the settings, that may differ between the categories of a table.
 PER_CATEGORY_SOURCE = ("images", "names_sha256")
 PER_CATEGORY_SETTINGS = (
     "category",
@@ -30,23 +30,23 @@ PER_CATEGORY_SETTINGS = (
 
 @dataclass(frozen=True)
 class EvaluationSets:
-    """The prepared test sets. The annotations of the clean one are the truth for both."""
+    """The prepared test sets; the annotations of the clean one are the truth for both."""
 
     clean: PreparedSet
     occluded: PreparedSet
 
     def tested(self, level: str) -> PreparedSet:
-        """The set that holds the images of a level."""
+        """Return the set that holds the images of a level."""
         return self.occluded if level else self.clean
 
 
 @dataclass(frozen=True)
 class CategoryScore:
-    """The poses of one category beside the annotations.
+    """The poses of one category and their errors.
 
     truth [B, 3]: azimuth, elevation and theta in radians. errors [B]: radians. missing: names of
-    test images without a pose. unusable: images that preparation left out, see SKIPPED.txt.
-    made_from: SOURCE.json of the images; empty where there is none.
+    test images without a pose. unusable: number of images that preparation left out, see
+    SKIPPED.txt. made_from: content of the images' SOURCE.json, empty without such a file.
     """
 
     category: str
@@ -64,12 +64,12 @@ class CategoryScore:
 
     @property
     def config(self) -> dict:
-        """What the poses depend on."""
+        """The settings that the poses depend on."""
         return self.poses.config
 
     @property
     def not_finite(self) -> int:
-        """Predictions that are no pose."""
+        """The number of predictions that are not finite."""
         return int((~np.isfinite(self.poses.pose.angles).all(-1)).sum())
 
     @property
@@ -81,8 +81,8 @@ class CategoryScore:
 class LevelScore:
     """The categories at one occlusion level.
 
-    absent: categories that were asked for and have no poses. mesh_d: of the cuboids. azimuths: the
-    protocol.
+    mesh_d: which cuboids, single or multi. azimuths: the protocol. absent: requested categories
+    that have no poses.
     """
 
     level: str
@@ -97,14 +97,14 @@ class LevelScore:
 
     @property
     def images(self) -> int:
-        """How many images have a pose."""
+        """The number of images that have a pose."""
         return sum(len(score.names) for score in self.categories)
 
 
 def true_poses(prepared: PreparedSet, category: str, names: Sequence[str]) -> NDArray[np.float64]:
-    """Annotated poses [B, 3] (azimuth, elevation, theta) in radians.
+    """Read annotated poses [B, 3] (azimuth, elevation, theta) in radians.
 
-    Those of occluded images are the clean ones'.
+    An occluded image has the pose of the clean one.
     """
     annotations = [load_annotation(prepared.annotation(category, name)) for name in names]
     return np.array([annotation.pose.angles for annotation in annotations]).reshape(-1, 3)
@@ -121,7 +121,7 @@ def score_level(
 
     clean: the set whose annotations are the truth. tested: the set that was solved.
     """
-    # A category without poses is reported as absent; without any of them a stage has an error.
+    # A category without poses is reported as absent; the caller decides whether any must have some.
     present = [name for name in categories if experiment.poses(name, level).is_file()]
     scores = [score_category(experiment, clean, tested, name, level) for name in present]
     absent = [name for name in categories if name not in present]
@@ -141,7 +141,7 @@ def score_category(
     subset = category + level
     expected = tested.image_names(experiment.mesh_d, subset)
 
-    # Do the poses belong to these images?
+    # The poses must belong to these images.
     strangers = set(names) - expected
     if strangers:
         raise ValueError(
@@ -156,7 +156,7 @@ def score_category(
             f"({data or 'none'}); run InferenceNeMo.sh again"
         )
 
-    # What has no pose, and why.
+    # Count the images that preparation left out; the others without a pose are missing.
     skipped = tested.skipped(subset)
     unusable = len(read_text(skipped).splitlines()) if skipped.is_file() else 0
     truth = true_poses(clean, category, names)
@@ -172,9 +172,9 @@ def score_category(
 
 
 def check_same_settings(scores: Sequence[CategoryScore]) -> None:
-    """ValueError for categories that a table does not mix.
+    """Raise ValueError for categories that a table must not mix.
 
-    They were solved with different settings, or their images were prepared differently.
+    Such categories were solved with different settings, or their images prepared differently.
     """
     first = scores[0]
     for score in scores[1:]:
@@ -184,7 +184,7 @@ def check_same_settings(scores: Sequence[CategoryScore]) -> None:
                 f"{first.category} and {score.category} were solved with different "
                 f"{', '.join(keys)}; run InferenceNeMo.sh for both again"
             )
-    # Images from elsewhere have no SOURCE.json, and may be mixed.
+    # Third-party images have no SOURCE.json, and may be mixed.
     with_source = [score for score in scores if score.made_from]
     for score in with_source[1:]:
         first = with_source[0]
@@ -198,20 +198,20 @@ def check_same_settings(scores: Sequence[CategoryScore]) -> None:
 
 
 def _preparation(score: CategoryScore) -> dict:
-    # The names of lists contain the category's.
+    """Return SOURCE.json without the category's name, which is part of the names of lists."""
     split = str(score.made_from.get("split", ""))
     return score.made_from | {"split": split.replace(score.category, "<category>")}
 
 
 def _differing(first: dict, other: dict, but: Sequence[str]) -> list[str]:
-    """Keys with different values, without those in `but`; of named values as `occluded.seed`."""
+    """Find the keys with different values, except those in `but`; nested as `occluded.seed`."""
     first = _flat(first, but)
     other = _flat(other, but)
     return sorted(key for key in first.keys() | other.keys() if first.get(key) != other.get(key))
 
 
 def _flat(values: dict, but: Sequence[str]) -> dict:
-    """Values by key, without those in `but`; inner ones as `occluded.seed`."""
+    """Flatten a dictionary without the keys in `but`; nested keys become `occluded.seed`."""
     flat = {}
     for key, value in values.items():
         if key in but:

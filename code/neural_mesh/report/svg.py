@@ -24,20 +24,20 @@ class Area(NamedTuple):
 
 
 def svg(height: float, label: str, body: str) -> str:
-    """A picture as wide as its place on the page."""
+    """Wrap a picture that is as wide as its container on the page."""
     box = f'viewBox="0 0 {WIDTH} {height:g}"'
     return f'<svg {box} role="img" aria-label="{escape(label)}">{body}</svg>'
 
 
 def text(x: float, y: float, content: str, anchor: str = "start", kind: str = "") -> str:
-    """Text at a point; `anchor` is start, middle or end, `kind` classes of the style sheet."""
+    """Write text at a point. anchor: start, middle or end. kind: classes of the style sheet."""
     extra = f' class="{kind}"' if kind else ""
     place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
     return f"<text {place}{extra}>{escape(content)}</text>"
 
 
 def rect(x: float, y: float, width: float, height: float, colour: str, tip: str = "") -> str:
-    """A bar, with a tip that a mouse shows."""
+    """Draw a bar, with a tip that appears under the mouse."""
     title = f"<title>{escape(tip)}</title>" if tip else ""
     place = f'x="{x:.1f}" y="{y:.1f}"'
     size = f'width="{max(width, 0):.1f}" height="{max(height, 0):.1f}"'
@@ -45,17 +45,17 @@ def rect(x: float, y: float, width: float, height: float, colour: str, tip: str 
 
 
 def line(x0: float, y0: float, x1: float, y1: float, kind: str = "grid") -> str:
-    """A straight line of a class of the style sheet."""
+    """Draw a straight line. kind: class of the style sheet."""
     return f'<line x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}" class="{kind}"/>'
 
 
 def circle(x: float, y: float, colour: str) -> str:
-    """A dot."""
+    """Draw a dot."""
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>'
 
 
 def polyline(points: Sequence[tuple[float, float]], colour: str, dashed: bool = False) -> str:
-    """Points joined by a line."""
+    """Join points by a line."""
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dashes = ' stroke-dasharray="5 4"' if dashed else ""
     stroke = f'stroke="{colour}" stroke-width="2"{dashes}'
@@ -63,7 +63,7 @@ def polyline(points: Sequence[tuple[float, float]], colour: str, dashed: bool = 
 
 
 def legend(x: float, y: float, entries: Sequence[tuple[str, str]]) -> str:
-    """A legend in a row: coloured squares and their names."""
+    """Draw a legend in a row of coloured squares and their names."""
     pieces = []
     for colour, name in entries:
         pieces.append(rect(x, y - 10, 12, 12, colour))

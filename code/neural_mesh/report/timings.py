@@ -1,4 +1,4 @@
-"""How long the stages took, as they noted it."""
+"""The times that the stages have recorded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STAGES = ("train", "extract_features", "solve_poses", "draw_results")  # in the 
 
 
 class Timing(NamedTuple):
-    """How long a stage took for a part of the work."""
+    """The time of a stage for one part of the work. subset: category and level, or share."""
 
     stage: str
     subset: str
@@ -24,7 +24,7 @@ class Timing(NamedTuple):
 
 
 def timing_files(experiment: Experiment) -> list[Path]:
-    """What the stages noted of their time, in the order of the work."""
+    """List the files in which the stages recorded their times, in the order of the work."""
     paths: list[Path] = []
     for stage in STAGES:
         folder = experiment.timing(stage, "x").parent
@@ -33,10 +33,10 @@ def timing_files(experiment: Experiment) -> list[Path]:
 
 
 def timings_of(paths: Sequence[Path]) -> list[Timing]:
-    """The noted times. `draw_results_clean` is stage draw_results of clean."""
+    """Read recorded times. The file `draw_results_clean` is about stage draw_results of clean."""
     timings = []
     for path in paths:
-        # Names of stages contain underscores, too.
+        # Names of stages also contain underscores.
         stage = next(stage for stage in STAGES if path.stem.startswith(f"{stage}_"))
         subset = path.stem.removeprefix(f"{stage}_")
         noted = load_seconds(path)
@@ -47,7 +47,7 @@ def timings_of(paths: Sequence[Path]) -> list[Timing]:
 
 
 def duration(seconds: float) -> str:
-    """`8.3 s`, `4 min 05 s`, `2 h 03 min`."""
+    """Write seconds as `8.3 s`, `4 min 05 s` or `2 h 03 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds) // 60

@@ -90,7 +90,7 @@ class Builder:
     def model(
         self, subtype: str, keypoints: dict[str, Point], paint: Painter | None = None
     ) -> Model:
-        """Join the parts and centre their box; `paint` still gets the coordinates from before that."""
+        """Join the parts and centre their box; `paint` gets coordinates from before that."""
         vertices = np.concatenate([part.vertices for part in self.parts])
         sizes = [len(part.vertices) for part in self.parts]
         offsets = np.cumsum([0, *sizes[:-1]])

@@ -1,4 +1,4 @@
-"""The solids of which the sample's models are built, as triangles: boxes, bars and lathed solids."""
+"""The solids of which the sample's models are built, as triangles: boxes, bars, lathed solids."""
 
 from __future__ import annotations
 

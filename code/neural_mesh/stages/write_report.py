@@ -18,11 +18,11 @@ from neural_mesh.settings import ALL_OCC_LEVELS
 from neural_mesh.storage.files import write_text
 from neural_mesh.storage.layout import Experiment, PreparedSet, RawPascal3D
 
-VERSION = 1  # of the page's making; another number makes every page again
+VERSION = 1  # raising it makes every page again
 
 
 class ScoredLevel(NamedTuple):
-    """A level, and what the page says of it."""
+    """A level's scores, and the content of the page for it."""
 
     score: LevelScore
     report: LevelReport
@@ -31,27 +31,27 @@ class ScoredLevel(NamedTuple):
 def write_report(
     experiment: Experiment, raw: RawPascal3D, sets: EvaluationSets, categories: tuple[str, ...]
 ) -> None:
-    """Write the page, unless the one that is there was made from the same.
+    """Write the page, unless an existing one was made from the same files.
 
-    raw: its meshes are drawn over the images. sets: what was solved. Raises FileNotFoundError where
-    there are no poses, ValueError where no level can be reported.
+    raw: the set whose meshes are drawn over the images. sets: the prepared test sets. Raises
+    FileNotFoundError if there are no poses, ValueError if no level can be reported.
     """
     target = experiment.report_page
     levels = levels_with_poses(experiment, categories)
     if not levels:
         folder = experiment.poses("<category>").parent
         raise FileNotFoundError(f"no poses in {folder}; run InferenceNeMo.sh first")
-    # Is the page up to date?
+    # A page that is up to date is kept.
     mark = digest(experiment, sets, categories, levels)
     if target.is_file() and f"<!-- made from {mark} -->" in target.read_text()[:400]:
         print(f"report: {target} kept")
         return
-    # What can be reported, and what cannot.
+    # Levels and pictures that cannot be reported are listed on the page.
     scored, left_out = score_levels(experiment, sets, categories, levels)
     cards = make_cards(sets, OverlayMeshes(raw, experiment.mesh_d), scored, left_out)
     for sentence in left_out:
         print(f"report: {sentence}", file=sys.stderr)
-    # A page that lacks something gets no mark, so that the next run makes it again.
+    # An incomplete page gets no mark, so that the next run makes it again.
     html = page(
         title_of(experiment, categories),
         [report for _, report in scored],
@@ -69,7 +69,7 @@ def write_report(
 
 
 def levels_with_poses(experiment: Experiment, categories: Sequence[str]) -> list[str]:
-    """Occlusion levels, the unoccluded one first, that have poses of any of the categories."""
+    """List the levels that have poses of any of the categories, the unoccluded one first."""
     levels = []
     for level in ("", *ALL_OCC_LEVELS):
         if any(experiment.poses(category, level).is_file() for category in categories):
@@ -80,9 +80,9 @@ def levels_with_poses(experiment: Experiment, categories: Sequence[str]) -> list
 def digest(
     experiment: Experiment, sets: EvaluationSets, categories: tuple[str, ...], levels: Sequence[str]
 ) -> str:
-    """What the page depends on.
+    """Digest what the page depends on.
 
-    That is poses, times, the prepared images that they belong to, and the choice of categories.
+    That is poses, the prepared images that they belong to, times, and the choice of categories.
     """
     choices = f"{VERSION};{experiment.mesh_d};{experiment.azimuths};{categories}"
     content = hashlib.sha256(choices.encode())
@@ -93,7 +93,7 @@ def digest(
                 subset = category + level
                 fingerprint = sets.tested(level).fingerprint(subset)
                 content.update(f"{subset};{fingerprint};".encode() + path.read_bytes())
-    # The page shows the times.
+    # The page also shows the times.
     for path in timing_files(experiment):
         content.update(f"{path.name};".encode() + path.read_bytes())
     return content.hexdigest()[:16]
@@ -102,9 +102,9 @@ def digest(
 def score_levels(
     experiment: Experiment, sets: EvaluationSets, categories: Sequence[str], levels: Sequence[str]
 ) -> tuple[list[ScoredLevel], list[str]]:
-    """The levels that can be reported, and what is left out and why.
+    """Score the levels; returns those that can be reported, and a reason for each other one.
 
-    Raises ValueError when there is none.
+    Raises ValueError if no level can be reported.
     """
     scored = []
     left_out = []
@@ -127,8 +127,8 @@ def make_cards(
     scored: Sequence[ScoredLevel],
     left_out: list[str],
 ) -> list[Card]:
-    """The pictures of all levels; how many could not be made is added to left_out."""
-    # Drawing needs torch, which a page that is kept does without.
+    """Draw the pictures of all levels, and add the number of failures to left_out."""
+    # Drawing needs torch, which a page that is kept does not.
     from neural_mesh.report.gallery import Gallery
 
     gallery = Gallery(sets, overlays)
@@ -143,7 +143,7 @@ def make_cards(
 
 
 def title_of(experiment: Experiment, categories: Sequence[str]) -> str:
-    """The page's title: categories and protocol."""
+    """Write the page's title from categories and protocol."""
     subject = console.count(len(categories), "category")
     if len(categories) < 5:
         subject = ", ".join(categories)
