@@ -196,7 +196,7 @@ def _shadow_cell(position: NDArray, low: float, span: float) -> NDArray[np.int64
 
 def ground_shadow(
     model: Model, view: Viewpoint, looks: Looks, size_hw: tuple[int, int]
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """Compute the share of the light [H, W] that the ground loses in each pixel.
 
     That is the cast shadow, and the darkness below the object.

@@ -1,10 +1,9 @@
-"""Saved poses, their images and the checkpoint -> figures, films, and a contact sheet of all of
-them.
+"""Saved poses, their images and the checkpoint -> figures, films, and a contact sheet.
 
 A figure shows the crop, the mesh in the predicted pose over it, which cells of the feature map are
 background, object or occluded, and the loss along azimuth, elevation and theta around the
-prediction; a film shows the same from the start pose to the final one. There are four other
-drawings: see `OtherDrawing`.
+prediction; a film shows the same from the start pose to the final one. `OtherDrawing` lists four
+other drawings.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ OVERVIEW = "overview.png"
 
 @dataclass(frozen=True)
 class OtherDrawing:
-    """What is drawn in place of the result pictures; nothing by default.
+    """The drawing to make instead of the result pictures, by default none.
 
-    landscape: the loss over a set, around the poses of the `truth` or of the `prediction`.
-    viewpoints: the distribution of the poses. poses: a file whose poses are drawn. compare: a
-    folder of results to compare with. The last two need no checkpoint.
+    landscape: draws the loss over a set, around the `truth` or the `prediction`. viewpoints: draws
+    the distribution of the poses. poses: file whose poses are drawn. compare: folder of results to
+    compare with. The last two need no checkpoint.
     """
 
     landscape: str | None = None
@@ -62,8 +61,8 @@ def draw_results(
 ) -> None:
     """Draw the chosen images of every category and the contact sheet, or one of the other drawings.
 
-    clean: the test set without occluders, whose annotations are the truth. gpus: the first of them
-    computes the feature maps, see `machine.devices`.
+    clean: prepared test set without occluders, whose annotations are the truth. gpus: see
+    `machine.devices`; the first one computes the feature maps.
     """
     for folder, what in ((networks.prepared, "test set"), (clean, "clean test set")):
         console.require_folder(folder, what, "run PrepareData.sh first")
@@ -88,7 +87,10 @@ def draw_results(
 
 @dataclass
 class _Drawn:
-    """What was drawn: strips of the contact sheet, films, and how many poses are not finite."""
+    """The pictures of a run: strips of the contact sheet, files of films.
+
+    not_finite: number of poses that cannot be drawn.
+    """
 
     strips: list[Strip] = field(default_factory=list)
     films: list[str] = field(default_factory=list)
@@ -98,7 +100,7 @@ class _Drawn:
         """Draw the chosen images of a category."""
         chosen = solved.choose(choice.pictures, choice.select, choice.seed)
         filmed = solved.choose(choice.films, "median", choice.seed)
-        # Films take long, so that all figures come first.
+        # Figures come first, since films take long.
         for i in console.progress(chosen, f"{solved.subset} pictures"):
             self.strips.append(draw_image(solved, i, folder))
         if filmed:
@@ -108,13 +110,13 @@ class _Drawn:
 
     @property
     def pictures(self) -> list[str]:
-        """File names of all pictures, the contact sheet included."""
+        """The file names of all pictures, the contact sheet included."""
         return sorted([OVERVIEW, *(strip.file_name for strip in self.strips), *self.films])
 
 
 def draw_pictures(results: SavedResults, choice: Choice, categories: list[str]) -> None:
-    """Figures, films and the contact sheet; what an earlier run drew from the same is kept."""
-    # Nothing to do where the same was drawn from the same.
+    """Draw figures, films and the contact sheet, unless an earlier run drew the same."""
+    # Pictures of the same poses by the same choices are kept.
     started = monotonic()
     folder = results.folder
     choices = (choice.images, choice.select, choice.overlay, choice.seed, choice.films)
@@ -138,7 +140,7 @@ def draw_pictures(results: SavedResults, choice: Choice, categories: list[str]) 
     title = f"{networks.level or 'unoccluded'}, {networks.mesh_d} cuboid: {choice.words}"
     save_figure(folder / OVERVIEW, contact_sheet(drawn.strips, title))
 
-    # What an earlier run drew of other images goes.
+    # Remove what an earlier run drew of other images.
     for name in set(before.pictures) - set(drawn.pictures):
         (folder / name).unlink(missing_ok=True)
     write_manifest(folder, Manifest(origin, drawn.pictures))
@@ -148,7 +150,7 @@ def draw_pictures(results: SavedResults, choice: Choice, categories: list[str]) 
 
 
 def _print_drawn(results: SavedResults, drawn: _Drawn, categories: list[str]) -> None:
-    """The last line of a run that drew result pictures."""
+    """Print the last line of a run that drew result pictures."""
     pictures = console.count(len(drawn.strips), "figure")
     if drawn.films:
         pictures += f", {console.count(len(drawn.films), 'film')}"

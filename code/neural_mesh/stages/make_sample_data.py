@@ -30,24 +30,28 @@ from neural_mesh.storage.mesh_files import write_off
 
 GENERATOR = 1  # raise it when the same seed gives other pictures than before
 MANIFEST = "sample.json"  # the options that a set was made with
-# So that the test pictures do not depend on the number of training pictures.
+# Test pictures have indices from here on, so as not to depend on the number of training pictures.
 FIRST_VAL_INDEX = 500_000
 SMALLEST_WIDTH = 64
 
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """What decides the bytes of a set. train_images, val_images: of each category."""
+    """The options that decide the bytes of a set.
+
+    train_images, val_images: number of pictures of each category. image_width: about the longer
+    side of a picture in pixels.
+    """
 
     categories: tuple[str, ...] = tuple(MODELS)
     train_images: int = 100
     val_images: int = 20
     seed: int = 0
-    image_width: int = 500  # longer side in pixels, or nearly
+    image_width: int = 500
     generator: int = GENERATOR
 
     def check(self) -> None:
-        """ValueError when no set can be made with these."""
+        """Raise ValueError if no set can be made with these options."""
         if self.image_width < SMALLEST_WIDTH:
             raise ValueError(
                 f"--image-width {self.image_width} is too small to show anything; "
@@ -64,10 +68,10 @@ class SampleOptions:
 def make_sample_data(
     out: Path, options: SampleOptions, workers: int = 1, overwrite: bool = False
 ) -> str:
-    """Make the set below `out`, skipping what is finished; prints and returns a line of counts.
+    """Make the set below `out`, skipping finished pictures; prints and returns a line of counts.
 
-    overwrite: throw away the set that `out` holds. Raises ValueError when `out` holds another set,
-    or a category is unknown or named twice.
+    overwrite: discard the set that `out` holds. Raises ValueError when `out` holds another set, or
+    a category is unknown or named twice.
     """
     options.check()
     claim_folder(out, options, overwrite)
@@ -82,7 +86,7 @@ def make_sample_data(
     for outcome, not_made in console.progress(drawn, "sample images", len(pictures)):
         counts[outcome] += 1
         failures += not_made
-    # The lists hold what there is, so that they come last.
+    # Lists of occluded pictures come last, since they name the pictures that exist.
     occluded = 0
     for category in options.categories:
         folder = RawOccluded(out / OCCLUDED_FOLDER)
@@ -103,7 +107,7 @@ def make_sample_data(
 
 
 def all_pictures(out: Path, options: SampleOptions) -> list[PlannedPicture]:
-    """Every picture of the set, in order."""
+    """List every picture of the set, in order."""
     splits = (("train", 0, options.train_images), ("val", FIRST_VAL_INDEX, options.val_images))
     pictures = []
     for category in options.categories:
@@ -117,7 +121,7 @@ def all_pictures(out: Path, options: SampleOptions) -> list[PlannedPicture]:
 
 
 def _draw_all(pictures: list[PlannedPicture], workers: int) -> Iterator[tuple[str, list[str]]]:
-    """`draw_picture` of every picture, in order, in one or several processes."""
+    """Call `draw_picture` for every picture, in order, in one or several processes."""
     if workers == 1:
         yield from map(draw_picture, pictures)
         return
@@ -156,13 +160,13 @@ def _write_pickle(path: Path, lists: list[list[str]]) -> None:
 
 
 def claim_folder(out: Path, options: SampleOptions, overwrite: bool) -> None:
-    """Make sure that `out` is empty of other sets, and note the options in it.
+    """Make sure that `out` holds no other set, and write the options into it.
 
     Raises ValueError when it holds a set made with other options, or files that this program has
     not made.
     """
     manifest = out / MANIFEST
-    # As they come back from the file: lists for tuples.
+    # JSON turns tuples into lists, so that the options compare equal to those of the file.
     asked = json.loads(json.dumps(asdict(options)))
     folders = [out / RAW_FOLDER, out / OCCLUDED_FOLDER]
     if manifest.is_file():
@@ -191,7 +195,7 @@ def _read_manifest(path: Path) -> dict:
 
 
 def _differences(noted: dict, asked: dict) -> str:
-    """`seed 0 instead of 1` for every option that differs."""
+    """Write `seed 0 instead of 1` for every option that differs."""
     differences = []
     for name, value in asked.items():
         if noted.get(name) != value:

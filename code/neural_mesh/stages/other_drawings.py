@@ -1,6 +1,4 @@
-"""What draw_results.py draws in place of result pictures: landscapes, viewpoints, the poses of a
-file, two runs.
-"""
+"""The other drawings of draw_results.py: landscapes, viewpoints, poses of a file, two runs."""
 
 from __future__ import annotations
 
@@ -38,10 +36,10 @@ AROUND = {"truth": "annotation", "prediction": "prediction"}  # of landscapes, i
 def draw_landscapes(
     results: SavedResults, choice: Choice, categories: list[str], around: str
 ) -> None:
-    """Loss along each angle and the distance for many images of every category: figure, npz with
-    every curve, csv.
+    """Scan the loss along each angle and the distance for many images of every category.
 
-    around: truth or prediction, the poses that the loss is scanned around.
+    around: truth or prediction, the poses that the loss is scanned around. Writes a figure, an npz
+    file with every curve, and a csv table.
     """
     device = results.device
     total = 0
@@ -72,12 +70,12 @@ def draw_landscapes(
 def _set_scans(
     solved: SolvedSet, chosen: list[int], around: str
 ) -> dict[str, tuple[NDArray, NDArray]]:
-    """Per scan the offsets [N], and the losses [B, N] of the chosen images."""
+    """Compute the offsets [N] of each scan, and the losses [B, N] of the chosen images."""
     offsets: dict[str, NDArray] = {}
     losses: dict[str, list[NDArray]] = {}
     for i in console.progress(chosen, f"{solved.subset} landscape"):
         match = match_image(solved, i)
-        # The distance stays the predicted one: annotated ones belong to uncropped images.
+        # The predicted distance is kept, since annotated ones belong to uncropped images.
         pose = solved.pose(i)
         if around == "truth":
             azimuth, elevation, theta = solved.truth(i).tolist()
@@ -89,7 +87,7 @@ def _set_scans(
 
 
 def draw_viewpoints(results: SavedResults, categories: list[str]) -> None:
-    """The distribution of annotated and predicted poses of every category."""
+    """Draw the distribution of annotated and predicted poses of every category."""
     total = 0
     for category in categories:
         solved = results.load(category)
@@ -107,11 +105,11 @@ def draw_viewpoints(results: SavedResults, categories: list[str]) -> None:
 
 
 def draw_pose_file(results: SavedResults, choice: Choice, path: Path) -> None:
-    """The poses of any file over their images."""
+    """Draw the poses of a file over their images."""
     networks = results.networks
     if path.suffix == ".csv" and len(networks.categories) != 1:
         raise ValueError(f"{path} does not say its category; name one with --categories")
-    # A file of this project tells its category and level itself.
+    # A file of this project states its own category and level.
     poses = read_any_poses(path, networks.categories[0], networks.level)
     results = replace(results, networks=replace(networks, level=poses.level))
     solved = results.solved_set(poses, path)
@@ -130,9 +128,9 @@ def draw_pose_file(results: SavedResults, choice: Choice, path: Path) -> None:
 def draw_comparison(
     results: SavedResults, choice: Choice, categories: list[str], other: Path
 ) -> None:
-    """Errors of two runs against each other, and pictures of the images that changed most.
+    """Draw the errors of two runs against each other, and the images that changed most.
 
-    other: the folder of the run that is compared with.
+    other: folder of the other run's results.
     """
     networks = results.networks
     # The same categories of both runs.
@@ -171,7 +169,7 @@ def draw_comparison(
 
 
 def _changes(errors: NDArray, other_errors: NDArray) -> str:
-    """How many images [B] got better and worse, and the accuracy of before and of now."""
+    """Count the images [B] that got better and worse, and compare the accuracies."""
     better = int((errors < other_errors).sum())
     worse = int((errors > other_errors).sum())
     accuracies = []

@@ -37,10 +37,10 @@ def report_accuracy(
 ) -> None:
     """Print and write the table of one occlusion level.
 
-    clean: the test set whose annotations are the truth. tested: the set that was solved, if it is
-    another one. train: the training set; adds the two baselines that know only its poses. Raises
-    ValueError for poses that do not belong together or to the images, FileNotFoundError where there
-    are none.
+    clean: prepared test set whose annotations are the truth. tested: the set that was solved, if it
+    is another one. train: training set, which adds the two baselines that know only its poses.
+    Raises ValueError for poses that do not belong together or to the images, FileNotFoundError if
+    there are no poses.
     """
     azimuths = experiment.azimuths
     truth = PreparedSet(clean)
@@ -50,7 +50,7 @@ def report_accuracy(
         folder = experiment.poses("<category>", level).parent
         raise FileNotFoundError(f"no poses in {folder}; run InferenceNeMo.sh first")
     check_same_settings(score.categories)
-    # Ours, then the published ones where they are comparable, then the baselines.
+    # Our lines, the published ones if they are comparable, and the baselines.
     lines = table_lines(score.categories)
     if is_full_test_set(score):
         lines += published_lines(experiment.mesh_d, level, azimuths)
@@ -61,7 +61,7 @@ def report_accuracy(
 
 
 def write_table(folder: Path, score: LevelScore, lines: list[list[str]]) -> None:
-    """Write the files of a table, print it, and say what it lacks."""
+    """Write the files of a table, print it, and report what it lacks."""
     notes = notes_of(score)
     # Whatever is incomplete says so in the title, in the files and on the screen.
     partial = [note for note in notes if note.startswith("PARTIAL")]
@@ -73,7 +73,7 @@ def write_table(folder: Path, score: LevelScore, lines: list[list[str]]) -> None
     write_text(folder / "missing.csv", missing_list(score.categories))
     write_text(folder / "errors.csv", error_list(score.categories))
 
-    # The same for the reader of a terminal and the reader of a log.
+    # Print the table, and its alarms once more on stderr, which a log may keep apart.
     print("\n".join([reference_format(lines), *partial]))
     for note in notes:
         if note.startswith("PARTIAL") or "not finite" in note:
