@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,7 +138,7 @@ def _texts(settings: object, levels: int) -> Iterator[tuple[str, str]]:
         yield from _texts(value, levels - 1)
 
 
-def epoch_of(content: dict) -> object:
+def epoch_of(content: dict) -> Any:
     """After how many epochs a file was written; 0 where it does not say."""
     return plain(content.get("timestamp", content.get("epoch", 0)))
 

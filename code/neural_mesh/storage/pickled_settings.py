@@ -168,4 +168,4 @@ def _is_number(value: Tensor) -> bool:
     if value.layout != torch.strided or value.numel() != 1:
         return False
     end = (value.storage_offset() + 1) * value.element_size()
-    return end <= value.untyped_storage().nbytes()
+    return bool(end <= value.untyped_storage().nbytes())
