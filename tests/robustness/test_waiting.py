@@ -16,7 +16,9 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
 from helpers.name_spaces import SMALL_SHARED_MEMORY, apart
-from helpers.project import PYTHONPATH
+from helpers.options import SMALL_TRAINING, options
+from helpers.project import PYTHONPATH, ROOT
+from helpers.small_training import meshes, names_of, write_prepared
 from neural_mesh.data import loading
 from neural_mesh.data.loading import decoded, decoding_loader
 from neural_mesh.machine import resources
@@ -25,7 +27,8 @@ from neural_mesh.settings import TrainConfig
 from neural_mesh.solve.batches import read_batches
 from neural_mesh.storage import files
 from neural_mesh.storage.files import BusyError, lock
-from neural_mesh.storage.layout import PreparedSet
+from neural_mesh.storage.layout import PreparedSet, RawPascal3D, write_list
+from neural_mesh.storage.mesh_files import write_off
 
 # ---- room for batches on their way ----
 
@@ -127,13 +130,15 @@ def test_inference_gets_one_tensor_a_batch(tmp_path, workers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cache", ["memory", "disk"])
-def test_training_does_not_wait_in_a_small_container(noise_pictures, tmp_path, cache):
+def test_training_does_not_wait_in_a_small_container(tmp_path, cache):
     """What IMAGE_CACHE=memory recommends works, and with it all is as without such processes."""
-    from helpers.options import SMALL_TRAINING, options
-    from helpers.project import ROOT
-
+    write_prepared(tmp_path)
+    for number, mesh in enumerate(meshes(), start=1):
+        write_off(RawPascal3D(tmp_path).cuboid_folder("multi", "car") / f"{number:02d}.off", mesh)
+        names = names_of(number - 1)
+        write_list(PreparedSet(tmp_path).mesh_list("multi", "car", number), names)
     arguments = (
-        *options(raw=noise_pictures, prepared=noise_pictures, save_dir=tmp_path, mesh_d="multi"),
+        *options(raw=tmp_path, prepared=tmp_path, save_dir=tmp_path / "new", mesh_d="multi"),
         *SMALL_TRAINING,
         *options(categories="car", image_cache=cache, workers=2, batch_size=2, total_epochs=1),
     )

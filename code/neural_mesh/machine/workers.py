@@ -12,6 +12,7 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from neural_mesh.machine.console import progress
+from neural_mesh.machine.resources import MORE_SHARED_MEMORY, SHARED_MEMORY
 
 T = TypeVar("T")
 
@@ -26,10 +27,16 @@ class WorkerPool(ProcessPoolExecutor):
     """
 
     def __init__(self, workers: int):
-        # Shared memory outlives the process that wrote into it.
-        self.notes = multiprocessing.Array("q", workers, lock=False)
-        entered = multiprocessing.Value("q", 0)
-        super().__init__(workers, initializer=_enter_pool, initargs=(self.notes, entered))
+        try:
+            # Shared memory outlives the process that wrote into it.
+            self.notes = multiprocessing.Array("q", workers, lock=False)
+            entered = multiprocessing.Value("q", 0)
+            super().__init__(workers, initializer=_enter_pool, initargs=(self.notes, entered))
+        except OSError as error:
+            raise ValueError(
+                f"no shared memory for {workers} processes ({error.strerror}): {SHARED_MEMORY} is "
+                f"full or missing; {MORE_SHARED_MEMORY}, or delete what other programs left there"
+            ) from error
 
 
 def _enter_pool(notes: Sequence[int], entered: Any) -> None:

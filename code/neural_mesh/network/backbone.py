@@ -269,7 +269,8 @@ def _imagenet_weights(backbone: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"ImageNet weights could not be downloaded from {entry.url} ({error}); download that "
-            "file yourself and set PRETRAINED to its path, or set PRETRAINED=none"
+            "file yourself and set PRETRAINED to its path, set TORCH_HOME to a folder that can be "
+            "written if this one cannot, or set PRETRAINED=none"
         ) from error
 
 

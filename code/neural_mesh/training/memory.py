@@ -20,6 +20,7 @@ from neural_mesh.machine.resources import (
 )
 from neural_mesh.network.backbone import FeatureNet
 from neural_mesh.settings import TrainConfig
+from neural_mesh.storage.files import can_be_written
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.training.step import EpochTally, Learner, MeshBatch
 
@@ -48,6 +49,11 @@ def require_room_for_crops(
     if cache == "disk":
         needed -= min(needed, _bytes_on_disk(prepared, names, config))
         folder = prepared.decoded(config.category)
+        if not can_be_written(folder):
+            raise ValueError(
+                f"IMAGE_CACHE=disk keeps decoded crops in {folder}, which cannot be written; "
+                "set IMAGE_CACHE=memory"
+            )
         require_disk(folder, needed, what, "make space, or set IMAGE_CACHE=memory")
         return
     if processes > 1:
