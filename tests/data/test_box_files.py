@@ -37,6 +37,7 @@ REFUSED = {
     "five numbers": ("a.jpg,1,20,20,280,150\n", "row 1, a.jpg, has 1, 20"),
     "decimal commas between commas": ("a.jpg,20,5,20,5,280,5,150,5\n", "row 1, a.jpg"),
     "thousands": ('a.jpg,20,20,"1,280",150\n', "row 1, a.jpg"),
+    "points and commas": ("a.jpg;1.234,5;2;3000;4\n", "row 1, a.jpg, has 1.234,5, 2"),
     "units": ("a.jpg,20 px,20 px,280 px,150 px\n", "row 1, a.jpg, has 20 px"),
     "not finite": ("a.jpg,nan,20,280,150\n", "row 1, a.jpg"),
     "a second heading": ("file,a,b,c,d\na.jpg,1,2,3,4\nfile,a,b,c,d\n", "row 3, file"),

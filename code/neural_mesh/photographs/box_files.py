@@ -95,9 +95,9 @@ def _of_table(path: Path) -> Boxes:
     if named := SEPARATOR_LINE.fullmatch(first):
         table = _Table(path, rest, named[1], first_row=2)
     else:
-        # The separator that makes most rows boxes is the one.
+        # The separator that makes most rows boxes is the one; where none does, most cells.
         tables = [_Table(path, text, separator) for separator in SEPARATORS]
-        table = max(tables, key=_Table.readable_rows)
+        table = max(tables, key=lambda table: (table.readable_rows(), table.most_cells))
     return table.boxes()
 
 
@@ -116,6 +116,7 @@ class _Table:
                     self.rows.append((number, [cell.strip() for cell in row]))
         except csv.Error as error:
             raise ValueError(f"{path}: not a table ({error})") from None
+        self.most_cells = max((len(cells) for _, cells in self.rows), default=0)
         self.columns: list[int] = []  # of file, x0, y0, x1 and y1, where a heading names them
         if self.rows and self._is_heading(self.rows[0][1]):
             self.columns = self._columns(self.rows[0])
