@@ -1,6 +1,4 @@
-"""The saved poses of an experiment as sets of solved images, with their truth and, where needed,
-their network.
-"""
+"""The saved poses of an experiment as sets of solved images, with annotations and networks."""
 
 from __future__ import annotations
 
@@ -33,25 +31,25 @@ class SavedResults:
 
     @property
     def level(self) -> str:
-        """The occlusion level, `clean` where there is none."""
+        """The occlusion level, or `clean`."""
         return self.networks.level or "clean"
 
     @property
     def device(self) -> torch.device:
-        """What computes the feature maps."""
+        """The device that computes the feature maps."""
         return first_device(gpus_of(self.gpus))
 
     @property
     def folder(self) -> Path:
-        """Where pictures of these results lie."""
+        """The folder that gets the pictures of these results."""
         return self.networks.experiment.report_folder(self.networks.level)
 
     def poses_file(self, category: str) -> Path:
-        """The saved poses of a category."""
+        """Return the path of the saved poses of a category."""
         return self.networks.experiment.poses(category, self.networks.level)
 
     def require_categories(self) -> list[str]:
-        """The categories that have poses; FileNotFoundError when none has."""
+        """List the categories that have poses; FileNotFoundError if there are none."""
         categories = self.networks.categories
         present = [category for category in categories if self.poses_file(category).is_file()]
         if not present:
@@ -62,14 +60,14 @@ class SavedResults:
         return present
 
     def load(self, category: str) -> SolvedSet:
-        """Poses and truth of a category."""
+        """Load poses and annotations of a category."""
         path = self.poses_file(category)
         # The file's name says its level.
         poses = replace(load_poses(path), level=self.networks.level)
         return self.solved_set(poses, path).with_truth(self.clean)
 
     def load_with_network(self, category: str, device: torch.device) -> SolvedSet:
-        """Poses, truth and network; ValueError when the poses are of another checkpoint."""
+        """Load poses, annotations and network; ValueError if another checkpoint gave the poses."""
         solved = self.load(category)
         model = self.networks.load(category, device)
         solved_with = solved.poses.config["checkpoint"]
@@ -83,7 +81,7 @@ class SavedResults:
         return replace(solved, model=model)
 
     def solved_set(self, poses: PoseSet, path: Path) -> SolvedSet:
-        """Poses, read from `path`, as a set of unknown truth; ValueError when there are none."""
+        """Make a set without annotations of poses read from `path`; ValueError if it is empty."""
         if not len(poses):
             raise ValueError(f"{path} holds no poses; run InferenceNeMo.sh again")
         return SolvedSet(
@@ -96,6 +94,6 @@ class SavedResults:
         )
 
     def is_annotated(self, poses: PoseSet) -> bool:
-        """Whether the truth of all images is known."""
+        """Tell whether all images of the poses are annotated."""
         files = [self.clean.annotation(poses.category, name) for name in poses.names.tolist()]
         return all(file.is_file() for file in files)
