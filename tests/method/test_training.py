@@ -25,9 +25,9 @@ from neural_mesh.solve.solver import SolvedPoses
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.training import state, validation
-from neural_mesh.training.tensorboard_log import similarity_picture
 from neural_mesh.training.schedule import learning_rate
 from neural_mesh.training.setup import Hardware
+from neural_mesh.training.tensorboard_log import similarity_picture
 from neural_mesh.training.trainer import Trainer
 from neural_mesh.training.validation import Validation, hold_out
 

@@ -138,9 +138,10 @@ def decoded(loader: DataLoader, at_work: Callable[[], str]) -> Iterator[Any]:
         yield from loader
     except RuntimeError as error:
         text = str(error)
-        if NO_ROOM.search(text):
+        no_room = NO_ROOM.search(text)
+        if no_room:
             raise ValueError(
-                f"the decoding processes cannot hand over a batch ({NO_ROOM.search(text)[0]}): "
+                f"the decoding processes cannot hand over a batch ({no_room[0]}): "
                 "give them more shared memory (in a container, docker run --shm-size=8g) "
                 "and more open files (ulimit -n), or set WORKERS=0"
             ) from error

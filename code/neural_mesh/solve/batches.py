@@ -78,7 +78,8 @@ def names_by_mesh(
         protocol = ", and with the same AZIMUTH_SELECTION" if prepared.azimuths else ""
         raise FileNotFoundError(
             f"no list of test images: {lists[1]}; run PrepareData.sh first "
-            f"(for an occlusion level with ENABLE_OCCLUDED=true{protocol})"
+            f"(for an occlusion level with ENABLE_OCCLUDED=true{protocol}), "
+            "unless the data set has training images alone, on which nothing can be tested"
         )
     names = {number: read_list(path) if path.is_file() else [] for number, path in lists.items()}
     # All meshes will be tried on every image.

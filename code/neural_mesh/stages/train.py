@@ -298,7 +298,10 @@ class CategoryTraining:
                 remedy = "run PrepareData.sh first"
                 if prepared.azimuths:
                     remedy += " with the same AZIMUTH_SELECTION"
-                raise FileNotFoundError(f"no list of training images: {path}; {remedy}")
+                raise FileNotFoundError(
+                    f"no list of training images: {path}; {remedy}, "
+                    "unless the data set has test images alone, on which nothing can be trained"
+                )
             names.append(read_list(path))
         if not any(names):
             raise ValueError(f"{category} has no training image in {prepared.root}")

@@ -105,7 +105,7 @@ def _disk_reason(error: BaseException, folder: Path) -> str:
         if isinstance(cause, OSError) and cause.errno == errno.EIO:
             return f"{os.strerror(errno.EIO).lower()}; look after the disk and {AGAIN}"
         if isinstance(cause, OSError) and _is_refused(cause, folder):
-            refusal = os.strerror(cause.errno).lower()
+            refusal = os.strerror(cause.errno or errno.EACCES).lower()
             return f"{refusal}; choose another folder for it, or let yourself write there"
         cause = cause.__cause__ or cause.__context__
     # ... or swallow it.

@@ -85,8 +85,8 @@ class Validation:
 
     def _errors(self, solver: MeshSolver, category: str, batch: DecodedBatch) -> list[float]:
         """Angles between the poses found and annotated, in radians."""
-        if batch.messages:
-            raise ValueError(batch.messages[0])
+        if batch.messages or batch.images is None:
+            raise ValueError((batch.messages or ["no image of the batch can be read"])[0])
         features = solver.model.features(batch.images)
         angles = solver.solve(batch.mesh, features).pose.angles
         paths = [self.prepared.annotation(category, name) for name in batch.names]
