@@ -16,4 +16,4 @@ fi
 make_environment tests
 cd "$ROOT"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # of each of the two processes
-exec "$PYTHON" -m pytest -n 2 --dist loadfile ${selection[@]+"${selection[@]}"} "$@"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${selection[@]+"${selection[@]}"} "$@"

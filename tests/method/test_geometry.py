@@ -78,7 +78,7 @@ def test_off_files_survive_a_round_trip(tmp_path):
         ("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "does not exist"),
         ("OFF\n3 1 0\n0 0 0\n1 0 nan\n0 1 0\n3 0 1 2\n", "not finite"),
         ("OFF\nx y z\n", "not numbers"),
-        ("", "not an OFF file"),
+        ("", "is empty"),
     ],
 )
 def test_broken_off_files_are_refused_with_their_name(tmp_path, text, complaint):

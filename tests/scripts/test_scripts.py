@@ -449,7 +449,7 @@ def python_with_gpus(tmp_path) -> Path:
     """A Python that pretends to have two GPUs."""
     program = (
         "import runpy, sys; sys.argv = sys.argv[1:]\n"
-        "if sys.argv[0] == '-c': sys.exit(exec(sys.argv[1]))\n"
+        "if sys.argv[0] == '-c': sys.exit(exec(sys.argv.pop(1)))\n"
         "from helpers.pretend_gpus import pretend_gpus\n"
         "with pretend_gpus(2): runpy.run_path(sys.argv[0], run_name='__main__')"
     )
