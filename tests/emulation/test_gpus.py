@@ -274,7 +274,7 @@ def trained(root: Path, name: str, gpus: list[int], separate_bank: bool) -> Trai
     return trainer
 
 
-@pytest.mark.parametrize("separate_bank", [False, True])
+@pytest.mark.parametrize("separate_bank", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_training_on_gpus_ends_as_on_the_cpu(gpus, tmp_path, separate_bank):
     """Weights, banks and losses, with the bank beside the network or on a GPU of its own; in
     bfloat16 nearly the same losses.
