@@ -12,6 +12,7 @@ from neural_mesh.stages.download_data import download_data
 def address_pair(text: str) -> tuple[str, str]:
     """argparse type of NAME=ADDRESS."""
     name, sign, address = text.partition("=")
+    # A misspelt name would otherwise fetch from the usual address without a word.
     if not sign or name not in DOWNLOADS:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not NAME=ADDRESS with a NAME of {', '.join(DOWNLOADS)}"

@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
         help="cad (default): the annotated one if --raw has it",
     )
     option("--seed", type=int, default=0, help="of --select random (default 0)")
+    # Each of these takes the place of the result pictures, so there can be only one.
     other = parser.add_mutually_exclusive_group().add_argument
     other(
         "--landscape", choices=("truth", "prediction"), help="loss over a set, around these poses"

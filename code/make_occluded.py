@@ -53,6 +53,7 @@ def main() -> None:
     option("--seed", type=int, default=0, help="the same seed gives the same pictures")
     arguments.add_workers(parser)
     arguments.add_categories(parser)
+    # The options are called as the fields of the dataclass are.
     make_occluded(OcclusionOptions(**vars(parser.parse_args())))
 
 

@@ -64,6 +64,7 @@ def main() -> None:
     options = SampleOptions(
         args.categories, args.train_images, args.val_images, args.seed, args.image_width
     )
+    # The number of processes is no option of the set, which is the same for any.
     make_sample_data(args.out, options, worker_count(args.workers), args.overwrite)
 
 

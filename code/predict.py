@@ -187,6 +187,7 @@ def parse() -> argparse.Namespace:
     # What argparse cannot say: a calibration needs no photographs, all else does.
     if not args.calibrate and not args.photos:
         raise ValueError("name photographs, or a folder of them")
+    # With both, it would be open which of them holds for the photograph.
     if args.box is not None and args.boxes:
         raise ValueError("--box and --boxes exclude each other")
     return args

@@ -60,6 +60,7 @@ def main() -> None:
         help="as in PrepareData.sh",
     )
     arguments.add_workers(parser)
+    # The options are called as the fields of the dataclass are.
     prepare_kitti3d(KittiOptions(**vars(parser.parse_args())))
 
 

@@ -76,6 +76,7 @@ def _of_json(path: Path) -> Boxes:
         if value is None or value == []:
             boxes.without.append(name)
             continue
+        # A single box is a list of numbers, several are a list of lists.
         several = isinstance(value, list) and isinstance(value[0], list)
         for box in value if several else [value]:
             is_box = isinstance(box, list) and len(box) == 4
@@ -111,6 +112,7 @@ class _Table:
         reader = csv.reader(io.StringIO(text), delimiter=separator)
         try:
             for row in reader:
+                # Blank rows, with which spreadsheets often end, are passed over but counted.
                 if "".join(row).strip():
                     number = first_row - 1 + reader.line_num
                     self.rows.append((number, [cell.strip() for cell in row]))
@@ -131,6 +133,7 @@ class _Table:
     def _columns(self, heading: tuple[int, list[str]]) -> list[int]:
         number, cells = heading
         names = [re.sub(r"[\W_]", "", cell).lower() for cell in cells]
+        # A table that has both corners and sizes is clear: the corners are used.
         for corners in CORNERS:
             if set(corners) <= set(names):
                 file = next((k for k, name in enumerate(names) if name in FILE_COLUMNS), 0)
@@ -157,6 +160,8 @@ class _Table:
             return _whole(self._numbers([cells[column] for column in self.columns[1:]]))
         numbers = self._numbers(cells[1:])
         runs = [list(run) for is_gap, run in groupby(numbers, lambda n: n is None) if not is_gap]
+        # Labels and scores may stand in the row as well; more than four numbers side by side could
+        # be read in several ways.
         long_runs = [run for run in runs if len(run) >= 4]
         is_one = len(long_runs) == 1 and len(long_runs[0]) == 4
         return _whole(long_runs[0]) if is_one else None
@@ -171,6 +176,7 @@ class _Table:
             if box is not None and name:
                 boxes.by_name.setdefault(name, []).append(box)
             elif name and len(cells) > 1 and not any(cells[:file] + cells[file + 1 :]):
+                # Naming a picture without a box is a common way to say that it has none.
                 boxes.without.append(name)
             else:
                 values = one_line(", ".join(cells[1:])) or "nothing behind its name"
@@ -193,5 +199,6 @@ def _number(cell: str, separator: str) -> float | None:
         cell = cell.replace(",", ".")
     if not NUMBER.fullmatch(cell):
         return None
+    # Text such as 1e999 is a number by its form, but infinite.
     number = float(cell)
     return number if abs(number) < float("inf") else None

@@ -103,6 +103,7 @@ def calibrate(
     _check_poses(right)
     # Standardised, all evidence is penalised alike.
     mean = evidence.mean(0)
+    # Evidence that never varies must not lead to a division by 0.
     deviation = np.maximum(evidence.std(0), 1e-9)
     standard = (evidence - mean) / deviation
     # Every pose gets a confidence from the other folds.
@@ -111,6 +112,7 @@ def calibrate(
     for k in range(folds):
         weights = fit_weights(standard[fold != k], right[fold != k])
         held_out[fold == k] = _logistic(standard[fold == k], weights)
+    # The map that is used is fitted to all poses; only its quality comes from the folds.
     return Calibration(
         names=tuple(names),
         mean=_rounded(mean),
@@ -161,6 +163,7 @@ def reliability(
     """
     confidence = np.asarray(confidence, np.float64)
     right = np.asarray(right, np.float64)
+    # A confidence of exactly 1 belongs to the last range.
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     rows = []
     for number in range(bins):

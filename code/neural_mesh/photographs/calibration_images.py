@@ -73,6 +73,7 @@ def calibrate_finder(
     names, origin = calibration_names(names, checkpoint, data)
     # A part of them, drawn by the seed.
     order = np.random.default_rng(options.seed).permutation(len(names))[: options.images]
+    # On its own training images the network looks surer than it will be on others.
     disturb = options.patches == "true"
     if options.patches == "auto":
         disturb = origin in (TRAINED, UNKNOWN)
@@ -116,6 +117,7 @@ def calibration_names(names: list[str], checkpoint: Checkpoint, data: str) -> tu
     Where it was trained on this set: those that VALIDATE_EVERY held out, or else all.
     data: fingerprint of the set.
     """
+    # Checkpoints of the reference, for one, do not say what they were trained on.
     if not data or not checkpoint.data:
         return names, UNKNOWN
     if data != checkpoint.data:
@@ -123,6 +125,7 @@ def calibration_names(names: list[str], checkpoint: Checkpoint, data: str) -> tu
     config = checkpoint.config
     if not config.validate_every:
         return names, TRAINED
+    # The training's own seed divides the images again as it did.
     _, held_out = hold_out([names], config.validation_share, config.seed)
     return held_out[0], HELD_OUT
 
@@ -146,6 +149,7 @@ def calibration_images(
         box = np.array([col0, row0, col1, row1])
         pixels = read_crop(path, 1)
         if disturb:
+            # Boxes and whole pictures take turns, so both get every share of occlusion.
             share = random.uniform(*COVERED_SHARES[i // 2 % len(COVERED_SHARES)])
             donor = read_crop(paths[int(random.integers(len(paths)))], 1)
             pixels = disturbed(pixels, donor, box, share, random)
@@ -196,6 +200,7 @@ def disturbed(
     while float(hidden[y0:y1, x0:x1].float().mean()) < covered:
         image, pasted = paste_patches(image, patches, inside_rc, random)
         hidden |= pasted
+    # Colours change last, so that the patches do not stand out by theirs.
     return change_colour(image, random).permute(1, 2, 0).numpy()
 
 

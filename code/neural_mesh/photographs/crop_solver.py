@@ -62,6 +62,7 @@ class CropSolver:
             solved = solver.solve(number, features)
             # A view is started at several distances and places, of which the best one counts.
             view_losses = solved.start_losses.reshape(len(features), -1, len(views)).min(1)
+            # The solver counts in cells of the feature map, not in crop pixels.
             pose = replace(solved.pose, principal_xy=solved.pose.principal_xy * self.cell)
             mesh = np.full(len(features), number)
             every_mesh.append(Candidates(pose, solved.loss, mesh, view_losses, views))

@@ -98,6 +98,8 @@ class PoseFinder:
         place in the first crops is searched for that, too. All answers vote, since how well a mesh
         explains a crop hardly tells which of several crops is the right one.
         """
+        # With and without a box, objects are searched in different crops, so each kind is a batch
+        # of its own.
         poses: dict[int, PhotographPose] = {}
         for boxed in (True, False):
             indices = [i for i, (_, box) in enumerate(items) if (box is not None) == boxed]
@@ -239,6 +241,7 @@ class PoseFinder:
         if not Path(path).is_file():
             return False
         calibration = load_calibration(path)
+        # Made with other settings, it would turn the same evidence into wrong probabilities.
         fits = calibration.of == self.depends_on() and calibration.names == EVIDENCE
         self.calibration = calibration if fits else None
         return fits
@@ -253,6 +256,7 @@ class PoseFinder:
             "photograph": photograph,
             "solve": asdict(self.solve_config) | {"plan": make_plan(self.solve_config).fingerprint},
         }
+        # A calibration that was read from its file has lists in place of tuples.
         return json.loads(json.dumps(values))
 
     # ---- pictures ----

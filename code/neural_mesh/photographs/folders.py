@@ -82,6 +82,7 @@ def search_folder(root: Path, out: Path) -> PhotographFolder:
 
     for folder, folders, files in os.walk(root, onerror=unreadable):
         here = Path(folder)
+        # Overlays of earlier runs look like photographs, but must not be searched again.
         has_results = POSES in files or os.path.realpath(folder) == str(out)
         kept = []
         for name in sorted(folders):
@@ -89,6 +90,7 @@ def search_folder(root: Path, out: Path) -> PhotographFolder:
             if _is_skipped(name) or (has_results and name in RESULT_FOLDERS):
                 found.skipped.append(str(path.relative_to(root)))
             elif path.is_symlink():
+                # A link may point to a folder above, and everything would be found twice.
                 found.linked.append(str(path.relative_to(root)))
             else:
                 kept.append(name)

@@ -82,6 +82,8 @@ def cut_crop(
     It is black outside the picture.
     """
     height, width = photograph.pixels.shape[:2]
+    # The crops of training are scaled by the object's distance, so the distance here is the one
+    # that gives the framing's scale, in a picture that may have been reduced.
     placement = boxes.place_crop(
         "exact",
         (height, width),

@@ -139,6 +139,7 @@ def _photograph_called(
     """The photograph that a table means: its name, or what only one path ends in."""
     if written in files:
         return written
+    # Tables often come from other machines, where the same folders lie elsewhere.
     meant = tails.get(_plain(written), set())
     return next(iter(meant)) if len(meant) == 1 else None
 

@@ -39,6 +39,7 @@ def short_path(name: str) -> str:
     if len(content) <= LONGEST_NAME:
         return name
     digest = short_digest(content)
+    # The cut may fall into the middle of a character, which is dropped.
     start = content[: LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
     return f"{folder}{slash}{start}~{digest}"
 
@@ -103,6 +104,7 @@ class Predictor:
         """Look at what is not done yet; returns how many photographs were done before."""
         todo = [job for job in jobs if not self.results.is_done(job)]
         done = len(jobs) - len(todo)
+        # Outdated records go first, since new ones are appended to the file.
         self.results.forget(todo)
         photographs = read_ahead(todo, self.finder.config.wanted_side, batch_size)
         with progress_bar("photographs", len(jobs), initial=done) as bar:
@@ -135,6 +137,7 @@ class Predictor:
         try:
             every_record = self._records(batch)
         except WriteError:
+            # On a full disk, all that follows would fail as well.
             raise
         except (RuntimeError, ValueError, ArithmeticError, OSError, MemoryError) as error:
             if len(batch) == 1:

@@ -200,6 +200,7 @@ class Results:
         try:
             earlier = read_json(self.folder / SETTINGS)
         except ValueError as error:
+            # Settings that cannot be read are not known to be the same.
             return [str(error)]
         names = sorted(settings.keys() | earlier.keys())
         return [name for name in names if settings.get(name) != earlier.get(name)]
@@ -264,6 +265,7 @@ class Results:
         if failures:
             write_text(self.folder / FAILURES, "".join(f"{one_line(line)}\n" for line in failures))
         else:
+            # An earlier run's list would speak of photographs that have been done since.
             (self.folder / FAILURES).unlink(missing_ok=True)
         return records
 

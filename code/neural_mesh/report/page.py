@@ -56,6 +56,7 @@ def page(
             "<head>",
             '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            # An empty icon keeps browsers from asking for a file that is not there.
             '<link rel="icon" href="data:,">',
             f"<title>{escape(title)}</title>",
             f"<style>{STYLE}</style>",
@@ -106,6 +107,7 @@ def level_section(report: LevelReport, number: int) -> str:
     """Table, notes and charts of one level."""
     notes = ""
     for note in report.notes:
+        # What is not the full test set cannot be compared with the published numbers.
         kind = " class=strong" if note.startswith("Not the full") else ""
         notes += f"<li{kind}>{escape(note)}</li>"
     charts = (

@@ -148,6 +148,7 @@ def score_category(
             f"{path} has {len(strangers)} poses of images that {tested.root} lacks; "
             "run InferenceNeMo.sh again"
         )
+    # Without a fingerprint it is not known which data were solved, and names have to do.
     solved_data = poses.config.get("data", "")
     data = tested.fingerprint(subset)
     if solved_data and solved_data != data:

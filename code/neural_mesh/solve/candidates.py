@@ -42,6 +42,7 @@ class Track:
 
     def best(self, count: int) -> Track:
         """The `count` candidates of every image with the lowest losses so far, best first."""
+        # A stable order makes ties the same on every device.
         order = self.candidates.best_loss.argsort(dim=1, stable=True)[:, :count]
         candidates = CandidateStates(*(take(values, order) for values in self.candidates))
         return Track(candidates, take(self.start, order), take(self.path, order))

@@ -108,6 +108,8 @@ def triton_agrees(device: torch.device) -> bool:
     if reason is None:
         return True
     if device.type == "cuda":
+        # A kernel that crashed leaves errors behind, which would strike at some later, innocent
+        # call.
         try:
             torch.cuda.synchronize(device)
         except RuntimeError as error:

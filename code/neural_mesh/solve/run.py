@@ -108,6 +108,7 @@ class Run:
             self.solver = MeshSolver(self.model, self.config, renderer)
         for images in self._solve_batches(todo):
             advance(images)
+            # Each save writes all the poses so far, so there is some time between them.
             if monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
                 self.poses.save_partial()
                 saved_at = monotonic()

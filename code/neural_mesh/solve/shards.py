@@ -127,6 +127,7 @@ class ShardPoses:
         """
         # The finished file may have fewer images than are expected, when the lists have grown.
         files = sorted(self.target.parent.glob(f"{self.target.stem}.partial-*.npz"))
+        # Partial files come after it, since their poses are newer.
         if self.target.is_file():
             files.insert(0, self.target)
         for path in files:
@@ -151,6 +152,7 @@ class ShardPoses:
 
     def _adopt(self, poses: PoseSet) -> None:
         for i, name in enumerate(poses.names.tolist()):
+            # Runs may be divided differently, so a file can hold images of several shards.
             if name in self.own:
                 self.images[name] = SolvedImage(
                     poses.pose[i : i + 1], poses.loss[i], poses.start[i], poses.mesh[i]
@@ -194,6 +196,7 @@ class ShardPoses:
     def save_partial(self) -> None:
         """Write the poses of this shard so far; nothing when there are none."""
         if self.images:
+            # The table is for people, who look at finished results alone.
             save_poses(self.partial_file, self.pose_set(), with_csv=False)
 
     def save_whole(self) -> PoseSet:

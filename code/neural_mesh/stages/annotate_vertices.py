@@ -117,6 +117,7 @@ def annotate_category(options: VertexOptions, category: str, pool: WorkerPool) -
     subset = category + options.level
     prepared = PreparedSet(options.prepared)
     folder = prepared.vertex_annotation(options.mesh_d, subset, "x").parent
+    # Since the lock is held, whatever is half-written comes from a run that was killed.
     remove_parts(folder)
     raw = RawPascal3D(options.raw, cuboid_root=options.cuboids)
     paths = raw.cuboids(options.mesh_d, category)
@@ -141,6 +142,7 @@ def annotate_subset(subset: MeshedSubset, pool: WorkerPool) -> AnnotatedCount:
     )
     description = f"{subset.name} vertices {subset.mesh_d}"
     is_new = in_pool(pool, partial(annotate_image, subset), names, description)
+    # Lists come last, so that they never name an image without vertices.
     write_vertex_lists(subset.prepared, subset.mesh_d, subset.name, set(names))
     return AnnotatedCount(len(names), sum(is_new))
 
@@ -153,6 +155,7 @@ def annotate_image(subset: MeshedSubset, name: str) -> bool:
     annotation = load_annotation(subset.prepared.annotation(subset.name, name))
     # A single cuboid stands for all CAD models.
     index = 1 if subset.mesh_d == "single" else annotation.cad_index
+    # An index of 0 would silently pick the last mesh.
     if not 1 <= index <= len(subset.meshes):
         raise ValueError(
             f"{annotation.name}: cad_index {index}, but there are {len(subset.meshes)} meshes"
@@ -201,6 +204,7 @@ def link_to_clean(options: VertexOptions, category: str) -> AnnotatedCount:
     linked = set()
     for name in prepared_names(occluded, subset):
         source = clean.vertex_annotation(options.mesh_d, category, name)
+        # An image without vertices in the clean set is left out of the lists here, too.
         if source.is_file():
             _link(source, occluded.vertex_annotation(options.mesh_d, subset, name))
             linked.add(name)
@@ -212,6 +216,7 @@ def _link(source: Path, target: Path) -> None:
     """Let two names be one file, or copy it where that cannot be."""
     if target.is_file() and os.path.samefile(source, target):
         return
+    # A hard link takes no space, and stays valid when the clean set is deleted.
     with atomic_path(target) as temporary:
         try:
             os.link(source, temporary)
@@ -232,5 +237,6 @@ def write_vertex_lists(
         # All images are of the one mesh.
         lists = {"mesh01.txt": sorted(every_name)}
     folder = prepared.vertex_lists(mesh_d, subset)
+    # Empty lists are written as well, since training demands one for every mesh.
     for file_name, group in lists.items():
         write_list(folder / file_name, [name for name in group if name in names])

@@ -82,6 +82,7 @@ class Outcome:
         """For SKIPPED.txt: one line, whatever names and messages of others hold."""
         detail = " ".join(self.detail.split())[:MAX_DETAIL]
         line = f"{self.name}: {self.what}" + (f" ({detail})" if detail else "")
+        # Names that are not UTF-8 hold surrogates, which cannot be written to a text file.
         return line.encode("utf-8", "backslashreplace").decode()
 
 
@@ -98,6 +99,7 @@ def prepare_image(subset: CroppedSubset, name: str) -> Outcome:
     try:
         crop, annotation, class_name = cropped(subset, name)
     except UnusableRecord as error:
+        # One unusable image is counted with its reason; the others are still prepared.
         return Outcome(name, error.reason, detail=error.detail)
     write_crop(subset.prepared, subset.name, annotation, crop, subset.jpeg_quality)
     return Outcome(
@@ -113,6 +115,7 @@ def cropped(subset: CroppedSubset, name: str) -> tuple[NDArray[np.uint8], Annota
     source = subset.source_image(name)
     if not source.is_file():
         raise UnusableRecord("no such image", f"{source}, nor with another ending")
+    # The annotation is read before the picture, which takes far longer to decode.
     record = _read_usable_record(subset, name)
     image = _read_image(source, record)
     mask = _read_occluder_mask(subset, name, record)
@@ -138,6 +141,7 @@ def _read_usable_record(subset: CroppedSubset, name: str) -> Record:
         record = read_record(path, subset.category, subset.rules)
     except FileNotFoundError as error:
         raise UnusableRecord("no annotation", str(error)) from None
+    # Later stages pick the mesh by this number.
     if not 1 <= record.cad_index <= subset.cads:
         detail = f"{name} has cad_index {record.cad_index} of {subset.cads}"
         raise UnusableRecord("no such CAD model", detail)
@@ -149,6 +153,7 @@ def _read_image(source: Path, record: Record) -> NDArray[np.uint8]:
         image = read_picture(source)
     except (ValueError, OSError) as error:
         raise UnusableRecord("unreadable image", str(error)) from error
+    # In a picture of another size, boxes and key points would be in the wrong places.
     if image.shape[:2] != record.image_hw:
         detail = f"{source} is {image.shape[:2]}, not {record.image_hw}"
         raise UnusableRecord("image and annotation differ in size", detail)
@@ -203,6 +208,7 @@ def annotation_of(
 def _covered(points_xy: NDArray, occ_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which points [K] of the original image lie under the occluder; none outside of the image."""
     cells = points_xy.astype(int)
+    # A key point may lie beyond the border, where an index would wrap around or fail.
     inside = ((cells >= 0) & (cells < occ_mask.shape[::-1])).all(1)
     cols, rows = cells[inside].T
     covered = np.zeros(len(cells), bool)

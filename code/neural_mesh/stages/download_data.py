@@ -32,6 +32,7 @@ def download_data(
     addresses = DOWNLOADS | dict(other_addresses or {})
     raw_set = RawPascal3D(raw)
     _tell_where(raw_set)
+    # PASCAL3D+ comes first, because the image subsets are unpacked into its folder.
     fetched = [fetch_pascal3d(raw_set, addresses), fetch_subsets(raw_set, addresses)]
     if occluded is not None:
         for level in levels:
@@ -56,6 +57,7 @@ def fetch_pascal3d(raw: RawPascal3D, addresses: Mapping[str, str]) -> bool:
     def is_there() -> bool:
         return raw.folder("Annotations").is_dir()
 
+    # The archive contains the top folder itself, so its name cannot be chosen.
     if raw.root.name != PASCAL3D_FOLDER:
         if is_there():
             return False
@@ -89,6 +91,7 @@ def fetch_subsets(raw: RawPascal3D, addresses: Mapping[str, str]) -> bool:
     def is_there() -> bool:
         return raw.folder("Image_subsets").is_dir()
 
+    # On shared machines PASCAL3D+ is often read-only, which is no reason to stop.
     if not is_there() and not can_be_written(raw.root):
         print(
             f"note: {subsets} is not there, and {raw.root} cannot be written. Going on with "
@@ -119,6 +122,7 @@ def fetch_level(
         f"unpack it so that {occluded.root}/images exists, and run the command again "
         "(or set ENABLE_OCCLUDED=false)"
     )
+    # Levels that the user made with make_occluded.py need no address.
     if level not in addresses:
         if is_there():
             return False
@@ -146,5 +150,6 @@ def fetch(
         if not archive.is_file():
             download(entry, archive, manual)
         unpack(archive, destination)
+        # It is deleted last, so that an unpacking that was killed needs no second download.
         archive.unlink()
     return True

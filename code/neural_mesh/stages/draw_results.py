@@ -67,6 +67,7 @@ def draw_results(
     for folder, what in ((networks.prepared, "test set"), (clean, "clean test set")):
         console.require_folder(folder, what, "run PrepareData.sh first")
     results = SavedResults(networks, PreparedSet(clean), choice.overlay, gpus)
+    # The poses of a file can be drawn without any saved results, so these come first.
     if other.poses is not None:
         draw_pose_file(results, choice, other.poses)
         return
@@ -99,6 +100,7 @@ class _Drawn:
     def draw(self, solved: SolvedSet, choice: Choice, folder: Path) -> None:
         """Draw the chosen images of a category."""
         chosen = solved.choose(choice.pictures, choice.select, choice.seed)
+        # Films show typical searches, whatever figures were selected.
         filmed = solved.choose(choice.films, "median", choice.seed)
         # Figures come first, since films take long.
         for i in console.progress(chosen, f"{solved.subset} pictures"):
@@ -123,6 +125,7 @@ def draw_pictures(results: SavedResults, choice: Choice, categories: list[str]) 
     origin = digest_of(choices, [results.poses_file(category) for category in categories])
     before = read_manifest(folder)
     if before.origin == origin and before.is_complete(folder):
+        # The contact sheet is among the files, but does not count as a picture.
         pictures = console.count(len(before.pictures) - 1, "picture")
         print(f"{results.level}: {pictures} and {OVERVIEW} in {folder} kept")
         return
@@ -143,6 +146,7 @@ def draw_pictures(results: SavedResults, choice: Choice, categories: list[str]) 
     # Remove what an earlier run drew of other images.
     for name in set(before.pictures) - set(drawn.pictures):
         (folder / name).unlink(missing_ok=True)
+    # The manifest is written last, so that the next run repeats one that was killed.
     write_manifest(folder, Manifest(origin, drawn.pictures))
     timing = networks.experiment.timing("draw_results", results.level)
     record_seconds(timing, monotonic() - started, len(drawn.pictures) - 1, "pictures")

@@ -72,6 +72,7 @@ def extract_category(
     names = names_by_mesh(networks.test_set, networks.mesh_d, subset, len(model.checkpoint.memory))
     images = PreparedSubset(networks.test_set, networks.level, names)
     target = networks.experiment.features(category, networks.level)
+    # Maps of another checkpoint or of changed images are extracted again.
     if target.is_file() and load_config(target) == feature_config(model, images):
         return ExtractedCount(0, 0)
     processes = decoding_workers(workers, device)
@@ -86,6 +87,7 @@ def extract_category(
         f"the feature maps of {category}",
         "make space, or set SAVE_FEATURES=false",
     )
+    # All maps are held in memory, since they go into a single file.
     require_memory(
         2 * needed,
         f"writing the feature maps of {category}",
@@ -117,6 +119,7 @@ def extract(
             if batch.features is not None:
                 maps |= dict(zip(batch.names, batch.features.cpu().numpy(), strict=True))
             bar.update(len(batch.names) + len(batch.messages))
+    # Messages wait until the progress bar is finished, which they would break up.
     for message in failures:
         print(f"skipped: {message}", file=sys.stderr)
 

@@ -24,6 +24,7 @@ def list_categories(names: Sequence[str], data: Sequence[Path] = ()) -> None:
     categories = [category_named(name, known) for name in names]
     if not categories:
         raise ValueError("CATEGORIES is empty, it holds names such as car")
+    # Listed twice, a category would go through every stage twice.
     for name in sorted({name for name in categories if categories.count(name) > 1}):
         print(f"note: CATEGORIES has {name} more than once, it counts once", file=sys.stderr)
     print(*dict.fromkeys(categories))
@@ -35,6 +36,8 @@ def category_named(name: str, known: set[str]) -> str:
     if meant and meant != name:
         print(f"note: {name} in CATEGORIES is taken for {meant}", file=sys.stderr)
         return meant
+    # A near miss is taken for a typing error, while a name that resembles no other may well be a
+    # category of the user's own data.
     hint = did_you_mean(name, known or CATEGORIES)
     if not meant and hint:
         raise ValueError(f"CATEGORIES names {name}, which is not there{hint}?")

@@ -58,6 +58,7 @@ def make_cuboids(options: CuboidOptions) -> None:
         meshes += make_category(raw, category, options.mesh_d, options.config, options.overwrite)
     cuboids = console.count(meshes, "cuboid")
     categories = console.count(len(options.categories), "category")
+    # Some categories may lie in the raw set and others where it could not be written.
     folders = {raw.cuboid_folder(options.mesh_d, category) for category in options.categories}
     places = " and ".join(sorted({str(folder.parent) for folder in folders}))
     print(f"{options.mesh_d}: {cuboids} of {categories} in {places}")
@@ -82,6 +83,7 @@ def make_category(
         cads_of = {folder / path.name: [path] for path in cads}
     record = raw.cuboid_source(mesh_d, category, overwrite)
     source = _source(cads, config)
+    # Mostly nothing is left to do, which is found out without the lock.
     complete = holds(record, source) and all(target.is_file() for target in cads_of)
     if complete and not overwrite:
         return len(cads_of)
@@ -109,6 +111,7 @@ def make_category(
 
 def _source(cads: Sequence[Path], config: CuboidConfig) -> str:
     """From which CAD models cuboids are made, and how."""
+    # The content is compared, because copying a data set changes the times of its files.
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in cads}
     return console.as_json(asdict(config) | {"cads_sha256": digests})
 
@@ -124,6 +127,7 @@ def _cuboid_around(cads: Sequence[Path], config: CuboidConfig) -> Mesh:
 
 def _keep_if_by_hand(target: Path, record: Path) -> None:
     """ValueError for a cuboid that was made otherwise; a note for one put there by hand."""
+    # Only cuboids that this program made have a record beside them.
     if record.is_file():
         raise ValueError(
             f"{target} was made from other CAD models or with other settings; "

@@ -51,6 +51,7 @@ class OcclusionOptions:
 def make_occluded(options: OcclusionOptions) -> None:
     """Occlude the test images of all categories to all levels."""
     console.require_folder(options.raw, "PASCAL3D+", "set --raw")
+    # Everything that the user named is checked before the first picture is drawn.
     for level in options.levels:
         level_bounds(level)
     if options.occluders is not None:
@@ -92,6 +93,7 @@ def _occluder_files(folder: Path | None) -> tuple[Path, ...]:
             f"{folder} holds no occluders (files ending in {' '.join(OCCLUDER_SUFFIXES)}); "
             "leave out --occluders for procedural ones"
         )
+    # They are drawn by their positions, which must not depend on the file system.
     return tuple(sorted(pictures))
 
 
@@ -102,11 +104,13 @@ def _plan(
     raw = RawPascal3D(options.raw)
     meshes = tuple(read_off(path) for path in raw.cads(category))
     every = [(category, level, options.seed, meshes, occluders) for level in options.levels]
+    # Crops are taken from the prepared set; the raw one only gives their CAD models.
     if options.prepared is not None:
         clean = PreparedSet(options.prepared)
         target = PreparedSet(options.out)
         names = sorted(clean.image_names("single", category))
         return names, [OccludedCrops(*level, clean, target) for level in every]
+    # Of a raw set, the images are those that preparation would take for testing.
     split = read_split(raw, category, "val")
     rules = record_rules(options.record_rules, split)
     target = RawOccluded(options.out)

@@ -57,6 +57,7 @@ class SampleOptions:
                 f"--image-width {self.image_width} is too small to show anything; "
                 f"give {SMALLEST_WIDTH} or more"
             )
+        # `models` refuses a category that it does not know.
         for category in self.categories:
             models(category)
         if not self.categories or len(set(self.categories)) < len(self.categories):
@@ -125,6 +126,7 @@ def _draw_all(pictures: list[PlannedPicture], workers: int) -> Iterator[tuple[st
     if workers == 1:
         yield from map(draw_picture, pictures)
         return
+    # Every picture has a random generator of its own, so the number of processes does not show.
     with ProcessPoolExecutor(workers) as pool:
         yield from pool.map(draw_picture, pictures, chunksize=4)
 
@@ -154,6 +156,7 @@ def _write_names(path: Path, names: list[str]) -> None:
 
 
 def _write_pickle(path: Path, lists: list[list[str]]) -> None:
+    # A fixed protocol gives the same bytes in every version of Python.
     content = pickle.dumps(lists, protocol=2)
     if not (path.is_file() and path.read_bytes() == content):
         write_bytes(path, content)
@@ -180,6 +183,7 @@ def claim_folder(out: Path, options: SampleOptions, overwrite: bool) -> None:
                 "choose another --out, or pass --overwrite True"
             )
     elif any(folder.exists() for folder in folders):
+        # They may be the real PASCAL3D+, which must be neither mixed nor overwritten.
         raise ValueError(
             f"{out} holds data that were not made by make_sample_data.py ({MANIFEST} is missing); "
             "choose another --out"
@@ -191,6 +195,7 @@ def _read_manifest(path: Path) -> dict:
     try:
         return read_json(path)
     except ValueError:
+        # What cannot be read counts as the options of another set.
         return {}
 
 

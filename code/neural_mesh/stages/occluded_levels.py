@@ -144,10 +144,12 @@ class OccludedOriginals(OccludedLevel):
         mesh = self.mesh(record.cad_index)
         if mesh is None:
             return "no such CAD model"
+        # Raw images come without masks, so the CAD model says what the object covers.
         mask = silhouette(mesh, record.pose, record.focal_px, record.image_hw)
         result = self.occlude(name, image, mask)
         if result is None:
             return "level not reached"
+        # A relative name stays true when the data are moved.
         source_name = source.relative_to(self.raw.root.parent).as_posix()
         write_occluded(
             self.target,
@@ -199,6 +201,7 @@ class OccludedCrops(OccludedLevel):
         result = self.occlude(name, image, crop_silhouette(mesh, annotation))
         if result is None:
             return "level not reached"
+        # The annotation comes last, since the lists name the images that have one.
         write_image(image_file, result.image)
         save_annotation(annotation_file, add_occluder(annotation, result.occluder_mask))
         return "new"
@@ -227,6 +230,7 @@ def silhouette(
     moved.
     """
     pixels = project(mesh.vertices, pose, focal_px)
+    # PASCAL3D+'s camera looks along the negative z axis.
     depth = -points_in_pascal_cam(mesh.vertices, pose)[:, 2]
     face, _, _ = rasterise(pixels * scale + offset_xy, depth, mesh.faces, *size_hw)
     return np.where(face >= 0, 255, 0).astype(np.uint8)
@@ -253,6 +257,7 @@ def add_occluder(annotation: Annotation, mask: NDArray[np.bool_]) -> Annotation:
     cells = np.floor(annotation.cropped_kp_list).astype(int).clip(0, last_rc)
     rows, cols = cells.T
     hidden = (annotation.visible == 1) & mask[rows, cols]
+    # As in all annotations, the position of a hidden key point is 0.
     return replace(
         annotation,
         occ_mask=mask_in_original(mask, annotation),
@@ -274,6 +279,7 @@ def mask_in_original(mask: NDArray[np.bool_], annotation: Annotation) -> NDArray
         cells = np.floor(crop_position).astype(int)
         inside.append((cells >= 0) & (cells < mask.shape[axis]))
         at.append(cells.clip(0, mask.shape[axis] - 1))
+    # Cells beyond the crop were clipped to its border, and are taken out again.
     return mask[np.ix_(*at)] & np.logical_and.outer(*inside)
 
 

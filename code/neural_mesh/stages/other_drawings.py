@@ -92,6 +92,7 @@ def draw_viewpoints(results: SavedResults, categories: list[str]) -> None:
     for category in categories:
         solved = results.load(category)
         finite = solved.finite
+        # The array keeps its three columns when no pose is finite.
         truth = np.array([solved.truth(i) for i in finite]).reshape(-1, 3)
         images = console.count(len(finite), "image")
         title = f"{category}{results.networks.level}: viewpoints of {images}"
@@ -113,6 +114,7 @@ def draw_pose_file(results: SavedResults, choice: Choice, path: Path) -> None:
     poses = read_any_poses(path, networks.categories[0], networks.level)
     results = replace(results, networks=replace(networks, level=poses.level))
     solved = results.solved_set(poses, path)
+    # Without annotations the poses are still drawn, only without their errors.
     if results.is_annotated(poses):
         solved = solved.with_truth(results.clean)
     chosen = solved.choose(choice.pictures, choice.select, choice.seed)
@@ -139,6 +141,7 @@ def draw_comparison(
     for category in categories:
         if other_results.poses_file(category).is_file():
             pairs.append(ComparedRuns.of(results.load(category), other_results.load(category)))
+    # Even with poses of the same category, two runs may have no image in common.
     if not any(pair.first for pair in pairs):
         raise FileNotFoundError(
             f"{other} has no Poses_{networks.mesh_d} of the images "
@@ -173,6 +176,7 @@ def _changes(errors: NDArray, other_errors: NDArray) -> str:
     better = int((errors < other_errors).sum())
     worse = int((errors > other_errors).sum())
     accuracies = []
+    # The other run counts as the earlier one.
     for name, threshold in THRESHOLDS.items():
         before = 100 * (other_errors < threshold).mean()
         now = 100 * (errors < threshold).mean()

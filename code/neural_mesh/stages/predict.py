@@ -92,7 +92,9 @@ def predict(
     Returns the folder of the results, `out`. Photographs that are done already are kept.
     Raises ValueError or FileNotFoundError, in one sentence, for what cannot be looked at.
     """
+    # The search for photographs recognises the run's own results by their real path.
     out = out.resolve()
+    # A checkpoint that cannot be used is refused before any folder is made.
     finder = network.open()
     # The reference's route finds poses in another way than those that confidences are fitted to.
     if not options.unlabelled:
@@ -141,6 +143,7 @@ def _jobs(photographs: Sequence[Path], out: Path, options: PredictOptions) -> li
 
 def _settings(network: FinderOptions, finder: PoseFinder, options: PredictOptions) -> dict:
     """Everything that results depend on beside the photographs, as JSON values."""
+    # Pictures count as well, so that a folder never holds those of two kinds of run.
     return finder.depends_on() | {
         "photograph": asdict(finder.config),
         "renderer": network.renderer,

@@ -92,11 +92,13 @@ def prepare_images(options: PreparationOptions) -> None:
                 if options.overwrite:
                     subset.prepared.remove(subset.name)
                 remove_half_written(subset.prepared, subset.name)
+                # Crops that another program made are never mixed with ours.
                 if others_prepared(subset.prepared, subset.name):
                     outcomes += keep_of_others(subset, pool)
                 else:
                     outcomes += prepare_subset(subset, split, pool)
     print(closing_line(options, outcomes))
+    # Where no category has this split, notes have said so, and that is no error.
     if splits and not any(outcome.is_usable for outcome in outcomes):
         lines = sorted(outcome.line for outcome in outcomes)
         first = f"; the first is {lines[0]}" if lines else ""
@@ -105,6 +107,7 @@ def prepare_images(options: PreparationOptions) -> None:
 
 def keep_of_others(subset: CroppedSubset, pool: WorkerPool) -> list[Outcome]:
     """Leave a subset as another program prepared it, once all of it has been read."""
+    # Other programs crop as the reference does.
     if subset.geometry != "paper":
         raise ValueError(
             f"another program prepared {subset.name} in {subset.prepared.root}, "
@@ -132,6 +135,7 @@ def _splits(raw: RawPascal3D, options: PreparationOptions) -> dict[str, Split]:
     splits = {}
     other = "val" if options.split == "train" else "train"
     for category in options.categories:
+        # A data set may have training or test images alone; one with neither is refused.
         is_there = has_split(raw, category, options.split)
         if not is_there and has_split(RawPascal3D(raw.root, PARTS), category, other):
             _note(
@@ -174,6 +178,7 @@ def prepare_subset(subset: CroppedSubset, split: Split, pool: WorkerPool) -> lis
     if subset.occluded is not None:
         present = set(subset.occluded.names(subset.category, subset.level))
         names = [name for name in names if name in present]
+    # Crops of other settings must be found before the first new one is written.
     _check_source(subset, split)
     # Is there room for what is still to be made?
     missing = [
@@ -197,6 +202,7 @@ def prepare_subset(subset: CroppedSubset, split: Split, pool: WorkerPool) -> lis
 
 def _tell_other_names(subset: CroppedSubset, outcomes: Sequence[Outcome]) -> None:
     """Say what classes of annotations were taken for the category."""
+    # Images that are kept were told of by the run that made them.
     names = Counter(outcome.class_name for outcome in outcomes if outcome.what == "new")
     del names[subset.category]
     for name, images in sorted(names.items()):
@@ -246,6 +252,7 @@ def _source_of_occluders(subset: CroppedSubset) -> dict[str, object]:
     if subset.occluded is None:
         return {}
     path = subset.occluded.source(subset.category, subset.level)
+    # The published occluded sets have no such file.
     if not path.is_file():
         return {}
     try:

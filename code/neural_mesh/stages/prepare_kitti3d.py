@@ -93,6 +93,7 @@ class KittiOptions:
     def refusal(self, label: KittiObject) -> str:
         """Why an object of the wanted class is left out; empty when it is not."""
         x0, y0, x1, y1 = label.bbox_xyxy
+        # Where several reasons hold, the first one is counted.
         if not 0 <= label.occlusion < len(OCCLUSION_NAMES):
             return "occlusion unknown"
         if label.truncation >= self.maximum_truncation:
@@ -136,6 +137,7 @@ def prepare_kitti3d(options: KittiOptions) -> None:
             names_of_sets.append(
                 [o.name for o in outcomes if o.occlusion == occlusion and not o.refusal]
             )
+        # This ends before any list is written, so that no set looks finished.
         if not any(names_of_sets):
             raise ValueError(
                 f"no {options.kind} of {options.folder('label')} could be used"
@@ -161,6 +163,7 @@ def _what_there_is(
         first = outcomes[0]
         reasons = console.reason_counts((o.refusal for o in outcomes), "skipped")
         return reasons + (f", {first.detail}" if first.detail else "")
+    # If no label is of the class, its name may be misspelt.
     kinds: set[str] = set()
     for frame in frames:
         labels = read_labels(options.folder("label") / f"{frame}.txt")
@@ -213,6 +216,7 @@ def check_source(options: KittiOptions) -> None:
                 f"{prepared.root} was prepared with other options; "
                 "choose another --out, or delete it"
             )
+    # All sets are checked before any is changed.
     for prepared in options.sets:
         write_text(prepared.source(options.category), text)
 
@@ -244,6 +248,7 @@ def crop_frame(options: KittiOptions, frame: str) -> list[CropOutcome]:
             crop, annotation = crop_object(options, outcome.name, label, image, projection)
             write_crop(prepared, options.category, annotation, crop, JPEG_QUALITY)
         except (ValueError, ArithmeticError) as error:
+            # Broken labels or calibrations are rare, so the message says where to look.
             raise ValueError(f"object {i} of frame {frame} cannot be cropped: {error}") from error
     return outcomes
 
@@ -267,6 +272,7 @@ def crop_object(
     )
     # KITTI's cameras do not tilt to the side, so theta is 0.
     azimuth, elevation = viewpoint(label)
+    # KITTI has neither key points nor CAD models.
     annotation = Annotation(
         name=name,
         cropped_kp_list=np.zeros((0, 2)),
@@ -288,6 +294,7 @@ def write_skipped(options: KittiOptions, occlusion: int, outcomes: Sequence[Crop
     broken = [o for o in outcomes if o.occlusion == occlusion and o.detail]
     lines = [f"{outcome.name}: {outcome.refusal} ({outcome.detail})\n" for outcome in broken]
     path = options.sets[occlusion].skipped(options.category)
+    # A list of an earlier run is emptied once its pictures can be read.
     if lines or path.is_file():
         write_text(path, "".join(sorted(lines)))
 

@@ -49,6 +49,7 @@ def report_accuracy(
     if not score.categories:
         folder = experiment.poses("<category>", level).parent
         raise FileNotFoundError(f"no poses in {folder}; run InferenceNeMo.sh first")
+    # A mean over categories that were solved differently would mean nothing.
     check_same_settings(score.categories)
     # Our lines, the published ones if they are comparable, and the baselines.
     lines = table_lines(score.categories)

@@ -70,6 +70,7 @@ class SavedResults:
         """Load poses, annotations and network; ValueError if another checkpoint gave the poses."""
         solved = self.load(category)
         model = self.networks.load(category, device)
+        # The losses around a pose only make sense with the features that it was found with.
         solved_with = solved.poses.config["checkpoint"]
         if solved_with != model.checkpoint.fingerprint:
             raise ValueError(

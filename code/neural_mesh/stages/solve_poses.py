@@ -123,6 +123,7 @@ class CategoryRun:
         """Solve while no other run writes the poses of the same shard, and note the time."""
         started = monotonic()
         folder, name = self.target.parent, self.target.stem
+        # Shards write files of their own, so that none of them waits for another.
         number, of = self.options.shard
         with lock(folder, f"{name}.{number}-of-{of}", f"the poses of {name}"):
             run = self.load()
@@ -185,6 +186,7 @@ class CategoryRun:
             forget_times(path, digest, shares_too=not count.before)
         else:
             path = path.with_stem(f"{path.stem}_share{number + 1}of{of}")
+        # A run that found nothing to do must not replace the time of the one that did the work.
         if count.solved > count.before:
             new = count.solved - count.before
             record_seconds(path, seconds, new, "images", count.before > 0, digest)
@@ -195,6 +197,7 @@ def _solve(run: Run) -> SolvedCount:
     total = sum(len(batch.names) for batch in run.batches())
     if run.poses.finished() is not None:
         return SolvedCount(total, total, 0)
+    # What killed and parallel runs have left is used before anything is solved.
     run.poses.collect()
     before = len(run.poses.images)
     with console.progress_bar(f"{run.subset} poses", total) as bar:
@@ -224,6 +227,7 @@ def _print_counts(
     solved = sum(count.solved for count in counts)
     before = sum(count.before for count in counts)
     failed = sum(count.failed for count in counts)
+    # Without new poses no renderer was needed, and none is tried just for its name.
     renderer = ""
     if solved > before:
         renderer = f" by {choose_renderer(config.renderer, device).name} on {device}"

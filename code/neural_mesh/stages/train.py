@@ -111,6 +111,7 @@ def train(
         torch.backends.cudnn.benchmark = True
     with _processes(options.parallel, gpus) as group:
         devices = _placement(options, gpus, group)
+        # Each category uses all the devices, so they take turns.
         images = []
         for category in categories:
             own = replace(config, category=category)
@@ -149,6 +150,7 @@ def _placement(options: TrainOptions, gpus: Sequence[int], group: Group) -> Plac
         return place(gpus, options.separate_bank)
     devices = place_process(gpus, group.local_rank, group.local_size, options.separate_bank)
     if gpus:
+        # Collective operations run on the current device.
         torch.cuda.set_device(devices.network[0])
     return devices
 
@@ -174,6 +176,8 @@ class CategoryTraining:
             if self.group.first:
                 remove_parts(self.folders.save_dir, f"*_{category}[._]*")
             try:
+                # Rank 0 decides for all; if one process trained alone, it would wait for the others
+                # forever.
                 kept = self.group.from_first(self.group.first and self.is_kept())
                 return 0 if kept else self._train()
             except RuntimeError as error:
@@ -303,6 +307,7 @@ class CategoryTraining:
                     "unless the data set has test images alone, on which nothing can be trained"
                 )
             names.append(read_list(path))
+        # A single empty list is no error: there are CAD models that no training image shows.
         if not any(names):
             raise ValueError(f"{category} has no training image in {prepared.root}")
         return names

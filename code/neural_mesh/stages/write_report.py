@@ -132,6 +132,7 @@ def make_cards(
     from neural_mesh.report.gallery import Gallery
 
     gallery = Gallery(sets, overlays)
+    # Pictures are part of the page, so a larger report shows fewer images of each category.
     size = group_size(sum(len(score.categories) for score, _ in scored))
     cards = []
     for score, _ in scored:

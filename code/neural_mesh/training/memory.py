@@ -86,6 +86,7 @@ def workers_for_batches(
         batch = image * -(-config.batch_size // group.size)
         taken = sum(of_crops) * group.local_size if cache == "memory" else 0
         workers = workers_with_room(workers, batch, group.local_size, taken)
+    # Machines may differ in memory, but all ranks have to use the same number.
     return min(group.collect(workers))
 
 
@@ -101,6 +102,7 @@ def _bytes_on_disk(
 
 def require_room_for_weights(folder: Path, config: TrainConfig) -> None:
     """ValueError when the files of a training do not fit onto the disk of `folder`."""
+    # On the meta device parameters have a size but take no memory.
     with torch.device("meta"):
         parameters = FeatureNet(config.backbone).parameters()
     weights = 4 * sum(parameter.numel() for parameter in parameters)
@@ -134,6 +136,7 @@ def _largest_fitting(learner: Learner, batch: MeshBatch) -> int:
     """The largest of the halves, quarters, ... of a batch that fits, found by trying; else 0."""
     size = len(batch.sample.image) // 2
     while size:
+        # What the failed try left behind would take the room of the next one.
         learner.optimiser.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -96,6 +96,7 @@ class Trainer:
                 tally = self._run_epoch(bar)
                 seconds = max(monotonic() - started, 1e-9)
                 self._close_epoch(tally, seconds, board)
+                # After the last epoch, the checkpoint makes a state superfluous.
                 if self.state_file.is_due() and not self._ended():
                     self.state_file.save(self.learner, self.epoch, self.log)
         board.close()
