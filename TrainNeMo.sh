@@ -20,17 +20,20 @@ NUM_PROCESSES="${NUM_PROCESSES:-auto}"                                # ddp: pro
 TORCHRUN_ARGUMENTS="${TORCHRUN_ARGUMENTS:---standalone}"              # ddp: for several machines such as "--nnodes 2 --rdzv-endpoint host:29500 --rdzv-backend c10d"
 SYNC_BATCHNORM="${SYNC_BATCHNORM:-false}"                             # ddp on GPUs: batch norm over all processes; the paper's is per GPU
 COMPILE="${COMPILE:-false}"                                           # true: torch.compile the network
-BACKBONE="${BACKBONE:-resnetext}"                                     # resnetext (the paper's), resnet18fpn (for CPUs)
-PRETRAINED="${PRETRAINED:-imagenet}"                                  # imagenet (downloaded), none, or a file of torchvision weights
+BACKBONE="${BACKBONE:-resnetext}"                                     # resnetext (the paper's), resnet18fpn, lite0 (small and good), or timm:NAME
+PRETRAINED="${PRETRAINED:-imagenet}"                                  # imagenet (of a package, else downloaded), none, or a file of weights
+FREEZE="${FREEZE:-false}"                                             # true: the pretrained trunk keeps its weights
+TRUNK_RATE="${TRUNK_RATE:-1}"                                         # learning rate of the pretrained trunk, as a share of LEARNING_RATE
 IMAGE_SCALE="${IMAGE_SCALE:-1}"                                       # 1, or 0.5: a quarter of the work on the same data
-RECIPE="${RECIPE:-paper}"                                             # paper: with all its quirks; fixed: for small data, see docs/settings.md
-AUGMENT="${AUGMENT:-}"                                                # any of: flip color occlude
+RECIPE="${RECIPE:-paper}"                                             # paper: with all its quirks; fixed: for small data; robust: for occlusion, see docs/training.md
+AUGMENT="${AUGMENT-recipe}"                                           # any of: flip shift color occlude; recipe: the recipe's own
+OCCLUDER_PICTURES="${OCCLUDER_PICTURES:-}"                            # RECIPE=robust: a folder of pictures to make occluders of, too; without your category
 BATCH_SIZE="${BATCH_SIZE:-108}"                                       # images per iteration, of all GPUs and processes together
 TOTAL_EPOCHS="${TOTAL_EPOCHS:-800}"
 LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 WEIGHT_CLUTTER="${WEIGHT_CLUTTER:-5e-3}"                              # of a clutter feature among the negatives
-NUM_CLUTTER_IMAGE="${NUM_CLUTTER_IMAGE:-5}"                           # clutter features drawn from an image
-NUM_CLUTTER_GROUP="${NUM_CLUTTER_GROUP:-512}"                         # the clutter bank holds that many images' features
+NUM_CLUTTER_IMAGE="${NUM_CLUTTER_IMAGE:-recipe}"                       # clutter features drawn from an image
+NUM_CLUTTER_GROUP="${NUM_CLUTTER_GROUP:-recipe}"                     # the clutter bank holds that many images' features
 VALIDATE_EVERY="${VALIDATE_EVERY:-0}"                                 # epochs between validations, which also keep the best checkpoint; 0: train on all images
 VALIDATION_SHARE="${VALIDATION_SHARE:-0.1}"                           # of the training images that are held out if VALIDATE_EVERY is not 0
 TENSORBOARD="${TENSORBOARD:-true}"                                    # true: scalars and similarity maps below $SAVED_NETWORK_PATH/tensorboard
@@ -48,7 +51,7 @@ set -euo pipefail
 source "$ROOT/code/common.sh"
 help_or_no_arguments "$0" "$@"
 one_of MESH_DIMENSIONS single multi
-one_of RECIPE paper fixed
+one_of RECIPE paper fixed robust
 one_of PARALLEL dp ddp
 find_python
 CATEGORIES="$(code list_categories --categories "$CATEGORIES" --data "$PATH_PASCAL3DP" "$PATH_CACHE_TRAINING_SET")"
@@ -57,7 +60,8 @@ arguments=(--raw "$PATH_PASCAL3DP" --cuboids "$DATAROOT" --prepared "$PATH_CACHE
     --mesh-d "$MESH_DIMENSIONS" --azimuths "$AZIMUTH_SELECTION" --categories "$CATEGORIES"
     --gpus "$GPUS" --parallel "$PARALLEL" --separate-bank "$SEPARATE_BANK"
     --sync-batchnorm "$SYNC_BATCHNORM" --compile "$COMPILE"
-    --backbone "$BACKBONE" --pretrained "$PRETRAINED" --image-scale "$IMAGE_SCALE" --recipe "$RECIPE" --augment "$AUGMENT"
+    --backbone "$BACKBONE" --pretrained "$PRETRAINED" --freeze "$FREEZE" --trunk-rate "$TRUNK_RATE" --image-scale "$IMAGE_SCALE" --recipe "$RECIPE" --augment "$AUGMENT"
+    --occluder-pictures "$OCCLUDER_PICTURES"
     --batch-size "$BATCH_SIZE" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"
     --weight-clutter "$WEIGHT_CLUTTER" --num-clutter-image "$NUM_CLUTTER_IMAGE" --num-clutter-group "$NUM_CLUTTER_GROUP"
     --validate-every "$VALIDATE_EVERY" --validation-share "$VALIDATION_SHARE" --tensorboard "$TENSORBOARD"

@@ -183,7 +183,7 @@ def whole_step(method: str, batch: int, device: torch.device) -> Callable[[], fl
     pixels, cells = _pixels_and_cells(given, batch, device)
 
     def step() -> float:
-        images = normalise(pixels).contiguous(memory_format=layout)
+        images = normalise(pixels, network.statistics).contiguous(memory_format=layout)
         if method == "ours":
             features = network(images, cells)
         else:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from neural_mesh.backbones import BACKBONE_CHOICES
+from neural_mesh.data.augmentation import AUGMENTATIONS
 from neural_mesh.data.decoded_crops import CACHES
 from neural_mesh.machine import arguments, console
-from neural_mesh.network.backbone import BACKBONES
-from neural_mesh.settings import MESH_DIMENSIONS, TrainConfig
+from neural_mesh.settings import MESH_DIMENSIONS, RECIPES, TrainConfig, with_recipe
 from neural_mesh.stages.train import TrainFolders, TrainOptions, train
 
 
@@ -38,7 +39,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     default = TrainConfig()
     option = parser.add_argument
     option("--mesh-d", choices=MESH_DIMENSIONS, default=default.mesh_d, help="cuboids to train")
-    option("--backbone", choices=BACKBONES, default=default.backbone, help="network")
+    option("--backbone", type=arguments.backbone, default=default.backbone, help=BACKBONE_CHOICES)
     option(
         "--pretrained",
         type=arguments.at_home,
@@ -54,27 +55,38 @@ def add_network(parser: argparse.ArgumentParser) -> None:
     )
     option(
         "--recipe",
-        choices=("paper", "fixed"),
+        choices=tuple(RECIPES),
         default=default.recipe,
-        help="see settings.FIXED_RECIPE",
+        help="see docs/training.md",
     )
     option(
         "--augment",
-        type=arguments.words,
-        default=default.augment,
-        help="any of flip, color, occlude",
+        type=arguments.recipe_or(arguments.words),
+        help=f"any of {', '.join(AUGMENTATIONS)}; recipe: the recipe's own",
+    )
+    option(
+        "--freeze", type=arguments.boolean, default=default.freeze, help="keep the pretrained trunk"
+    )
+    option(
+        "--trunk-rate",
+        type=arguments.not_negative,
+        default=default.trunk_rate,
+        help="learning rate of the pretrained trunk, as a share of the others'",
+    )
+    option(
+        "--occluder-pictures",
+        type=arguments.optional_path,
+        help="folder of pictures to make occluders of in training",
     )
     option(
         "--num-clutter-image",
-        type=arguments.positive,
-        default=default.num_clutter_image,
-        help="clutter features per image",
+        type=arguments.recipe_or(arguments.positive),
+        help="clutter features per image; recipe: the recipe's",
     )
     option(
         "--num-clutter-group",
-        type=arguments.positive,
-        default=default.num_clutter_group,
-        help="images in the clutter bank",
+        type=arguments.recipe_or(arguments.positive),
+        help="images in the clutter bank; recipe: the recipe's",
     )
 
 
@@ -185,21 +197,28 @@ def main() -> None:
         mesh_d=args.mesh_d,
         backbone=args.backbone,
         pretrained=args.pretrained,
+        freeze=args.freeze,
+        trunk_rate=args.trunk_rate,
         image_scale=args.image_scale,
         batch_size=args.batch_size,
         total_epochs=args.total_epochs,
         learning_rate=args.learning_rate,
         weight_clutter=args.weight_clutter,
-        num_clutter_image=args.num_clutter_image,
-        num_clutter_group=args.num_clutter_group,
         seed=args.seed,
-        augment=args.augment,
         validate_every=args.validate_every,
         validation_share=args.validation_share,
         sync_batchnorm=args.sync_batchnorm,
-        recipe=args.recipe,
     )
-    folders = TrainFolders(args.raw, args.prepared, args.save_dir, args.azimuths, args.cuboids)
+    # What is left to the recipe is None.
+    chosen = {
+        "augment": args.augment,
+        "num_clutter_image": args.num_clutter_image,
+        "num_clutter_group": args.num_clutter_group,
+    }
+    config = with_recipe(config, args.recipe, chosen)
+    folders = TrainFolders(
+        args.raw, args.prepared, args.save_dir, args.azimuths, args.cuboids, args.occluder_pictures
+    )
     options = TrainOptions(
         gpus=args.gpus,
         parallel=args.parallel,

@@ -31,13 +31,14 @@ from helpers.house import (
 # The packages of neural_mesh from the ground up, and in each its modules in the same order. A
 # module imports only what stands before it. A new one gets its place behind all that it imports.
 ORDER = """
--            published digests settings categories
+-            published digests settings categories backbones
 geometry     cameras meshes boxes visibility pose_error
 storage      files foreign_files npz_files mesh_files pictures records results timings layout
 storage      pickled_settings checkpoint_checks checkpoints
 machine      devices distributed resources console workers arguments
-network      backbone bank losses
-data         kitti archives augmentation crops foreign_sets decoded_crops dataset downloads
+network      top_down resnets timm_backbone backbone pretrained bank losses
+data         kitti archives augmentation crops foreign_sets decoded_crops occluders
+data         donor_pictures dataset downloads
 data         loading mat_files pascal3d splits textures occlusion occluded_pascal3d
 compare      scene kernels_numba steps specification with_pytorch3d rasteriser with_numba
 compare      triton_numbers triton_rays triton_loss triton_kernels triton_launch with_triton
@@ -66,7 +67,8 @@ DOORS = {
     "pytorch3d": {"compare.with_pytorch3d"},
     "matplotlib": {"pictures.canvas"},
     "scipy": {"data.mat_files"},
-    "torchvision": {"network.backbone", "data.augmentation"},
+    "torchvision": {"network.resnets", "network.pretrained", "data.augmentation"},
+    "timm": {"network.timm_backbone"},
     "numba": {"compare.kernels_numba"},
     "triton": TRITON_KERNELS,
     "safetensors": {"storage.checkpoints"},

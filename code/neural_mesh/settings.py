@@ -8,7 +8,8 @@ one module needs stands in that module.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,15 @@ NORMALISED_DISTANCE = 5.0
 FOCAL_PX = 3000.0  # pixels; PASCAL3D+ has a viewport of 3000 and a focal length of 1
 PAPER_FOV = math.radians(12.0)  # field of view of the reference's square rendering camera
 
-# Mean and standard deviation of ImageNet's red, green and blue, for pixel values from 0 to 1.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+
+class InputStatistics(NamedTuple):
+    """Mean and standard deviation of red, green and blue, for pixel values from 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET_STATISTICS = InputStatistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 MESH_DIMENSIONS = ("single", "multi")  # one cuboid per category, or one per CAD model
 OCC_LEVELS = ("FGL1_BGL1", "FGL2_BGL2", "FGL3_BGL3")  # the three levels that the paper's tables use
@@ -150,6 +157,16 @@ class TrainConfig:
     bank_mean: str = "batch"
     # reference: slots of the first batch's size, spare rows stay random; full: all rows are used.
     clutter_ring: str = "reference"
+    # mean: the reference's, of mean clutter and mean vertex feature; dense: the log odds of each
+    # clutter feature that it is a vertex.
+    clutter_loss: str = "mean"
+    # What `occlude` in `augment` pastes: patches of other training images, or families of many
+    # kinds, see data.occluders.
+    occluders: str = "patches"
+    trunk_rate: float = 1.0  # learning rate of the pretrained trunk, as a share of the others'
+    freeze: bool = False  # the trunk keeps its pretrained weights
+    # Digest of the user's pictures that `families` are made of, too.
+    occluder_pictures: str = ""
 
     @property
     def num_clutter(self) -> int:
@@ -173,6 +190,29 @@ FIXED_RECIPE = dict(
     # Otherwise 400 of 2,560 clutter rows stay random, and enter the clutter mean.
     clutter_ring="full",
 )
+
+# What RECIPE=robust changes besides, and why: docs/training.md has what each brings.
+ROBUST_RECIPE = FIXED_RECIPE | dict(
+    recipe="robust",
+    # The network learns what clutter is, and not only that it is no mesh on average.
+    clutter_loss="dense",
+    weight_regularisation=1.0,
+    num_clutter_image=48,  # half of them covered by occluders
+    num_clutter_group=54,
+    augment=("flip", "shift", "color", "occlude"),
+    occluders="families",  # what has been seen as clutter in training is told from the object
+)
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "fixed": FIXED_RECIPE,
+    "robust": ROBUST_RECIPE,
+}
+
+
+def with_recipe(config: TrainConfig, recipe: str, chosen: dict[str, Any]) -> TrainConfig:
+    """Settings of a recipe, but for those that are chosen; None leaves one to the recipe."""
+    fields = RECIPES[recipe] | {name: x for name, x in chosen.items() if x is not None}
+    return replace(config, **fields)
 
 
 @dataclass(frozen=True)

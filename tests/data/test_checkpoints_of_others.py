@@ -17,7 +17,7 @@ import torch
 
 from helpers.project import Trap
 from helpers.small_training import tiny_checkpoint
-from neural_mesh.network.backbone import build_network
+from neural_mesh.network.pretrained import build_network
 from neural_mesh.settings import TrainConfig
 from neural_mesh.solve.model import load_model
 from neural_mesh.stages.export_checkpoint import export_checkpoints

@@ -13,9 +13,10 @@ from torch.nn.functional import normalize
 
 from helpers.project import ROOT
 from neural_mesh.network import losses
-from neural_mesh.network.backbone import FeatureNet, build_network, cells_of
+from neural_mesh.network.backbone import FeatureNet, cells_of
 from neural_mesh.network.bank import Bank, vertex_sums
 from neural_mesh.network.losses import clutter_loss, contrastive_loss
+from neural_mesh.network.pretrained import build_network
 from neural_mesh.settings import FIXED_RECIPE, TrainConfig
 
 # ---- backbone ------------------------------------------------------------------------------------
@@ -244,3 +245,41 @@ def test_reference_ring_leaves_400_clutter_rows_untouched_and_the_full_ring_none
             bank.update(*vertex_sums(torch.randn(108, 3, 8), nothing), noise)
         same = torch.isclose(bank.clutter_rows, before, atol=1e-6).all(1)
         assert same.sum().item() == untouched
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lite0",
+        "timm:convnext_atto",
+        "timm:vit_tiny_patch16_224",
+        "timm:swin_tiny_patch4_window7_224",
+    ],
+)
+def test_networks_of_timm_give_a_unit_feature_for_each_cell(name):
+    network = FeatureNet(name).eval()
+    with torch.no_grad():
+        features = network.feature_map(torch.zeros(1, 3, 48, 72), bias=True)
+    assert features.shape == (1, 128, 6, 9)
+    assert torch.allclose(features.norm(dim=1), torch.ones(1, 6, 9), atol=1e-5)
+
+
+def test_the_package_of_weights_fills_the_small_backbone():
+    random = FeatureNet("lite0").net.body.conv_stem.weight
+    network = build_network("lite0", "imagenet")
+    again = build_network("lite0", "imagenet")
+    assert not torch.equal(random, network.net.body.conv_stem.weight)
+    assert torch.equal(network.net.body.conv_stem.weight, again.net.body.conv_stem.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("timm:tf_efficientnet_lite", "did you mean"),
+        ("timm:mixer_b16_224", "does not take images of any size"),
+        ("timm:hf-hub:someone/something", "has no network"),
+    ],
+)
+def test_networks_that_cannot_be_backbones_are_refused(name, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        FeatureNet(name)

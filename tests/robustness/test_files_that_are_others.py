@@ -15,7 +15,7 @@ import torch
 from helpers.sample_files import SAMPLES
 from neural_mesh.data.archives import unpack
 from neural_mesh.data.splits import read_subset_pickle
-from neural_mesh.network.backbone import build_network
+from neural_mesh.network.pretrained import build_network
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.mesh_files import read_off
 from neural_mesh.storage.npz_files import load_npz

@@ -13,30 +13,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from neural_mesh.data.augmentation import AUGMENTATIONS, change_colour, mirror, paste_patches
+from neural_mesh.data.augmentation import AUGMENTATIONS, change_colour, mirror, paste_patches, shift
 from neural_mesh.data.crops import map_size, read_crop
 from neural_mesh.data.decoded_crops import make_room
+from neural_mesh.data.occluders import NO_DONORS, Donors, paste_occluders, strip_beside
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.network.backbone import cells_of
-from neural_mesh.settings import FEATURE_STRIDE, IMAGENET_MEAN, IMAGENET_STD, TrainConfig
+from neural_mesh.settings import (
+    FEATURE_STRIDE,
+    IMAGENET_STATISTICS,
+    InputStatistics,
+    TrainConfig,
+)
 from neural_mesh.storage.layout import PreparedSet
 from neural_mesh.storage.records import VertexAnnotation, load_annotation
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] -> float with ImageNet's mean and deviation."""
-    mean, deviation = _statistics(images.device)
+def normalise(images: Tensor, statistics: InputStatistics = IMAGENET_STATISTICS) -> Tensor:
+    """uint8 [B, 3, H, W] -> float, scaled as a network wants it."""
+    mean, deviation = _on_device(images.device, statistics)
     return (images.float() / 255).sub_(mean).div_(deviation)
 
 
 @lru_cache
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and deviation [3, 1, 1].
+def _on_device(device: torch.device, statistics: InputStatistics) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [3, 1, 1].
 
     They are kept on the device: a GPU waits for what is sent to it with every batch.
     """
-    mean = torch.tensor(IMAGENET_MEAN, device=device)
-    deviation = torch.tensor(IMAGENET_STD, device=device)
+    mean = torch.tensor(statistics.mean, device=device)
+    deviation = torch.tensor(statistics.std, device=device)
     return mean[:, None, None], deviation[:, None, None]
 
 
@@ -74,10 +80,11 @@ class TrainingImages(Dataset):
         config: TrainConfig,
         shared: bool = False,
         cache: str = "memory",
+        donors: Donors = NO_DONORS,
     ):
-        """shared: worker processes will read it. cache.
+        """shared: worker processes will read it. cache: where decoded crops are kept.
 
-        where decoded crops are kept, see `make_room`.
+        donors: the user's pictures of which occluders are made, see `make_room` for the rest.
         """
         unknown = set(config.augment) - set(AUGMENTATIONS)
         if unknown:
@@ -85,6 +92,7 @@ class TrainingImages(Dataset):
                 f"AUGMENT names {', '.join(sorted(unknown))}, it can be {' '.join(AUGMENTATIONS)}"
             )
         self.config = config
+        self.donors = donors
         self.map_hw = map_size(config.category, config.image_scale)
         annotations = _annotations(prepared, names, mesh, config)
         of_vertices = [(a.cropped_kp_list, a.visible) for a in annotations]
@@ -112,16 +120,40 @@ class TrainingImages(Dataset):
         if "flip" in augment and random.random() < 0.5:
             image = image.flip(-1)
             positions, visible = self.mirrored_vertices.of_image(index)
+        if "shift" in augment:
+            image, positions, on_image = shift(image, positions, random)
+            visible = visible & on_image
         if "color" in augment:
             image = change_colour(image, random)
         covered = None
         if "occlude" in augment and visible.any():
-            donor = self.crops[int(random.integers(len(self)))]
-            image, covered = paste_patches(image, donor, positions[visible].numpy(), random)
-            rows, cols = positions.long().unbind(-1)
+            image, covered = self._occlude(image, positions[visible], random)
+            rows, cols = _pixels(positions, image)
             visible = visible & ~covered[rows, cols]
         noise_cells = self._noise_cells(positions, covered, random)
         return TrainingSample(image, positions, visible, noise_cells)
+
+    def _occlude(
+        self, image: Tensor, around_rc: Tensor, random: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Cover parts of an image, as `paste_patches` or `paste_occluders` do."""
+        if self.config.occluders == "patches":
+            donor = self.crops[int(random.integers(len(self)))]
+            return paste_patches(image, donor, around_rc.numpy(), random)
+        pasted, covered = paste_occluders(
+            image.permute(1, 2, 0).numpy(),
+            around_rc.numpy(),
+            [self._piece_of_background, *self.donors.pieces],
+            self.donors.cutouts,
+            random,
+        )
+        return torch.from_numpy(pasted).permute(2, 0, 1), torch.from_numpy(covered)
+
+    def _piece_of_background(self, random: np.random.Generator) -> NDArray[np.uint8] | None:
+        """The largest strip of a training image beside its object, which it must not show."""
+        index = int(random.integers(len(self)))
+        crop = self.crops[index]
+        return strip_beside(crop.permute(1, 2, 0).numpy(), self.vertices.positions[index].numpy())
 
     def original(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Image, positions and visibility of a sample as they were prepared."""
@@ -148,6 +180,12 @@ class TrainingImages(Dataset):
         number = self.config.num_clutter_image
         chosen = random.choice(candidates, number, replace=len(candidates) < number)
         return torch.from_numpy(chosen)
+
+
+def _pixels(positions_rc: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the pixels that points fall into, or of the nearest ones."""
+    rows, cols = positions_rc.long().unbind(-1)
+    return rows.clamp(0, image.shape[1] - 1), cols.clamp(0, image.shape[2] - 1)
 
 
 def _annotations(

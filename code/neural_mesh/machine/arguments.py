@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+from neural_mesh.backbones import full_name
 from neural_mesh.categories import CATEGORIES
 from neural_mesh.settings import ALL_AZIMUTHS, MESH_DIMENSIONS, Azimuths
 from neural_mesh.storage.files import plain_name
@@ -57,6 +59,23 @@ def not_negative(text: str) -> float:
     return value
 
 
+def recipe_or(type_: Callable[[str], T]) -> Callable[[str], T | None]:
+    """argparse type of what RECIPE switches unless it is set: None for `recipe`."""
+
+    def read(text: str) -> T | None:
+        return None if text == "recipe" else type_(text)
+
+    return read
+
+
+def backbone(text: str) -> str:
+    """argparse type of a backbone: its full name."""
+    try:
+        return full_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def seed(text: str) -> int:
     """argparse type of an integer >= 0 that all random generators take."""
     if not text.isdecimal() or int(text) >= 2**32:
@@ -88,6 +107,11 @@ def at_home(text: str) -> str:
 def path(text: str) -> Path:
     """argparse type of a path, which may begin with `~`."""
     return Path(at_home(text))
+
+
+def optional_path(text: str) -> Path | None:
+    """argparse type of a path that may be left empty."""
+    return path(text) if text else None
 
 
 def words(text: str) -> tuple[str, ...]:

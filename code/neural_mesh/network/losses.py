@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from neural_mesh.settings import TrainConfig
 
@@ -115,3 +116,19 @@ def clutter_loss(noise: Tensor, mesh_rows: Tensor, images: int | None = None) ->
     rows = noise.shape[1] * (images or len(noise))
     mean_noise = noise.sum((0, 1)) / rows
     return mean_noise @ mesh_rows.mean(0)
+
+
+def dense_clutter_loss(
+    noise: Tensor, memory: Tensor, vertices: int, temperature: float, images: int | None = None
+) -> Tensor:
+    """Mean log loss of clutter features [B, n, C] as vertices against clutter.
+
+    For a clutter feature f, softplus(logsumexp_v(f.u_v / T) - logsumexp_k(f.c_k / T)): the log odds
+    that f is any of the vertices u rather than any of the clutter rows c. memory [V + N, C]: the
+    bank, whose first `vertices` rows are the vertices. images: as of `clutter_loss`. No gradient
+    flows into the bank.
+    """
+    rows = noise.shape[1] * (images or len(noise))
+    logits = noise.flatten(0, 1) @ memory.T / temperature
+    odds = logits[:, :vertices].logsumexp(1) - logits[:, vertices:].logsumexp(1)
+    return functional.softplus(odds).sum() / rows

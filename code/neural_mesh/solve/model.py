@@ -14,7 +14,7 @@ from neural_mesh.data.crops import map_size
 from neural_mesh.data.dataset import normalise
 from neural_mesh.geometry.meshes import Mesh, published_cuboid
 from neural_mesh.machine.devices import send
-from neural_mesh.network.backbone import BACKBONES, FeatureNet, has_bfloat16
+from neural_mesh.network.backbone import FeatureNet, has_bfloat16
 from neural_mesh.solve.halving import in_halves
 from neural_mesh.storage.checkpoints import Checkpoint, load_checkpoint
 from neural_mesh.storage.layout import numbered_meshes
@@ -53,7 +53,7 @@ class Model:
         rounded = self.precision == "bfloat16"
 
         def forward(chunk: slice) -> Tensor:
-            inputs = normalise(send(images[chunk], self.device))
+            inputs = normalise(send(images[chunk], self.device), self.network.statistics)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=rounded):
                 return self.network.feature_map(inputs, bias)
@@ -113,12 +113,12 @@ def load_model(
     if checkpoint.meshes is None:
         checkpoint = _with_meshes(checkpoint, mesh_folder)
     # Its network.
-    if config.backbone not in BACKBONES:
+    try:
+        network = FeatureNet(config.backbone)
+    except ValueError as error:
         raise ValueError(
-            f"{path} was trained with backbone {config.backbone!r}, "
-            f"here there are {' and '.join(BACKBONES)}"
-        )
-    network = FeatureNet(config.backbone)
+            f"{path} was trained with backbone {config.backbone!r}: {error}"
+        ) from error
     try:
         network.load_state_dict(checkpoint.state)
     except RuntimeError as error:

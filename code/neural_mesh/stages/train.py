@@ -12,6 +12,8 @@ import torch
 
 from neural_mesh.data.augmentation import AUGMENTATIONS
 from neural_mesh.data.dataset import TrainingImages
+from neural_mesh.data.donor_pictures import digest_of, donor_files, read_donors
+from neural_mesh.data.occluders import NO_DONORS, Donors
 from neural_mesh.geometry.meshes import Mesh, same_meshes
 from neural_mesh.machine import console
 from neural_mesh.machine.devices import (
@@ -23,7 +25,7 @@ from neural_mesh.machine.devices import (
     place_process,
 )
 from neural_mesh.machine.distributed import Group, process_group
-from neural_mesh.settings import ALL_AZIMUTHS, FIXED_RECIPE, Azimuths, TrainConfig
+from neural_mesh.settings import ALL_AZIMUTHS, Azimuths, TrainConfig
 from neural_mesh.solve.choose_renderer import choose_renderer
 from neural_mesh.storage.checkpoints import load_checkpoint
 from neural_mesh.storage.files import lock, remove_parts
@@ -60,6 +62,7 @@ class TrainFolders:
     save_dir: Path
     azimuths: Azimuths = ALL_AZIMUTHS
     cuboids: Path | None = None
+    occluder_pictures: Path | None = None
 
     @property
     def raw_set(self) -> RawPascal3D:
@@ -103,6 +106,11 @@ def train(
     FileNotFoundError for settings, data or hardware with which they cannot be trained.
     """
     config = complete(config)
+    donors = NO_DONORS
+    if folders.occluder_pictures is not None:
+        files = donor_files(folders.occluder_pictures)
+        donors = read_donors(files)
+        config = replace(config, occluder_pictures=digest_of(files))
     gpus = gpus_of(options.gpus)
     if options.deterministic:
         compute_the_same_bits()
@@ -115,7 +123,7 @@ def train(
         images = []
         for category in categories:
             own = replace(config, category=category)
-            images.append(CategoryTraining(own, folders, options, devices, group).run())
+            images.append(CategoryTraining(own, folders, options, devices, group, donors).run())
     if group.first:
         trained = sum(1 for number in images if number)
         print(
@@ -128,7 +136,7 @@ def train(
 def complete(config: TrainConfig) -> TrainConfig:
     """Settings in the one form that is compared and written down.
 
-    Those that RECIPE switches are set. AUGMENT is in one order however it is written, since its
+    AUGMENT is in one order however it is written, since its
     order means nothing; unknown names stay, for TrainingImages to refuse.
     """
     augment = [name for name in AUGMENTATIONS if name in config.augment]
@@ -136,7 +144,7 @@ def complete(config: TrainConfig) -> TrainConfig:
     if not config.validate_every:
         # Without validation its share means nothing.
         config = replace(config, validation_share=TrainConfig.validation_share)
-    return replace(config, **FIXED_RECIPE) if config.recipe == "fixed" else config
+    return config
 
 
 def _processes(parallel: str, gpus: Sequence[int]) -> AbstractContextManager[Group]:
@@ -164,6 +172,7 @@ class CategoryTraining:
     options: TrainOptions
     devices: Placement
     group: Group
+    donors: Donors = NO_DONORS
 
     def run(self) -> int:
         """Train unless the checkpoint is there; returns the number of training images.
@@ -330,6 +339,7 @@ class CategoryTraining:
                     self.config,
                     shared=workers > 0,
                     cache=self.options.image_cache,
+                    donors=self.donors,
                 )
             )
         return datasets

@@ -14,9 +14,10 @@ from neural_mesh.data.crops import map_size
 from neural_mesh.data.dataset import TrainingSample, normalise
 from neural_mesh.geometry.meshes import Mesh
 from neural_mesh.machine.devices import send
-from neural_mesh.network.backbone import FeatureNet, build_network, cells_of
+from neural_mesh.network.backbone import FeatureNet, cells_of
 from neural_mesh.network.bank import Bank, vertex_sums
-from neural_mesh.network.losses import clutter_loss, contrastive_loss
+from neural_mesh.network.losses import clutter_loss, contrastive_loss, dense_clutter_loss
+from neural_mesh.network.pretrained import build_network
 from neural_mesh.settings import TrainConfig
 from neural_mesh.training.setup import Hardware, check_combination
 
@@ -102,7 +103,9 @@ class Learner:
             Bank.create(len(mesh.vertices), config, generator, self.devices.bank) for mesh in meshes
         ]
         self.optimiser = torch.optim.Adam(
-            self.network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            _parameter_groups(self.network, config),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
         )
 
     def step(self, batch: MeshBatch, rate: float, tally: EpochTally) -> None:
@@ -155,9 +158,7 @@ class Learner:
             self.config,
             seen,
         )
-        # Clutter is pushed away from the mesh as a whole.
-        clutter = clutter_loss(features.noise, bank.mesh_rows, batch.images)
-        clutter = self.config.weight_regularisation * clutter
+        clutter = self.config.weight_regularisation * self._clutter_loss(features, batch)
         values = torch.stack([main, clutter]).detach()
         self.group.sum(values)
         # Reading the values makes the host wait for the GPU; here it costs less than after the
@@ -174,6 +175,17 @@ class Learner:
         tally.trained += 1
         self.non_finite_in_a_row = 0
 
+    def _clutter_loss(self, features: VertexFeatures, batch: MeshBatch) -> Tensor:
+        """How alike clutter and mesh are."""
+        bank = self.banks[batch.mesh]
+        if self.config.clutter_loss == "dense":
+            temperature = self.config.temperature
+            return dense_clutter_loss(
+                features.noise, bank.memory, bank.vertices, temperature, batch.images
+            )
+        # Clutter is pushed away from the mesh as a whole.
+        return clutter_loss(features.noise, bank.mesh_rows, batch.images)
+
     def _features(self, batch: MeshBatch) -> VertexFeatures:
         """Features of a batch at its vertices and at its clutter cells."""
         device = self.devices.network[0]
@@ -183,7 +195,8 @@ class Learner:
         noise_cells = send(sample.noise_cells, device)
         # The network returns features at the vertices' cells, hidden or not, then at clutter cells.
         cells = torch.cat([cells_of(positions_rc, self.map_hw), noise_cells], dim=1)
-        images = normalise(image).contiguous(memory_format=torch.channels_last)
+        images = normalise(image, self.network.statistics)
+        images = images.contiguous(memory_format=torch.channels_last)
         # From here on only the images that count are kept, on the device of the bank.
         own = batch.counts[self.group.rank]
         bank_device = self.devices.bank
@@ -205,7 +218,7 @@ class Learner:
     def _move_weights(self, rate: float) -> None:
         """Take an optimiser step along the accumulated gradients."""
         for parameters in self.optimiser.param_groups:
-            parameters["lr"] = rate
+            parameters["lr"] = rate * parameters.get("share", 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
 
@@ -250,6 +263,21 @@ def _network(config: TrainConfig, hardware: Hardware) -> FeatureNet:
     if hardware.compiled:
         network.compile()
     return network
+
+
+def _parameter_groups(network: FeatureNet, config: TrainConfig) -> list:
+    """What is learned: all parameters alike, or those of the trunk at a rate of their own."""
+    trunk = [p for module in network.net.trunk for p in module.parameters()]
+    if config.freeze:
+        for parameter in trunk:
+            parameter.requires_grad_(False)
+    elif config.trunk_rate == 1:
+        return list(network.parameters())
+    own = {id(parameter) for parameter in trunk}
+    rest = [parameter for parameter in network.parameters() if id(parameter) not in own]
+    if config.freeze:
+        return rest
+    return [{"params": rest}, {"params": trunk, "share": config.trunk_rate}]
 
 
 def _in_parallel(network: FeatureNet, hardware: Hardware) -> nn.Module:
