@@ -45,7 +45,7 @@ words_of() {
     done
 }
 
-PACKAGES="torch torchvision numba scipy PIL tqdm matplotlib safetensors tensorboard"
+PACKAGES="torch torchvision numba scipy PIL tqdm matplotlib safetensors tensorboard timm"
 
 # has_packages PYTHON NAMES...: whether a Python runs, is new enough and finds these packages.
 has_packages() {
