@@ -305,9 +305,9 @@ FeatureNet.feature_map = checked_map
 CHECKED_TRAINING = """
 import neural_mesh.training.step as t
 normalise = t.normalise
-def checked(images):
+def checked(images, statistics):
     check(len(images))
-    return normalise(images)
+    return normalise(images, statistics)
 t.normalise = checked
 """
 

@@ -31,12 +31,12 @@ from neural_mesh.storage.records import VertexAnnotation, load_annotation
 
 def normalise(images: Tensor, statistics: InputStatistics = IMAGENET_STATISTICS) -> Tensor:
     """uint8 [B, 3, H, W] -> float, scaled as a network wants it."""
-    mean, deviation = _on_device(images.device, statistics)
+    mean, deviation = _statistics(images.device, statistics)
     return (images.float() / 255).sub_(mean).div_(deviation)
 
 
 @lru_cache
-def _on_device(device: torch.device, statistics: InputStatistics) -> tuple[Tensor, Tensor]:
+def _statistics(device: torch.device, statistics: InputStatistics) -> tuple[Tensor, Tensor]:
     """Mean and deviation [3, 1, 1].
 
     They are kept on the device: a GPU waits for what is sent to it with every batch.

@@ -46,7 +46,7 @@ class Donors(NamedTuple):
 
     def piece(self, random: Generator) -> NDArray[np.uint8]:
         """One of the pictures."""
-        return self.pictures[random.integers(len(self.pictures))]
+        return self.pictures[int(random.integers(len(self.pictures)))]
 
     @property
     def pieces(self) -> list[PieceSource]:
@@ -96,9 +96,9 @@ def paste_occluders(
     for _ in range(int(random.integers(1, MOST_OCCLUDERS + 1))):
         centre = around_rc[random.integers(len(around_rc))]
         if random.random() > ON_OBJECT:
-            centre = random.uniform((0, 0), image.shape[:2])
+            centre = random.uniform(size=2) * image.shape[:2]
         # Small ones are as likely as large ones.
-        share = np.exp(random.uniform(*np.log(SIDE), 2))
+        share = np.exp(random.uniform(np.log(SIDE[0]), np.log(SIDE[1]), 2))
         size_hw = np.maximum(extent * share, FEATURE_STRIDE).astype(int)
         occluder = _draw(size_hw, pieces, cutouts, random)
         _paste(image, covered, occluder, centre.astype(int) - size_hw // 2)
@@ -128,7 +128,7 @@ def _draw(
 ) -> Occluder:
     """An occluder of a size, of a family at random."""
     if len(cutouts) and random.random() < 0.4:
-        return _cutout(size_hw, cutouts[random.integers(len(cutouts))], random)
+        return _cutout(size_hw, cutouts[int(random.integers(len(cutouts)))], random)
     return Occluder(_filling(size_hw, pieces, random), _outline(size_hw, random))
 
 
@@ -137,7 +137,7 @@ def _cutout(size_hw: NDArray, cutout: NDArray[np.uint8], random: Generator) -> O
     if random.random() < 0.5:
         cutout = cutout[:, ::-1]
     resized = _resized(cutout, size_hw, Image.Resampling.BILINEAR).astype(np.float32)
-    return Occluder(resized[..., :3], resized[..., 3] / 255)
+    return Occluder(resized[..., :3], (resized[..., 3] / 255).astype(np.float32))
 
 
 # ---- fillings ------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def _filling(
     """Colours [h, w, 3] in [0, 255]: of a picture, of a grid, or plain."""
     family = random.random()
     if pieces and family < PICTURE_SHARE:
-        piece = pieces[random.integers(len(pieces))](random)
+        piece = pieces[int(random.integers(len(pieces)))](random)
         if piece is not None:
             return _magnified(piece, size_hw, random)
     if family < PICTURE_SHARE + GRID_SHARE:

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from neural_mesh.network.top_down import lateral_convolutions, smoothing, top_down
@@ -43,7 +44,8 @@ class TimmFPN(nn.Module):
         super().__init__()
         self.name = name
         self.body = _make_body(name)
-        strides = self.body.feature_info.reduction()
+        info: Any = self.body.feature_info
+        strides = info.reduction()
         usable = [i for i, s in enumerate(strides) if FEATURE_STRIDE <= s <= COARSEST_STRIDE]
         if not usable:
             raise ValueError(
@@ -51,7 +53,7 @@ class TimmFPN(nn.Module):
                 f"none from {FEATURE_STRIDE} to {COARSEST_STRIDE}"
             )
         self.levels = usable
-        widths = [self.body.feature_info.channels()[level] for level in usable]
+        widths = [info.channels()[level] for level in usable]
         self.channels_last = _puts_channels_last(name, self.body, usable[0], widths[0])
         self.lateral = lateral_convolutions(widths, self.channels)
         self.smooth = smoothing(self.channels)
@@ -59,7 +61,7 @@ class TimmFPN(nn.Module):
     @property
     def statistics(self) -> InputStatistics:
         """How pixels are scaled for the weights of this network."""
-        settings = timm.get_pretrained_cfg(self.name, allow_unregistered=False)
+        settings = _weights_settings(self.name)
         return InputStatistics(tuple(settings.mean), tuple(settings.std))
 
     @property
@@ -105,7 +107,7 @@ class TimmFPN(nn.Module):
 
         Raises ValueError when it names none, OSError or RuntimeError when they cannot be had.
         """
-        settings = timm.get_pretrained_cfg(self.name, allow_unregistered=False)
+        settings = _weights_settings(self.name)
         if not settings.has_weights:
             tags = timm.list_pretrained(f"{self.name.split('.')[0]}.*")
             names = f"; there are some for {', '.join(tags[:4])}" if tags else ""
@@ -122,7 +124,7 @@ def _make_body(name: str, weights: dict[str, Any] | None = None) -> nn.Module:
             f"BACKBONE: timm {timm.__version__} has no network {name!r}; {instead}"
             "timm.list_models() lists them"
         )
-    options = {"features_only": True, "pretrained": weights is not None}
+    options: dict[str, Any] = {"features_only": True, "pretrained": weights is not None}
     if weights:
         options["pretrained_cfg_overlay"] = weights
     for size_options in SIZE_OPTIONS:
@@ -138,6 +140,14 @@ def _make_body(name: str, weights: dict[str, Any] | None = None) -> nn.Module:
                 raise
             raise ValueError(_no_maps(name, error)) from error
     raise AssertionError("the last options are none, which every network takes")
+
+
+def _weights_settings(name: str) -> PretrainedCfg:
+    """What timm says of the weights that a network's name stands for."""
+    settings = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if settings is None:
+        raise ValueError(f"BACKBONE: timm {timm.__version__} knows no weights {name!r}")
+    return settings
 
 
 def _no_maps(name: str, error: Exception) -> str:

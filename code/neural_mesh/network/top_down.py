@@ -22,7 +22,7 @@ def smoothing(channels: int) -> nn.Sequential:
     )
 
 
-def top_down(maps: Sequence[Tensor], lateral: nn.ModuleList, size_hw: tuple[int, int]) -> Tensor:
+def top_down(maps: Sequence[Tensor], lateral: nn.ModuleList, size_hw: Sequence[int]) -> Tensor:
     """Maps [B, widths[i], h, w] of a trunk, the finest first, added up from the coarsest on.
 
     Returns [B, D, H, W].
@@ -33,8 +33,8 @@ def top_down(maps: Sequence[Tensor], lateral: nn.ModuleList, size_hw: tuple[int,
     return _resized(total, size_hw)
 
 
-def _resized(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def _resized(x: Tensor, size_hw: Sequence[int]) -> Tensor:
     """A map at another size, bilinear."""
     if x.shape[-2:] == tuple(size_hw):
         return x
-    return functional.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
+    return functional.interpolate(x, size=list(size_hw), mode="bilinear", align_corners=False)
