@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -43,15 +45,63 @@ class _Up(nn.Module):
         return self.doubleconv(torch.cat([skip, x], dim=1))
 
 
-class ResNetExt(nn.Module):
+class _WithResNet(nn.Module):
+    """A backbone whose trunk is one of torchvision's ResNets.
+
+    weights: torchvision's name of the ImageNet weights. layers: names of the trunk's layers there,
+    and here. statistics: how pixels are scaled for those weights.
+    """
+
+    weights: ClassVar[str]
+    layers: ClassVar[dict[str, str]]
+    statistics = IMAGENET_STATISTICS
+
+    @property
+    def trunk(self) -> list[nn.Module]:
+        """The pretrained part."""
+        names = dict.fromkeys(name.partition(".")[0] for name in self.layers.values())
+        return [self.get_submodule(name) for name in names]
+
+    def load_trunk(self, state: dict[str, Tensor]) -> None:
+        """Load torchvision's weights. Raises ValueError when they do not fit."""
+        renamed = {}
+        for key, value in state.items():
+            layer, _, rest = key.partition(".")
+            if layer in self.layers:
+                renamed[f"{self.layers[layer]}.{rest}"] = value
+        prefixes = tuple(f"{name}." for name in self.layers.values())
+        expected = {key for key in self.state_dict() if key.startswith(prefixes)}
+        # Files of old versions of torch lack the counters of batch norm.
+        required = {key for key in expected if not key.endswith("num_batches_tracked")}
+        missing = sorted(required - renamed.keys())
+        if missing:
+            raise ValueError(
+                f"the pretrained weights lack {len(missing)} of {len(expected)} entries, "
+                f"{missing[0]} first"
+            )
+        try:
+            self.load_state_dict(renamed, strict=False)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()
+            raise ValueError(f"the pretrained weights are of another network ({reason})") from error
+
+
+class ResNetExt(_WithResNet):
     """The paper's backbone: ResNet-50 with two upsampling blocks.
 
     [B, 3, H, W] -> [B, 256, H/8, W/8].
     """
 
     channels = 256
-    statistics = IMAGENET_STATISTICS
-    weights = "ResNet50_Weights.IMAGENET1K_V1"  # torchvision's name
+    weights = "ResNet50_Weights.IMAGENET1K_V1"
+    layers: ClassVar[dict[str, str]] = {
+        "conv1": "extractor.0",
+        "bn1": "extractor.1",
+        "layer1": "extractor.4",
+        "layer2": "extractor.5",
+        "layer3": "extractor1",
+        "layer4": "extractor2",
+    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,33 +122,23 @@ class ResNetExt(nn.Module):
         x = self.upsample1(self.upsample0(x32), x16)
         return self.upsample2(x, x8)
 
-    @property
-    def trunk(self) -> list[nn.Module]:
-        """The pretrained part."""
-        return [self.extractor, self.extractor1, self.extractor2]
 
-    def load_trunk(self, state: dict[str, Tensor]) -> None:
-        """Load torchvision's resnet50 weights. Raises ValueError when they do not fit."""
-        names = {
-            "conv1": "extractor.0",
-            "bn1": "extractor.1",
-            "layer1": "extractor.4",
-            "layer2": "extractor.5",
-            "layer3": "extractor1",
-            "layer4": "extractor2",
-        }
-        _load_renamed(self, state, names)
-
-
-class ResNet18FPN(nn.Module):
+class ResNet18FPN(_WithResNet):
     """A backbone for CPUs: ResNet-18 with a feature pyramid's top-down path.
 
     [B, 3, H, W] -> [B, 128, H/8, W/8].
     """
 
     channels = 128
-    statistics = IMAGENET_STATISTICS
-    weights = "ResNet18_Weights.IMAGENET1K_V1"  # torchvision's name
+    weights = "ResNet18_Weights.IMAGENET1K_V1"
+    layers: ClassVar[dict[str, str]] = {
+        "conv1": "stem.0",
+        "bn1": "stem.1",
+        "layer1": "stem.4",
+        "layer2": "layer2",
+        "layer3": "layer3",
+        "layer4": "layer4",
+    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,47 +155,3 @@ class ResNet18FPN(nn.Module):
         x16 = self.layer3(x8)
         x32 = self.layer4(x16)
         return self.smooth(top_down((x8, x16, x32), self.lateral, x8.shape[-2:]))
-
-    @property
-    def trunk(self) -> list[nn.Module]:
-        """The pretrained part."""
-        return [self.stem, self.layer2, self.layer3, self.layer4]
-
-    def load_trunk(self, state: dict[str, Tensor]) -> None:
-        """Load torchvision's resnet18 weights. Raises ValueError when they do not fit."""
-        names = {
-            "conv1": "stem.0",
-            "bn1": "stem.1",
-            "layer1": "stem.4",
-            "layer2": "layer2",
-            "layer3": "layer3",
-            "layer4": "layer4",
-        }
-        _load_renamed(self, state, names)
-
-
-# ---- pretrained weights --------------------------------------------------------------------------
-
-
-def _load_renamed(module: nn.Module, state: dict[str, Tensor], names: dict[str, str]) -> None:
-    """Load the weights of a trunk whose layers have other names here. names: theirs -> ours."""
-    renamed = {}
-    for key, value in state.items():
-        layer, _, rest = key.partition(".")
-        if layer in names:
-            renamed[f"{names[layer]}.{rest}"] = value
-    prefixes = tuple(f"{name}." for name in names.values())
-    expected = {key for key in module.state_dict() if key.startswith(prefixes)}
-    # Files of old versions of torch lack the counters of batch norm.
-    required = {key for key in expected if not key.endswith("num_batches_tracked")}
-    missing = sorted(required - renamed.keys())
-    if missing:
-        raise ValueError(
-            f"the pretrained weights lack {len(missing)} of {len(expected)} entries, "
-            f"{missing[0]} first"
-        )
-    try:
-        module.load_state_dict(renamed, strict=False)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()
-        raise ValueError(f"the pretrained weights are of another network ({reason})") from error
