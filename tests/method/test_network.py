@@ -15,7 +15,7 @@ from helpers.project import ROOT
 from neural_mesh.network import losses
 from neural_mesh.network.backbone import FeatureNet, cells_of
 from neural_mesh.network.bank import Bank, vertex_sums
-from neural_mesh.network.losses import clutter_loss, contrastive_loss
+from neural_mesh.network.losses import clutter_loss, contrastive_loss, dense_clutter_loss
 from neural_mesh.network.pretrained import build_network
 from neural_mesh.settings import FIXED_RECIPE, TrainConfig
 
@@ -283,3 +283,31 @@ def test_the_package_of_weights_fills_the_small_backbone():
 def test_networks_that_cannot_be_backbones_are_refused(name, complaint):
     with pytest.raises(ValueError, match=complaint):
         FeatureNet(name)
+
+
+def test_a_frozen_trunk_keeps_weights_and_statistics_while_the_rest_learns():
+    network = FeatureNet("lite0")
+    network.freeze()
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimiser = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0)
+    network(torch.randn(2, 3, 32, 32), torch.arange(4).expand(2, -1))[..., 0].sum().backward()
+    optimiser.step()
+    moved = {key for key, value in network.state_dict().items() if not value.equal(before[key])}
+    assert not {key for key in moved if key.startswith("net.body.")}
+    assert {"net.lateral.0.weight", "net.smooth.1.running_mean", "out_layer.weight"} <= moved
+
+
+# ---- dense clutter loss --------------------------------------------------------------------------
+
+
+def test_dense_clutter_loss_is_the_log_loss_of_vertices_against_clutter():
+    random = torch.Generator().manual_seed(0)
+    noise = normalize(torch.randn(2, 3, 8, generator=random), dim=-1)
+    memory = normalize(torch.randn(7, 8, generator=random), dim=-1)
+    # The probability of clutter in a softmax over all rows, written down.
+    shares = torch.softmax(noise.flatten(0, 1) @ memory.T / 0.07, 1)
+    written = -shares[:, 5:].sum(1).log().mean()
+    assert torch.isclose(dense_clutter_loss(noise, memory, 5, 0.07), written, atol=1e-5)
+    halves = [dense_clutter_loss(part, memory, 5, 0.07, images=2) for part in noise.split(1)]
+    assert torch.isclose(sum(halves), written, atol=1e-5)

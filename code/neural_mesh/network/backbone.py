@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from neural_mesh.backbones import TIMM, full_name
+from neural_mesh.backbones import OWN_BACKBONES, TIMM, full_name
 from neural_mesh.network.resnets import ResNet18FPN, ResNetExt
 from neural_mesh.settings import FEATURE_CHANNELS, FEATURE_STRIDE
 
 if TYPE_CHECKING:
     from neural_mesh.network.timm_backbone import TimmFPN
 
-OWN = {"resnetext": ResNetExt, "resnet18fpn": ResNet18FPN}
+OWN = dict(zip(OWN_BACKBONES, (ResNetExt, ResNet18FPN), strict=True))
 
 
 def make_backbone(backbone: str) -> ResNetExt | ResNet18FPN | TimmFPN:
@@ -56,7 +56,22 @@ class FeatureNet(nn.Module):
         super().__init__()
         self.net = make_backbone(backbone)
         self.statistics = self.net.statistics
+        self.frozen = False
         self.out_layer = nn.Linear(self.net.channels, channels)
+
+    def freeze(self) -> None:
+        """Keep the trunk as it is from now on: weights and statistics of its batch norm."""
+        self.frozen = True
+        for module in self.net.trunk:
+            module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> FeatureNet:
+        """As of nn.Module; a frozen trunk stays in evaluation."""
+        super().train(mode)
+        if self.frozen:
+            for module in self.net.trunk:
+                module.eval()
+        return self
 
     def forward(self, images: Tensor, cells: Tensor) -> Tensor:
         """Unit features at chosen cells, with the head's bias (training).

@@ -256,6 +256,8 @@ class Learner:
 def _network(config: TrainConfig, hardware: Hardware) -> FeatureNet:
     """The network on its first device, in the memory layout in which convolutions are fastest."""
     network = build_network(config.backbone, config.pretrained)
+    if config.freeze:
+        network.freeze()
     network = network.to(hardware.devices.network[0])
     network = network.to(memory_format=torch.channels_last)
     if config.sync_batchnorm:
@@ -267,17 +269,13 @@ def _network(config: TrainConfig, hardware: Hardware) -> FeatureNet:
 
 def _parameter_groups(network: FeatureNet, config: TrainConfig) -> list:
     """What is learned: all parameters alike, or those of the trunk at a rate of their own."""
-    trunk = [p for module in network.net.trunk for p in module.parameters()]
-    if config.freeze:
-        for parameter in trunk:
-            parameter.requires_grad_(False)
-    elif config.trunk_rate == 1:
-        return list(network.parameters())
-    own = {id(parameter) for parameter in trunk}
-    rest = [parameter for parameter in network.parameters() if id(parameter) not in own]
-    if config.freeze:
-        return rest
-    return [{"params": rest}, {"params": trunk, "share": config.trunk_rate}]
+    learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if config.trunk_rate == 1:
+        return learned
+    trunk = {p for module in network.net.trunk for p in module.parameters() if p.requires_grad}
+    rest = [parameter for parameter in learned if parameter not in trunk]
+    own_rate = [parameter for parameter in learned if parameter in trunk]
+    return [{"params": rest}, {"params": own_rate, "share": config.trunk_rate}]
 
 
 def _in_parallel(network: FeatureNet, hardware: Hardware) -> nn.Module:
