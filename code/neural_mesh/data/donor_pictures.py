@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +10,29 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from neural_mesh.data.occluders import Donors
-from neural_mesh.digests import short_file_digest
+from neural_mesh.digests import short_digest, short_file_digest
 from neural_mesh.storage.pictures import read_picture
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
+OCCLUDER_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
 LONGEST_SIDE = 400  # of a picture in memory, in pixels
 MOST_PICTURES = 2000  # 600 MB in memory
 
 
-def donor_files(folder: Path) -> list[Path]:
-    """The pictures of a folder, sorted; ValueError where it has none or too many."""
+def occluder_files(folder: Path) -> tuple[Path, ...]:
+    """The pictures of a folder, sorted, so that their order does not depend on the file system."""
+    files = [path for path in folder.iterdir() if path.suffix.lower() in OCCLUDER_SUFFIXES]
+    return tuple(sorted(files))
+
+
+def donor_files(folder: Path) -> tuple[Path, ...]:
+    """The pictures of OCCLUDER_PICTURES; ValueError where there are none or too many."""
     if not folder.is_dir():
         raise ValueError(f"OCCLUDER_PICTURES: no folder {folder}")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    files = occluder_files(folder)
     if not files:
         raise ValueError(
-            f"OCCLUDER_PICTURES: {folder} holds no pictures (files ending in {' '.join(SUFFIXES)})"
+            f"OCCLUDER_PICTURES: {folder} holds no pictures "
+            f"(files ending in {' '.join(OCCLUDER_SUFFIXES)})"
         )
     if len(files) > MOST_PICTURES:
         raise ValueError(
@@ -35,15 +42,12 @@ def donor_files(folder: Path) -> list[Path]:
     return files
 
 
-def digest_of(files: list[Path]) -> str:
+def digest_of(files: Sequence[Path]) -> str:
     """A digest of the files' content, by which a training knows its pictures."""
-    total = hashlib.sha256()
-    for path in files:
-        total.update(short_file_digest(path).encode())
-    return total.hexdigest()[:16]
+    return short_digest("".join(short_file_digest(path) for path in files).encode())
 
 
-def read_donors(files: list[Path]) -> Donors:
+def read_donors(files: Sequence[Path]) -> Donors:
     """Pictures as donors: those with transparent parts are cut-outs, of the others pieces are used.
 
     Raises ValueError, naming the file, for one that is no picture.

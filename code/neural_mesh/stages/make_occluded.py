@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neural_mesh.categories import CATEGORIES
+from neural_mesh.data.donor_pictures import OCCLUDER_SUFFIXES, occluder_files
 from neural_mesh.data.occlusion import level_bounds
 from neural_mesh.data.splits import read_split, record_rules
 from neural_mesh.machine import console
@@ -23,8 +24,6 @@ from neural_mesh.stages.occluded_levels import (
 from neural_mesh.storage.files import lock
 from neural_mesh.storage.layout import PreparedSet, RawOccluded, RawPascal3D
 from neural_mesh.storage.mesh_files import read_off
-
-OCCLUDER_SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
 
 
 @dataclass(frozen=True)
@@ -87,14 +86,13 @@ def _occluder_files(folder: Path | None) -> tuple[Path, ...]:
     """The cut-out pictures of a folder."""
     if folder is None:
         return ()
-    pictures = [path for path in folder.iterdir() if path.suffix.lower() in OCCLUDER_SUFFIXES]
+    pictures = occluder_files(folder)
     if not pictures:
         raise ValueError(
             f"{folder} holds no occluders (files ending in {' '.join(OCCLUDER_SUFFIXES)}); "
             "leave out --occluders for procedural ones"
         )
-    # They are drawn by their positions, which must not depend on the file system.
-    return tuple(sorted(pictures))
+    return pictures
 
 
 def _plan(

@@ -13,7 +13,6 @@ import torch
 from neural_mesh.data.augmentation import AUGMENTATIONS
 from neural_mesh.data.dataset import TrainingImages
 from neural_mesh.data.donor_pictures import digest_of, donor_files, read_donors
-from neural_mesh.data.occluders import NO_DONORS, Donors
 from neural_mesh.geometry.meshes import Mesh, same_meshes
 from neural_mesh.machine import console
 from neural_mesh.machine.devices import (
@@ -106,11 +105,12 @@ def train(
     FileNotFoundError for settings, data or hardware with which they cannot be trained.
     """
     config = complete(config)
-    donors = NO_DONORS
+    donor_paths: tuple[Path, ...] = ()
     if folders.occluder_pictures is not None:
-        files = donor_files(folders.occluder_pictures)
-        donors = read_donors(files)
-        config = replace(config, occluder_pictures=digest_of(files))
+        if config.occluders != "families" or "occlude" not in config.augment:
+            raise ValueError("OCCLUDER_PICTURES needs RECIPE=robust, with occlude in AUGMENT")
+        donor_paths = donor_files(folders.occluder_pictures)
+        config = replace(config, occluder_pictures=digest_of(donor_paths))
     gpus = gpus_of(options.gpus)
     if options.deterministic:
         compute_the_same_bits()
@@ -123,7 +123,8 @@ def train(
         images = []
         for category in categories:
             own = replace(config, category=category)
-            images.append(CategoryTraining(own, folders, options, devices, group, donors).run())
+            training = CategoryTraining(own, folders, options, devices, group, donor_paths)
+            images.append(training.run())
     if group.first:
         trained = sum(1 for number in images if number)
         print(
@@ -172,7 +173,7 @@ class CategoryTraining:
     options: TrainOptions
     devices: Placement
     group: Group
-    donors: Donors = NO_DONORS
+    donor_paths: tuple[Path, ...] = ()  # pictures of which occluders are made
 
     def run(self) -> int:
         """Train unless the checkpoint is there; returns the number of training images.
@@ -330,6 +331,7 @@ class CategoryTraining:
     ) -> list[TrainingImages]:
         """The images of each mesh."""
         datasets = []
+        donors = read_donors(self.donor_paths)
         for group, mesh in zip(names, meshes, strict=True):
             datasets.append(
                 TrainingImages(
@@ -339,7 +341,7 @@ class CategoryTraining:
                     self.config,
                     shared=workers > 0,
                     cache=self.options.image_cache,
-                    donors=self.donors,
+                    donors=donors,
                 )
             )
         return datasets
