@@ -25,15 +25,15 @@ PRETRAINED="${PRETRAINED:-imagenet}"                                  # imagenet
 FREEZE="${FREEZE:-false}"                                             # true: the pretrained trunk keeps its weights
 TRUNK_RATE="${TRUNK_RATE:-1}"                                         # learning rate of the pretrained trunk, as a share of LEARNING_RATE
 IMAGE_SCALE="${IMAGE_SCALE:-1}"                                       # 1, or 0.5: a quarter of the work on the same data
-RECIPE="${RECIPE:-paper}"                                             # paper: with all its quirks; fixed: for small data; robust: for occlusion, see docs/training.md
+RECIPE="${RECIPE:-paper}"                                             # paper: with all its quirks; fixed: for small data; robust: for occlusion; see docs/settings.md
 AUGMENT="${AUGMENT-recipe}"                                           # any of: flip shift color occlude; recipe: the recipe's own
 OCCLUDER_PICTURES="${OCCLUDER_PICTURES:-}"                            # RECIPE=robust: a folder of pictures to make occluders of, too; without your category
 BATCH_SIZE="${BATCH_SIZE:-108}"                                       # images per iteration, of all GPUs and processes together
 TOTAL_EPOCHS="${TOTAL_EPOCHS:-800}"
 LEARNING_RATE="${LEARNING_RATE:-1e-4}"
 WEIGHT_CLUTTER="${WEIGHT_CLUTTER:-5e-3}"                              # of a clutter feature among the negatives
-NUM_CLUTTER_IMAGE="${NUM_CLUTTER_IMAGE:-recipe}"                       # clutter features drawn from an image
-NUM_CLUTTER_GROUP="${NUM_CLUTTER_GROUP:-recipe}"                     # the clutter bank holds that many images' features
+NUM_CLUTTER_IMAGE="${NUM_CLUTTER_IMAGE:-recipe}"                      # clutter features drawn from an image
+NUM_CLUTTER_GROUP="${NUM_CLUTTER_GROUP:-recipe}"                      # the clutter bank holds that many images' features
 VALIDATE_EVERY="${VALIDATE_EVERY:-0}"                                 # epochs between validations, which also keep the best checkpoint; 0: train on all images
 VALIDATION_SHARE="${VALIDATION_SHARE:-0.1}"                           # of the training images that are held out if VALIDATE_EVERY is not 0
 TENSORBOARD="${TENSORBOARD:-true}"                                    # true: scalars and similarity maps below $SAVED_NETWORK_PATH/tensorboard
@@ -60,8 +60,8 @@ arguments=(--raw "$PATH_PASCAL3DP" --cuboids "$DATAROOT" --prepared "$PATH_CACHE
     --mesh-d "$MESH_DIMENSIONS" --azimuths "$AZIMUTH_SELECTION" --categories "$CATEGORIES"
     --gpus "$GPUS" --parallel "$PARALLEL" --separate-bank "$SEPARATE_BANK"
     --sync-batchnorm "$SYNC_BATCHNORM" --compile "$COMPILE"
-    --backbone "$BACKBONE" --pretrained "$PRETRAINED" --freeze "$FREEZE" --trunk-rate "$TRUNK_RATE" --image-scale "$IMAGE_SCALE" --recipe "$RECIPE" --augment "$AUGMENT"
-    --occluder-pictures "$OCCLUDER_PICTURES"
+    --backbone "$BACKBONE" --pretrained "$PRETRAINED" --freeze "$FREEZE" --trunk-rate "$TRUNK_RATE"
+    --image-scale "$IMAGE_SCALE" --recipe "$RECIPE" --augment "$AUGMENT" --occluder-pictures "$OCCLUDER_PICTURES"
     --batch-size "$BATCH_SIZE" --total-epochs "$TOTAL_EPOCHS" --learning-rate "$LEARNING_RATE"
     --weight-clutter "$WEIGHT_CLUTTER" --num-clutter-image "$NUM_CLUTTER_IMAGE" --num-clutter-group "$NUM_CLUTTER_GROUP"
     --validate-every "$VALIDATE_EVERY" --validation-share "$VALIDATION_SHARE" --tensorboard "$TENSORBOARD"

@@ -57,7 +57,7 @@ def add_network(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         choices=tuple(RECIPES),
         default=default.recipe,
-        help="see docs/training.md",
+        help="see docs/settings.md",
     )
     option(
         "--augment",

@@ -191,13 +191,13 @@ FIXED_RECIPE = dict(
     clutter_ring="full",
 )
 
-# What RECIPE=robust changes besides, and why: docs/training.md has what each brings.
+# What RECIPE=robust changes besides, and why. What each brings has not been measured yet.
 ROBUST_RECIPE = FIXED_RECIPE | dict(
     recipe="robust",
     # The network learns what clutter is, and not only that it is no mesh on average.
     clutter_loss="dense",
     weight_regularisation=1.0,
-    num_clutter_image=48,  # half of them covered by occluders
+    num_clutter_image=48,  # 5 are too few to tell clutter from the object
     num_clutter_group=54,
     augment=("flip", "shift", "color", "occlude"),
     occluders="families",  # what has been seen as clutter in training is told from the object

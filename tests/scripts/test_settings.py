@@ -9,7 +9,7 @@ import pytest
 
 from helpers.project import ROOT
 from neural_mesh.categories import CATEGORIES
-from neural_mesh.settings import CuboidConfig, SolveConfig, TrainConfig
+from neural_mesh.settings import RECIPES, CuboidConfig, SolveConfig, TrainConfig
 
 SCRIPTS = ("PrepareData.sh", "TrainNeMo.sh", "InferenceNeMo.sh", "DemoNeMo.sh")
 # Settings of the scripts that have another name, or another form, in their dataclass.
@@ -60,7 +60,10 @@ def test_a_script_shows_the_defaults_of_the_dataclass(script, config):
     compared = 0
     for name, default in settings.items():
         field = OTHER_NAMES.get(name, name.lower())
-        if field not in values or default in ("auto", "recipe"):
+        if field not in values or default == "auto":
+            continue
+        if default == "recipe":
+            assert field in RECIPES["robust"], name
             continue
         compared += 1
         value = values[field]
